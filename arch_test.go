@@ -1,0 +1,145 @@
+package backstay_test
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// imports is who may import whom. A package that matches no line fails the
+// test; changing a line is a decision record. Tests may import more: only
+// non-test files are held to the table. "->" lists what is allowed below this
+// module; "x/*" means every package below x, and a line's own folder and its
+// subfolders are not implied.
+const imports = `
+.                        ->
+api                      -> .
+client                   -> . api
+internal/blob            -> .
+internal/blob/*          -> . internal/blob
+internal/catalog         -> .
+internal/catalog/*       -> . internal/catalog
+internal/hypervisor      -> .
+internal/hypervisor/*    -> . internal/hypervisor
+internal/keyring         -> .
+internal/keyring/*       -> . internal/keyring
+internal/nbd             ->
+internal/undo            ->
+internal/tier            -> .
+internal/tier/snapshot   -> . internal/tier internal/hypervisor internal/nbd internal/keyring
+internal/tier/vault      -> . internal/tier internal/blob internal/keyring internal/tier/vault/*
+internal/tier/vault/*    -> . internal/blob internal/tier/vault/*
+internal/mover           -> .
+internal/mover/rpc       -> . internal/mover
+internal/mover/host      -> . internal/mover internal/tier internal/tier/* internal/hypervisor internal/blob internal/keyring internal/nbd internal/undo
+internal/mover/movertest -> . internal/mover
+internal/engine/*        -> . internal/mover internal/catalog internal/undo internal/tier/vault
+internal/job             -> . internal/catalog
+internal/server          -> . api internal/job internal/catalog
+internal/config          -> .
+internal/cli             -> . api client internal/config
+internal/daemon          -> . api client internal/*
+internal/sandbox         -> . api client internal/daemon internal/config internal/hypervisor internal/hypervisor/*
+internal/sandbox/*       -> .
+cmd/backstay             -> internal/cli internal/daemon
+cmd/sandbox              -> internal/sandbox internal/cli internal/daemon
+`
+
+const module = "github.com/backstay/backstay"
+
+// TestImportsFollowTheTable is the architecture as a test.
+func TestImportsFollowTheTable(t *testing.T) {
+	table := parseTable(t)
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && path != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" || d.Name() == "test" || d.Name() == "tools") {
+			return filepath.SkipDir
+		}
+		if d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		checkFile(t, table, path)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func parseTable(t *testing.T) map[string][]string {
+	table := map[string][]string{}
+	for line := range strings.Lines(imports) {
+		line = strings.TrimSpace(line)
+		if line == "" {
+			continue
+		}
+		pkg, allowed, ok := strings.Cut(line, "->")
+		if !ok {
+			t.Fatalf("no arrow in %q", line)
+		}
+		table[strings.TrimSpace(pkg)] = strings.Fields(allowed)
+	}
+	return table
+}
+
+func checkFile(t *testing.T, table map[string][]string, path string) {
+	t.Helper()
+	pkg := filepath.ToSlash(filepath.Dir(path))
+	rule, allowed := ruleFor(table, pkg)
+	if rule == "" {
+		t.Errorf("%s: package %s is not in the table", path, pkg)
+		return
+	}
+	file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	for _, spec := range file.Imports {
+		name, _ := strconv.Unquote(spec.Path.Value)
+		if name != module && !strings.HasPrefix(name, module+"/") {
+			if pkg == "." && strings.Contains(strings.Split(name, "/")[0], ".") {
+				t.Errorf("%s: the words import the standard library only, not %s", path, name)
+			}
+			continue
+		}
+		target := strings.TrimPrefix(strings.TrimPrefix(name, module), "/")
+		if target == "" {
+			target = "."
+		}
+		if !matches(allowed, target) {
+			t.Errorf("%s: %s may not import %s (rule %q)", path, pkg, target, rule)
+		}
+	}
+}
+
+// ruleFor returns the most specific rule for a package.
+func ruleFor(table map[string][]string, pkg string) (string, []string) {
+	if allowed, ok := table[pkg]; ok {
+		return pkg, allowed
+	}
+	for dir := filepath.ToSlash(filepath.Dir(pkg)); dir != "."; dir = filepath.ToSlash(filepath.Dir(dir)) {
+		if allowed, ok := table[dir+"/*"]; ok {
+			return dir + "/*", allowed
+		}
+	}
+	return "", nil
+}
+
+func matches(allowed []string, target string) bool {
+	for _, a := range allowed {
+		if a == target {
+			return true
+		}
+		if prefix, ok := strings.CutSuffix(a, "/*"); ok && strings.HasPrefix(target, prefix+"/") {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,103 @@
+package backstay
+
+// The codes. Each has one row in the table below; the table is the single
+// source of its kind and of the action that is proposed when the place that
+// reports it has nothing better to say.
+const (
+	CodeInternal        Code = "internal"
+	CodeUsage           Code = "usage"
+	CodeConfig          Code = "config-invalid"
+	CodeNotSignedIn     Code = "not-signed-in"
+	CodeNotAllowed      Code = "not-allowed"
+	CodeServerAway      Code = "server-unreachable"
+	CodeUnknownVM       Code = "unknown-vm"
+	CodeUnknownPoint    Code = "unknown-point"
+	CodeUnknownVault    Code = "unknown-vault"
+	CodeUnknownPolicy   Code = "unknown-policy"
+	CodeUnknownHost     Code = "unknown-host"
+	CodeUnknownJob      Code = "unknown-job"
+	CodeUnknownToken    Code = "unknown-token"
+	CodeAmbiguousVM     Code = "ambiguous-vm"
+	CodeExists          Code = "already-exists"
+	CodeConflict        Code = "conflict"
+	CodeNotProtected    Code = "not-protected"
+	CodeNoDisks         Code = "no-disk-to-back-up"
+	CodeDiskNotPossible Code = "disk-not-possible"
+	CodePreflight       Code = "preflight-refused"
+	CodeNotRestorable   Code = "point-not-restorable"
+	CodeNoSpace         Code = "no-space"
+	CodeHostAway        Code = "host-unreachable"
+	CodeHypervisor      Code = "hypervisor-failed"
+	CodeSnapshotFailed  Code = "snapshot-failed"
+	CodeTransferFailed  Code = "transfer-failed"
+	CodeValidateFailed  Code = "validate-failed"
+	CodeVaultAway       Code = "vault-unreachable"
+	CodeVaultReadOnly   Code = "vault-read-only"
+	CodeVaultFull       Code = "vault-full"
+	CodeVaultKey        Code = "vault-key-wrong"
+	CodeDamaged         Code = "data-damaged"
+	CodeRestoreFailed   Code = "restore-failed"
+	CodeCreateVMFailed  Code = "create-vm-failed"
+	CodeStartFailed     Code = "vm-start-failed"
+	CodeNotUp           Code = "vm-not-up"
+	CodeLayerInUse      Code = "layer-in-use"
+	CodeCancelled       Code = "cancelled"
+	CodeJobEnded        Code = "job-already-ended"
+)
+
+type codeEntry struct {
+	kind   Kind
+	action string
+}
+
+var codes = map[Code]codeEntry{
+	CodeInternal:        {KindInternal, "look for this request in the server's log, and report it with the lines around it"},
+	CodeUsage:           {KindUsage, "see `--help` of the command"},
+	CodeConfig:          {KindUsage, "correct the line that is named and start again"},
+	CodeNotSignedIn:     {KindNotAllowed, "give a token: --token, BACKSTAY_TOKEN, or the client configuration"},
+	CodeNotAllowed:      {KindNotAllowed, "use a token with a role that has this right, or ask an owner"},
+	CodeServerAway:      {KindUnreachable, "see that `backstay server` runs and that --server names its address"},
+	CodeUnknownVM:       {KindNotFound, "list the VMs with `backstay vm list`"},
+	CodeUnknownPoint:    {KindNotFound, "list the recovery points with `backstay point list`"},
+	CodeUnknownVault:    {KindNotFound, "list the vaults with `backstay vault list`"},
+	CodeUnknownPolicy:   {KindNotFound, "list the policies with `backstay policy list`"},
+	CodeUnknownHost:     {KindNotFound, "list the hosts with `backstay host list`"},
+	CodeUnknownJob:      {KindNotFound, "list the jobs with `backstay job list`"},
+	CodeUnknownToken:    {KindNotFound, "list the tokens with `backstay token list`"},
+	CodeAmbiguousVM:     {KindUsage, "say which one is meant: HOST/NAME"},
+	CodeExists:          {KindRefused, "choose another name"},
+	CodeConflict:        {KindRefused, "wait for the job that is named, or cancel it"},
+	CodeNotProtected:    {KindRefused, "protect it first: `backstay protect VM --policy P --vault V`"},
+	CodeNoDisks:         {KindRefused, "see `backstay vm show VM` for the reason of each disk"},
+	CodeDiskNotPossible: {KindRefused, "leave the disk out with --exclude-disk, or change it as the cause says"},
+	CodePreflight:       {KindRefused, "change what the list names, and try again"},
+	CodeNotRestorable:   {KindRefused, "see `backstay point restores POINT` for what is possible"},
+	CodeNoSpace:         {KindRefused, "free space there, or choose another pool"},
+	CodeHostAway:        {KindUnreachable, "see that libvirt and the mover run on that host; `backstay doctor` tells"},
+	CodeHypervisor:      {KindFailed, "see the cause; libvirt's own log on the host has the details"},
+	CodeSnapshotFailed:  {KindFailed, "the VM runs on unchanged; see the cause and retry the job"},
+	CodeTransferFailed:  {KindFailed, "the point is kept in the snapshot tier; retry the job when the cause is mended"},
+	CodeValidateFailed:  {KindDamaged, "the point is kept in the snapshot tier and is not offered from the vault; check the storage unit, then retry the job"},
+	CodeVaultAway:       {KindUnreachable, "see that the vault's storage units can be reached; `backstay vault show` lists them"},
+	CodeVaultReadOnly:   {KindFailed, "make the storage unit writable for the mover, then retry the job"},
+	CodeVaultFull:       {KindFailed, "free space in the storage unit or enlarge it, then retry the job"},
+	CodeVaultKey:        {KindNotAllowed, "give the key that belongs to this vault"},
+	CodeDamaged:         {KindDamaged, "restore from another tier or another point; run `backstay point verify` on its neighbours"},
+	CodeRestoreFailed:   {KindFailed, "nothing of the restore was kept; see the cause and try again"},
+	CodeCreateVMFailed:  {KindFailed, "the restored disks are kept where the job's result says; mend the cause and create the VM from them"},
+	CodeStartFailed:     {KindFailed, "the VM is defined and its disks are complete; mend the cause and start it"},
+	CodeNotUp:           {KindFailed, "the VM runs, but did not answer in time; look at its console"},
+	CodeLayerInUse:      {KindRefused, "remove the VM or the point that stands on the layer first"},
+	CodeCancelled:       {KindFailed, "start it again when wanted"},
+	CodeJobEnded:        {KindRefused, "nothing is to be done: the job has ended"},
+}
+
+// Codes returns every code with its kind and default action, for the docs and
+// for the tests that go over all of them.
+func Codes() map[Code]Error {
+	all := make(map[Code]Error, len(codes))
+	for code, entry := range codes {
+		all[code] = Error{Kind: entry.kind, Code: code, Action: entry.action}
+	}
+	return all
+}

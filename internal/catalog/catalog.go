@@ -1,0 +1,148 @@
+// Package catalog is the port to the region's catalogue: an index of the
+// hosts, VMs, vaults and points, and the durable queue of jobs. It can be
+// rebuilt from the vaults and from the files beside the disks, except for
+// policies, tokens, jobs and the audit log, which live here alone.
+//
+// Adapters (sqlite) live below it and pass catalogtest. One small interface for
+// each noun; Catalog holds them together.
+package catalog
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	backstay "github.com/backstay/backstay"
+)
+
+// Errors by which callers decide.
+var (
+	ErrNotFound = errors.New("not in the catalogue")
+	ErrExists   = errors.New("already in the catalogue")
+	// ErrFenced: another server took the job over; stop working on it.
+	ErrFenced = errors.New("the job is locked by another server")
+)
+
+// Catalog is the catalogue of one region. All methods of all its parts may be
+// called concurrently; a write that returned nil is durable.
+type Catalog struct {
+	Hosts    Hosts
+	VMs      VMs
+	Vaults   Vaults
+	Policies Policies
+	Items    Items
+	Points   Points
+	Jobs     Jobs
+	Audit    Audit
+	Tokens   Tokens
+	Close    func() error
+}
+
+// Hosts keeps what was last seen of the hosts.
+type Hosts interface {
+	PutHost(ctx context.Context, h backstay.Host) error
+	Host(ctx context.Context, name backstay.HostName) (backstay.Host, error)
+	ListHosts(ctx context.Context) ([]backstay.Host, error)
+	DeleteHost(ctx context.Context, name backstay.HostName) error
+}
+
+// VMs keeps what was last seen of the VMs.
+type VMs interface {
+	// ReplaceVMs sets the VMs of one host to exactly these.
+	ReplaceVMs(ctx context.Context, host backstay.HostName, vms []backstay.VM) error
+	VM(ctx context.Context, id backstay.VMID) (backstay.VM, error)
+	ListVMs(ctx context.Context) ([]backstay.VM, error)
+}
+
+// Vaults keeps the vaults' names and places; keys are in the keyring and the
+// vaults.
+type Vaults interface {
+	CreateVault(ctx context.Context, v backstay.Vault) error
+	UpdateVault(ctx context.Context, v backstay.Vault) error
+	Vault(ctx context.Context, name backstay.VaultName) (backstay.Vault, error)
+	ListVaults(ctx context.Context) ([]backstay.Vault, error)
+}
+
+// Policies keeps the policies.
+type Policies interface {
+	CreatePolicy(ctx context.Context, p backstay.Policy) error
+	UpdatePolicy(ctx context.Context, p backstay.Policy) error
+	Policy(ctx context.Context, name backstay.PolicyName) (backstay.Policy, error)
+	ListPolicies(ctx context.Context) ([]backstay.Policy, error)
+	// DeletePolicy fails with ErrExists while an item uses it.
+	DeletePolicy(ctx context.Context, name backstay.PolicyName) error
+}
+
+// Items keeps the protected items.
+type Items interface {
+	PutItem(ctx context.Context, i backstay.ProtectedItem) error
+	Item(ctx context.Context, vm backstay.VMID) (backstay.ProtectedItem, error)
+	ListItems(ctx context.Context) ([]backstay.ProtectedItem, error)
+	DeleteItem(ctx context.Context, vm backstay.VMID) error
+}
+
+// Points keeps the index of recovery points.
+type Points interface {
+	// PutPoint inserts or replaces.
+	PutPoint(ctx context.Context, p backstay.RecoveryPoint) error
+	// ChangePoint reads, changes and writes in one transaction.
+	ChangePoint(ctx context.Context, id backstay.PointID, change func(*backstay.RecoveryPoint) error) error
+	Point(ctx context.Context, id backstay.PointID) (backstay.RecoveryPoint, error)
+	// ListPoints returns the points of one VM, or of all if vm is empty, oldest first.
+	ListPoints(ctx context.Context, vm backstay.VMID) ([]backstay.RecoveryPoint, error)
+	DeletePoint(ctx context.Context, id backstay.PointID) error
+}
+
+// JobRecord is a job with what only the queue needs.
+type JobRecord struct {
+	backstay.Job
+	// Params are what the job was asked to do; State is what its runner saved.
+	Params json.RawMessage
+	State  json.RawMessage
+	// VMs are the VMs that the job may change: one job at a time for each.
+	// Host and Vault are the slots that it takes; each may be empty.
+	VMs   []backstay.VMID
+	Host  backstay.HostName
+	Vault backstay.VaultName
+	// Fence grows with each claim; a write with an old one fails with ErrFenced.
+	Fence     int64
+	Attempt   int
+	LockedBy  string
+	LockUntil time.Time
+}
+
+// Jobs keeps the queue.
+type Jobs interface {
+	InsertJob(ctx context.Context, j JobRecord) error
+	Job(ctx context.Context, id backstay.JobID) (JobRecord, error)
+	// ListJobs returns jobs newest first: those of the given states, or all.
+	ListJobs(ctx context.Context, limit int, states ...backstay.JobState) ([]JobRecord, error)
+	// ClaimJob locks a queued job, or a running one whose lock ran out, for owner
+	// until the given time and returns it with a higher fence. ErrFenced if
+	// somebody else has it.
+	ClaimJob(ctx context.Context, id backstay.JobID, owner string, now, until time.Time) (JobRecord, error)
+	// ExtendJob prolongs the lock and returns the job's present state, so that
+	// the owner learns of a cancel. ErrFenced if the lock was lost.
+	ExtendJob(ctx context.Context, id backstay.JobID, fence int64, until time.Time) (backstay.JobState, error)
+	// UpdateJob reads, changes and writes in one transaction. fence 0 means that
+	// the caller is not the runner (a cancel); otherwise it must be the present one.
+	UpdateJob(ctx context.Context, id backstay.JobID, fence int64, change func(*JobRecord) error) (JobRecord, error)
+}
+
+// Audit keeps the append-only log of changes. The adapter refuses updates and
+// deletes by a trigger.
+type Audit interface {
+	Append(ctx context.Context, e backstay.AuditEntry) error
+	// ListAudit returns up to limit entries with Seq > after, oldest first.
+	ListAudit(ctx context.Context, after int64, limit int) ([]backstay.AuditEntry, error)
+}
+
+// Tokens keeps the API's tokens, by the SHA-256 of their secret.
+type Tokens interface {
+	PutToken(ctx context.Context, t backstay.Token, secretHash [32]byte) error
+	// TokenByHash finds the token of a secret, or ErrNotFound.
+	TokenByHash(ctx context.Context, secretHash [32]byte) (backstay.Token, error)
+	ListTokens(ctx context.Context) ([]backstay.Token, error)
+	DeleteToken(ctx context.Context, id string) error
+}

@@ -1,0 +1,201 @@
+// Package hypervisor is the port to libvirt and QEMU on one host: which VMs
+// there are, how their disks are switched to overlays, how a new VM is made, and
+// how disk images are created, exported and merged.
+//
+// It decides nothing: which points are taken and which layers merged is the
+// snapshot tier's and the engines' business. Adapters live below it (libvirt,
+// qemu, fake) and all pass hypervisortest.
+package hypervisor
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	backstay "github.com/backstay/backstay"
+)
+
+// Errors by which callers decide. Adapters wrap them.
+var (
+	// ErrNoVM: the host has no VM with this id.
+	ErrNoVM = errors.New("no such VM")
+	// ErrExists: the name, UUID or file is taken.
+	ErrExists = errors.New("already exists")
+	// ErrAway: the hypervisor does not answer; the call may be tried again.
+	ErrAway = errors.New("hypervisor does not answer")
+	// ErrLocked: another process has the image open in a way that forbids this.
+	ErrLocked = errors.New("image is in use")
+)
+
+// Domain is a VM as the hypervisor defines it. The XML texts are complete,
+// secrets included, and must not leave the host in the clear (I10).
+type Domain struct {
+	VM          backstay.VM
+	LiveXML     string // "" when shut off
+	InactiveXML string
+	NVRAM       string // path of the firmware variables; "" for BIOS
+	TPMState    string // folder of the vTPM's state; "" without one
+	// Snapshots are the names of libvirt's own snapshots with metadata; a VM
+	// that has some cannot be protected (its chains are not ours to merge).
+	Snapshots []string
+	// Chains lists for each disk its image files from the active layer down.
+	Chains map[backstay.DiskTarget][]string
+	// ConsoleLog is the file that the serial console is written to, if any, or
+	// its pty.
+	Console string
+}
+
+// EventKind is what happened to a VM or to the connection.
+type EventKind string
+
+// The kinds of event.
+const (
+	EventChanged EventKind = "changed" // defined, undefined, started, stopped …
+	EventAgent   EventKind = "agent"   // the guest agent came or went
+	EventUp      EventKind = "up"      // connected (again): look at everything
+	EventDown    EventKind = "down"    // connection lost
+)
+
+// Event tells that something happened. VM is empty for the connection's own.
+type Event struct {
+	Kind EventKind
+	VM   backstay.VMID
+}
+
+// Inventory tells what is on the host. Every method may be called concurrently
+// and fails with ErrAway when libvirt does not answer.
+type Inventory interface {
+	// Facts describes the host. Host-wide and cheap enough for every pre-flight.
+	Facts(ctx context.Context) (backstay.HostFacts, error)
+	// VMs lists every domain, running or not. The Host field is left empty.
+	VMs(ctx context.Context) ([]backstay.VM, error)
+	// Domain describes one VM completely; ErrNoVM if it is not there.
+	Domain(ctx context.Context, id backstay.VMID) (Domain, error)
+	// Watch calls fn for each event until ctx ends; it reconnects by itself and
+	// reports EventDown and EventUp. fn is called from one goroutine.
+	Watch(ctx context.Context, fn func(Event)) error
+}
+
+// Switch is the request that one disk writes to an overlay from now on. The
+// overlay file exists already and is backed by the disk's active layer.
+type Switch struct {
+	Target  backstay.DiskTarget
+	Overlay string
+}
+
+// SwitchOptions say how to switch.
+type SwitchOptions struct {
+	// Quiesce asks for frozen guest file systems around the switch. If they
+	// cannot be frozen the call fails with ErrNotQuiesced and nothing changed.
+	Quiesce bool
+	// AgentTimeout bounds each wait for the guest agent; 0 means 2 s.
+	AgentTimeout time.Duration
+}
+
+// ErrNotQuiesced: the guest could not be frozen; no disk was switched.
+var ErrNotQuiesced = errors.New("guest file systems could not be frozen")
+
+// Switched is what a switch did. Took bounds from above the time for which the
+// guest was frozen (with Quiesce) or paused (without).
+type Switched struct {
+	Took time.Duration
+}
+
+// Merge is the request to merge the layers above Base up to and including Top
+// down into Base. If Top is the active layer the VM continues on Base.
+type Merge struct {
+	Target    backstay.DiskTarget
+	Top, Base string
+}
+
+// Disks changes which files a VM's disks consist of.
+type Disks interface {
+	// SwitchAll moves all named disks of a VM to their overlays at one instant:
+	// all or none, in the live and in the persistent definition. Works for
+	// running, paused and shut-off VMs. A freeze never outlives the call, also
+	// when the caller dies in it.
+	SwitchAll(ctx context.Context, id backstay.VMID, disks []Switch, o SwitchOptions) (Switched, error)
+	// Thaw thaws the guest's file systems if they are frozen, and tells whether
+	// they were.
+	Thaw(ctx context.Context, id backstay.VMID) (bool, error)
+	// MergeLive merges layers of a running VM and returns when done; the merged
+	// files are left in place, unused. progress gets bytes done and total.
+	MergeLive(ctx context.Context, id backstay.VMID, m Merge, progress func(done, total int64)) error
+	// Retarget lets the persistent definition of a shut-off VM use another file
+	// for a disk, and drops any recorded backing chain.
+	Retarget(ctx context.Context, id backstay.VMID, target backstay.DiskTarget, path, format string) error
+}
+
+// VMs makes VMs and ends them.
+type VMs interface {
+	// Define makes a persistent VM from XML; ErrExists if name or UUID is taken.
+	Define(ctx context.Context, xml string) (backstay.VMID, error)
+	// Undefine removes the definition with firmware variables and TPM state and
+	// never a disk. No error if the VM is not there.
+	Undefine(ctx context.Context, id backstay.VMID) error
+	Start(ctx context.Context, id backstay.VMID) error
+	// Destroy ends a running VM at once. No error if it does not run.
+	Destroy(ctx context.Context, id backstay.VMID) error
+	// PingAgent returns nil if the guest agent answered within the timeout.
+	PingAgent(ctx context.Context, id backstay.VMID, timeout time.Duration) error
+}
+
+// Host is all of a host's hypervisor.
+type Host interface {
+	Inventory
+	Disks
+	VMs
+	Close() error
+}
+
+// ImageInfo describes an image file.
+type ImageInfo struct {
+	Path        string
+	Format      string // qcow2, raw …
+	VirtualSize int64
+	DiskSize    int64  // bytes allocated on the host
+	Backing     string // absolute path of the backing file, "" if none
+	Encrypted   bool
+}
+
+// ExportOptions say how an image is exported.
+type ExportOptions struct {
+	Format   string // of the image; required, never probed (a guest could forge a header)
+	Writable bool
+	// Alone opens only this layer: what it does not hold reads as absent, and
+	// Map tells allocated from not.
+	Alone bool
+	// Connections is the number of clients that may connect; 0 means 4.
+	Connections int
+}
+
+// Export is an image being served by NBD on a unix socket. Close ends the
+// server process and removes the socket; it may be called twice.
+type Export interface {
+	Socket() string
+	// Name is the NBD export's name.
+	Name() string
+	Close() error
+}
+
+// Images makes and merges image files. It works on files that no running VM
+// writes to; QEMU's own locks are respected.
+type Images interface {
+	// Create makes an empty image of the given guest-visible size, mode 0600.
+	// ErrExists if the file is there.
+	Create(ctx context.Context, path, format string, size int64) error
+	// CreateOverlay makes a qcow2 overlay (128 KiB clusters with 4 KiB
+	// sub-clusters) of the same size as its backing, mode 0600.
+	CreateOverlay(ctx context.Context, path, backing, backingFormat string) error
+	// Info describes a file without following its backing chain.
+	Info(ctx context.Context, path string) (ImageInfo, error)
+	// Export serves an image by NBD.
+	Export(ctx context.Context, path string, o ExportOptions) (Export, error)
+	// Allocated lists the ranges which this layer alone holds (data or explicit
+	// zeros), in order, in the finest steps that the image records.
+	Allocated(ctx context.Context, path, format string) ([]backstay.Range, error)
+	// Commit merges an overlay into its backing file; the VM must be shut off.
+	Commit(ctx context.Context, overlay string) error
+	// Rebase makes the overlay name another backing file with the same content.
+	Rebase(ctx context.Context, overlay, backing, backingFormat string) error
+}

@@ -1,0 +1,150 @@
+package backstay
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// JobKind is what a job does.
+type JobKind string
+
+// The kinds of job.
+const (
+	JobBackup  JobKind = "backup"
+	JobRestore JobKind = "restore"
+	JobExpire  JobKind = "expire"
+	JobVerify  JobKind = "verify"
+)
+
+// JobState is where a job stands. queued → running → one of the ended states;
+// running → cancelling → cancelled (or whatever it still became).
+type JobState string
+
+// The states of a job.
+const (
+	JobQueued     JobState = "queued"
+	JobRunning    JobState = "running"
+	JobCancelling JobState = "cancelling"
+	JobSucceeded  JobState = "succeeded"
+	JobWarning    JobState = "warning"
+	JobFailed     JobState = "failed"
+	JobCancelled  JobState = "cancelled"
+)
+
+// Ended tells whether nothing more will happen in this state.
+func (s JobState) Ended() bool {
+	switch s {
+	case JobSucceeded, JobWarning, JobFailed, JobCancelled:
+		return true
+	}
+	return false
+}
+
+// TaskState is where one task of a job stands.
+type TaskState string
+
+// The states of a task.
+const (
+	TaskPending   TaskState = "pending"
+	TaskRunning   TaskState = "running"
+	TaskSucceeded TaskState = "succeeded"
+	TaskFailed    TaskState = "failed"
+	TaskSkipped   TaskState = "skipped"
+	TaskUndone    TaskState = "undone"
+)
+
+// Task is one step of a job.
+type Task struct {
+	Name    string     `json:"name"`
+	State   TaskState  `json:"state"`
+	Percent float64    `json:"percent"`
+	Started *time.Time `json:"started"`
+	Ended   *time.Time `json:"ended"`
+	Detail  string     `json:"detail"`
+}
+
+// JobStats are the figures of a job. FreezeMs is an upper bound of the time for
+// which the guest's file systems were frozen.
+type JobStats struct {
+	FreezeMs   int64 `json:"freezeMs"`
+	BytesRead  int64 `json:"bytesRead"`
+	BytesDirty int64 `json:"bytesDirty"`
+	BytesNew   int64 `json:"bytesNew"`
+	ChunksNew  int64 `json:"chunksNew"`
+	Requests   int64 `json:"requests"`
+}
+
+// JobResult is what a job made.
+type JobResult struct {
+	Point PointID  `json:"point,omitempty"`
+	VM    *VMRef   `json:"vm,omitempty"`
+	Disks []string `json:"disks,omitempty"` // paths on the host
+	Files []string `json:"files,omitempty"` // template and parameter files
+	// SHA256 of each disk's whole content, from a verify.
+	SHA256 map[DiskTarget]string `json:"sha256,omitempty"`
+	// UpSeconds is the time from start until the VM was seen to be up.
+	UpSeconds float64 `json:"upSeconds,omitempty"`
+}
+
+// Job is one run of backup, restore, replicate, verify, repair, expire,
+// reclaim or drill.
+type Job struct {
+	ID         JobID      `json:"id"`
+	Kind       JobKind    `json:"kind"`
+	State      JobState   `json:"state"`
+	Target     string     `json:"target"` // the VM, as HOST/NAME
+	Point      PointID    `json:"point"`
+	Region     string     `json:"region"`
+	User       string     `json:"user"`
+	Created    time.Time  `json:"created"`
+	Started    *time.Time `json:"started"`
+	Ended      *time.Time `json:"ended"`
+	Percent    float64    `json:"percent"`
+	BytesDone  int64      `json:"bytesDone"`
+	BytesTotal int64      `json:"bytesTotal"`
+	// BytesPerSecond is the rate of the last seconds; EtaSeconds is nil while
+	// no honest estimate can be made.
+	BytesPerSecond int64     `json:"bytesPerSecond"`
+	EtaSeconds     *int64    `json:"etaSeconds"`
+	Tasks          []Task    `json:"tasks"`
+	Error          *Error    `json:"error"`
+	Warnings       []string  `json:"warnings"`
+	Result         JobResult `json:"result"`
+	Stats          JobStats  `json:"stats"`
+	// Retries is the job that this one repeats, if any.
+	Retries JobID `json:"retries,omitempty"`
+	// Waiting says what a queued job waits for.
+	Waiting string `json:"waiting,omitempty"`
+}
+
+// The causes with which a running job's context ends.
+var (
+	// ErrCancelled: somebody cancelled the job; undo and end.
+	ErrCancelled = errors.New("the job was cancelled")
+	// ErrStopping: the server stops; leave everything, the job goes on at the
+	// next start.
+	ErrStopping = errors.New("the server is stopping")
+)
+
+// Run is one job as its runner sees it. All that is told to it is durable
+// before the call returns, except Progress, which may be up to a second late.
+type Run interface {
+	// Job returns the job as it stands.
+	Job() Job
+	// Step runs fn as the named task. A task that already succeeded in an
+	// earlier life of the job is not run again and Step returns nil at once; fn
+	// must therefore leave in Save what later steps need, and must be safe to
+	// run again when it was cut off in the middle.
+	Step(ctx context.Context, name string, fn func(context.Context) error) error
+	// Progress tells how far the job is, in bytes.
+	Progress(done, total int64)
+	// Load reads the state that the last Save left into v; false if none.
+	Load(v any) (bool, error)
+	// Save keeps v (as JSON) for a later life of this job. It must hold no secret.
+	Save(v any) error
+	// Warn adds a warning: the job will end as "warning" rather than "succeeded".
+	Warn(warning string) error
+	// Update changes the job's point, result and stats.
+	Update(change func(*Job)) error
+}

@@ -1,0 +1,142 @@
+package backstay
+
+import "time"
+
+// Consistency says in what state the guest was at a point's instant.
+type Consistency string
+
+// The kinds of consistency, from the strongest down.
+const (
+	ApplicationConsistent Consistency = "application" // guest hooks succeeded
+	FileSystemConsistent  Consistency = "file-system" // guest file systems were frozen
+	CrashConsistent       Consistency = "crash"       // neither
+)
+
+// Tier is where a copy of a recovery point lives.
+type Tier string
+
+// The tiers.
+const (
+	SnapshotTier Tier = "snapshot"
+	VaultTier    Tier = "vault"
+)
+
+// TierState says whether a tier's copy can be used.
+type TierState string
+
+// The states of a tier's copy. Only an available one is ever restored from.
+const (
+	TierCreating  TierState = "creating"
+	TierAvailable TierState = "available"
+	TierDeleting  TierState = "deleting"
+)
+
+// PointTier is one tier of one recovery point.
+type PointTier struct {
+	Tier  Tier      `json:"tier"`
+	State TierState `json:"state"`
+	Since time.Time `json:"since"`
+}
+
+// PointDisk is one disk of a recovery point. ChangedBytes is what the change
+// map named relative to the parent, StoredBytes what the vault grew by; SHA256
+// is of the whole guest-visible content, nil until a verify has computed it.
+type PointDisk struct {
+	Target       DiskTarget `json:"target"`
+	Size         int64      `json:"size"`
+	Format       string     `json:"format"`
+	Included     bool       `json:"included"`
+	Reason       string     `json:"reason,omitempty"`
+	ChangedBytes int64      `json:"changedBytes"`
+	StoredBytes  int64      `json:"storedBytes"`
+	SHA256       *string    `json:"sha256"`
+}
+
+// Encryption says what of a point's VM was encrypted before backstay saw it.
+// Keys are references, never secrets.
+type Encryption struct {
+	Guest bool     `json:"guest"`
+	Host  bool     `json:"host"`
+	Keys  []string `json:"keys"`
+}
+
+// Replica is the state of a point in another region.
+type Replica struct {
+	Region     string    `json:"region"`
+	State      string    `json:"state"`
+	At         time.Time `json:"at"`
+	LagSeconds int64     `json:"lagSeconds"`
+}
+
+// Allowed says whether one kind of restore is possible, and if not, why.
+type Allowed struct {
+	Allowed bool   `json:"allowed"`
+	Reason  string `json:"reason"`
+}
+
+// PossibleRestores says which kinds of restore a point allows.
+type PossibleRestores struct {
+	CreateVM     Allowed `json:"createVM"`
+	ReplaceDisks Allowed `json:"replaceDisks"`
+	Disks        Allowed `json:"disks"`
+	Files        Allowed `json:"files"`
+}
+
+// RecoveryPoint is a copy of a VM at one instant.
+type RecoveryPoint struct {
+	ID                PointID          `json:"id"`
+	VM                VMRef            `json:"vm"`
+	Vault             VaultName        `json:"vault"`
+	Time              time.Time        `json:"time"`
+	Consistency       Consistency      `json:"consistency"`
+	ConsistencyReason string           `json:"consistencyReason"`
+	Tiers             []PointTier      `json:"tiers"`
+	Disks             []PointDisk      `json:"disks"`
+	Encrypted         Encryption       `json:"encrypted"`
+	Expires           *time.Time       `json:"expires"`
+	Pinned            bool             `json:"pinned"`
+	Parent            PointID          `json:"parent"`
+	Firmware          Firmware         `json:"firmware"`
+	TPM               bool             `json:"tpm"`
+	Replicas          []Replica        `json:"replicas"`
+	Restores          PossibleRestores `json:"restores"`
+	// Shape is the VM as it was at the instant, without secrets: what a
+	// restore's plan needs to know.
+	Shape VM `json:"shape"`
+	// Job is the job that made the point.
+	Job JobID `json:"job"`
+}
+
+// Has tells whether the point can be restored from the tier.
+func (p *RecoveryPoint) Has(tier Tier) bool {
+	for _, t := range p.Tiers {
+		if t.Tier == tier && t.State == TierAvailable {
+			return true
+		}
+	}
+	return false
+}
+
+// SetTier puts the tier into the given state since now; an absent tier is added.
+func (p *RecoveryPoint) SetTier(tier Tier, state TierState, now time.Time) {
+	for i := range p.Tiers {
+		if p.Tiers[i].Tier == tier {
+			if p.Tiers[i].State != state {
+				p.Tiers[i].State, p.Tiers[i].Since = state, now
+			}
+			return
+		}
+	}
+	p.Tiers = append(p.Tiers, PointTier{Tier: tier, State: state, Since: now})
+}
+
+// DropTier takes the tier away.
+func (p *RecoveryPoint) DropTier(tier Tier) {
+	kept := p.Tiers[:0]
+	for _, t := range p.Tiers {
+		if t.Tier != tier {
+			kept = append(kept, t)
+		}
+	}
+	p.Tiers = kept
+}

@@ -1,0 +1,54 @@
+package backstay
+
+import "time"
+
+// Redundancy is how many copies a vault keeps, and where.
+type Redundancy string
+
+// The redundancies.
+const (
+	LRS Redundancy = "LRS" // three copies in one zone
+	ZRS Redundancy = "ZRS" // one copy in each of three zones
+	GRS Redundancy = "GRS" // LRS here, and asynchronously LRS in the paired region
+)
+
+// Copies is the number of copies that the redundancy demands in this region.
+func (r Redundancy) Copies() int { return 3 }
+
+// Vault is a named store of recovery points with one redundancy, one key and
+// one immutability setting.
+type Vault struct {
+	Name       VaultName     `json:"name"`
+	ID         string        `json:"id"` // a UUID, written in every object's associated data
+	Redundancy Redundancy    `json:"redundancy"`
+	Units      []StorageUnit `json:"units"`
+	Created    time.Time     `json:"created"`
+	// Copies and FailureDomains are what was last checked, not what was
+	// configured (I13).
+	Copies         int        `json:"copies"`
+	FailureDomains int        `json:"failureDomains"`
+	Checked        *time.Time `json:"checked"`
+	// Note says what is short of the redundancy, in words; empty if nothing is.
+	Note string `json:"note,omitempty"`
+}
+
+// StorageUnit is one place that can hold one copy of an object.
+type StorageUnit struct {
+	URL  string `json:"url"` // file:///path
+	Zone string `json:"zone,omitempty"`
+	// Device identifies the physical device as far as it can be told; units
+	// with the same device are one failure domain (architecture decision 12).
+	Device string `json:"device,omitempty"`
+	State  string `json:"state"` // ok, unreachable, read-only, full; "" before a check
+}
+
+// VaultUsage is what a vault holds.
+type VaultUsage struct {
+	Vault   VaultName `json:"vault"`
+	Points  int       `json:"points"`
+	Objects int64     `json:"objects"`
+	// StoredBytes are those of one copy; LogicalBytes the sum of the sizes of
+	// the disks of all points.
+	StoredBytes  int64 `json:"storedBytes"`
+	LogicalBytes int64 `json:"logicalBytes"`
+}
