@@ -1,0 +1,23 @@
+package api
+
+import backstay "github.com/backstay/backstay"
+
+// CreateVaultRequest asks for a new vault.
+type CreateVaultRequest struct {
+	Name       backstay.VaultName  `json:"name" minLength:"1" maxLength:"63" pattern:"^[a-z0-9][a-z0-9._-]*$"`
+	Redundancy backstay.Redundancy `json:"redundancy,omitempty" enum:"LRS,ZRS,GRS" doc:"empty means LRS"`
+	// Units are the storage units, one for each copy: file:///path.
+	Units []NewUnit `json:"units" minItems:"1" maxItems:"16" nullable:"false"`
+}
+
+// NewUnit is one storage unit of a new vault.
+type NewUnit struct {
+	URL  string `json:"url" minLength:"1" doc:"file:///path"`
+	Zone string `json:"zone,omitempty" doc:"failure domain; ZRS needs three different ones"`
+}
+
+// CreateVaultResponse has the new vault, and its recovery key: this once.
+type CreateVaultResponse struct {
+	Vault       backstay.Vault `json:"vault"`
+	RecoveryKey string         `json:"recoveryKey" doc:"shown once; whoever has it can read the vault without any server"`
+}

@@ -1,0 +1,60 @@
+package server
+
+import (
+	"context"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/api"
+)
+
+// JobRequest is a job to be queued.
+type JobRequest struct {
+	Kind   backstay.JobKind
+	Target string           // the VM, as HOST/NAME
+	Point  backstay.PointID // the point that is read, if any
+	User   string
+	Params any // one of the root's …Params; kept as JSON
+	// VMs are the VMs that the job may change; Host and Vault the slots it takes.
+	VMs     []backstay.VMID
+	Host    backstay.HostName
+	Vault   backstay.VaultName
+	Retries backstay.JobID
+}
+
+// JobQueue is what the server needs of the queue of jobs. All methods may be
+// called concurrently. Errors are coded where a user can do something about
+// them: CodeUnknownJob, CodeJobEnded.
+type JobQueue interface {
+	// Submit makes the job durable and returns it, queued.
+	Submit(ctx context.Context, r JobRequest) (backstay.Job, error)
+	Get(ctx context.Context, id backstay.JobID) (backstay.Job, error)
+	// List returns jobs newest first: those of the given states, or all.
+	List(ctx context.Context, limit int, states ...backstay.JobState) ([]backstay.Job, error)
+	Cancel(ctx context.Context, id backstay.JobID) (backstay.Job, error)
+	// Retry queues a job that ended anew, as a new job that names the old one.
+	Retry(ctx context.Context, id backstay.JobID, user string) (backstay.Job, error)
+	// Follow sends the job as it stands and after each change, and closes the
+	// channel once it has sent the ended job or ctx ends.
+	Follow(ctx context.Context, id backstay.JobID) (<-chan backstay.Job, error)
+}
+
+// Planner decides, without touching anything, what a job would do.
+type Planner interface {
+	// PlanRestore plans a restore as a new VM, with its pre-flight list.
+	PlanRestore(ctx context.Context, r backstay.RestoreRequest) (backstay.RestorePlan, error)
+	// PlanBackup plans a backup of a VM.
+	PlanBackup(ctx context.Context, vm backstay.VMID) (api.BackupPlan, error)
+}
+
+// Vaults does what needs a vault's key or its storage units, which the server
+// itself never touches.
+type Vaults interface {
+	// CreateVault makes a vault with its key, on its storage units and in the
+	// catalogue. The recovery key is returned here and never again.
+	CreateVault(ctx context.Context, r api.CreateVaultRequest) (v backstay.Vault, recoveryKey string, err error)
+	// VaultUsage says what the vault holds.
+	VaultUsage(ctx context.Context, name backstay.VaultName) (backstay.VaultUsage, error)
+	// CheckVault looks at every storage unit now, keeps what it found in the
+	// catalogue and returns it (I13).
+	CheckVault(ctx context.Context, name backstay.VaultName) (backstay.Vault, error)
+}

@@ -1,0 +1,38 @@
+package backstay
+
+// The parameters of a job: what the server hands to the engines through the
+// queue. They are kept with the job as JSON and hold no secret.
+
+// BackupParams ask for a new recovery point of a protected VM.
+type BackupParams struct {
+	VM VMID `json:"vm"`
+	// Tier is how far the point is to go: SnapshotTier stops before the
+	// transfer; empty or VaultTier means both tiers.
+	Tier Tier `json:"tier,omitempty"`
+	// Consistency is what is wished for; empty means what the policy says.
+	Consistency Consistency `json:"consistency,omitempty"`
+	// Retain keeps the point at least this long, whatever the policy says; 0
+	// means that the policy alone decides.
+	Retain Duration `json:"retain,omitempty"`
+}
+
+// RestoreParams ask to carry out a plan that was decided and accepted.
+type RestoreParams struct {
+	Request RestoreRequest `json:"request"`
+	Plan    RestorePlan    `json:"plan"`
+}
+
+// ExpireParams ask to take away what a VM's policy no longer keeps or, with a
+// point, exactly that one.
+type ExpireParams struct {
+	VM    VMID    `json:"vm"`
+	Point PointID `json:"point,omitempty"`
+}
+
+// VerifyParams ask to read a whole point and compute the SHA-256 of its disks.
+type VerifyParams struct {
+	Point PointID `json:"point"`
+	// Tier is the tier to read; empty means the vault if the point has it, else
+	// the snapshot tier.
+	Tier Tier `json:"tier,omitempty"`
+}
