@@ -1,0 +1,81 @@
+// Package host is the mover on the host itself: it does what the port asks with
+// the hypervisor, the image tools and the tiers of this machine. It is for the
+// process that runs where the disks are; carrying its calls over a socket is
+// mover/rpc's business, and deciding what to do is the engines'.
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/hypervisor"
+	"github.com/backstay/backstay/internal/keyring"
+	"github.com/backstay/backstay/internal/mover"
+	"github.com/backstay/backstay/internal/tier/snapshot"
+	"github.com/backstay/backstay/internal/tier/vault"
+)
+
+// Options say what a Host works on. Log and Now may be left out.
+type Options struct {
+	Hypervisor hypervisor.Host
+	Images     hypervisor.Images
+	// Keyring holds "host-key", which seals definitions in the snapshot tier.
+	Keyring keyring.Keyring
+	// StateDir is the mover's own folder on this host.
+	StateDir string
+	// OpenVault opens a vault from here; every call gets its own, and closes it.
+	OpenVault func(ctx context.Context, a mover.VaultAccess) (*vault.Vault, error)
+	Name      backstay.HostName
+	Log       *slog.Logger
+	Now       func() time.Time
+}
+
+// Host is a mover for the machine it runs on. Its methods may be called
+// concurrently; calls that change one VM wait for each other.
+type Host struct {
+	hv        hypervisor.Host
+	images    hypervisor.Images
+	keys      keyring.Keyring
+	state     string
+	openVault func(ctx context.Context, a mover.VaultAccess) (*vault.Vault, error)
+	name      backstay.HostName
+	log       *slog.Logger
+	now       func() time.Time
+
+	tier *snapshot.Tier
+	vms  keyedMutex // one changing call at a time for each VM
+}
+
+// New returns the mover of this machine.
+func New(o Options) (*Host, error) {
+	if o.OpenVault == nil {
+		return nil, errors.New("mover: a way to open vaults is required")
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	t, err := snapshot.New(snapshot.Options{
+		Hypervisor: o.Hypervisor, Images: o.Images, Keyring: o.Keyring,
+		StateDir: o.StateDir, Host: o.Name, Log: o.Log, Now: o.Now,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make mover: %w", err)
+	}
+	return &Host{
+		hv: o.Hypervisor, images: o.Images, keys: o.Keyring, state: o.StateDir,
+		openVault: o.OpenVault, name: o.Name, log: o.Log, now: o.Now, tier: t,
+	}, nil
+}
+
+// openPoint opens a snapshot-tier point: its facts, its definition unsealed,
+// and the layers of each disk.
+func (h *Host) openPoint(ctx context.Context, p backstay.PointID) (*snapshot.Point, error) {
+	return h.tier.Open(ctx, p)
+}

@@ -1,0 +1,190 @@
+package snapshot
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	backstay "github.com/backstay/backstay"
+)
+
+// book is all records of the host at one instant.
+type book struct {
+	layers  map[backstay.LayerID]*Layer
+	points  map[backstay.PointID]*PointRecord
+	intents []*intent
+	merges  []*mergeIntent
+	// where each record was read; a new one goes beside its file.
+	pointFiles map[backstay.PointID]string
+}
+
+// load reads all records.
+func (t *Tier) load() (*book, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.read()
+}
+
+// read reads all records. The caller holds mu.
+func (t *Tier) read() (*book, error) {
+	folders, err := t.folders()
+	if err != nil {
+		return nil, err
+	}
+	b := &book{
+		layers: map[backstay.LayerID]*Layer{}, points: map[backstay.PointID]*PointRecord{},
+		pointFiles: map[backstay.PointID]string{},
+	}
+	for _, folder := range folders {
+		if err := b.readFolder(folder); err != nil {
+			return nil, err
+		}
+	}
+	for _, p := range b.points {
+		p.Parent = b.parentOf(p)
+	}
+	return b, nil
+}
+
+func (b *book) readFolder(folder string) error {
+	at := filepath.Join(folder, recordFolder)
+	err := eachRecord(filepath.Join(at, layerFolder), func(_ string, l *Layer) {
+		b.layers[l.ID] = l
+	})
+	if err != nil {
+		return err
+	}
+	err = eachRecord(filepath.Join(at, pointFolder), func(path string, p *PointRecord) {
+		b.points[p.ID], b.pointFiles[p.ID] = p, path
+	})
+	if err != nil {
+		return err
+	}
+	return b.readIntents(filepath.Join(at, intentFolder))
+}
+
+func eachRecord[T any](folder string, fn func(path string, v *T)) error {
+	paths, err := listJSON(folder)
+	if err != nil {
+		return err
+	}
+	for _, path := range paths {
+		v := new(T)
+		err := readJSON(path, v)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		fn(path, v)
+	}
+	return nil
+}
+
+// layerFile is the path of a layer's record, beside the layer.
+func layerFile(l *Layer) string {
+	return filepath.Join(filepath.Dir(l.File), recordFolder, layerFolder, string(l.ID)+".json")
+}
+
+// byFile returns the layer that is recorded for a file, or nil.
+func (b *book) byFile(path string) *Layer {
+	for _, l := range b.layers {
+		if l.File == path {
+			return l
+		}
+	}
+	return nil
+}
+
+// children returns the layers directly above, in order of id.
+func (b *book) children(id backstay.LayerID) []*Layer {
+	var found []*Layer
+	for _, l := range b.layers {
+		if l.Parent == id {
+			found = append(found, l)
+		}
+	}
+	slices.SortFunc(found, func(a, b *Layer) int {
+		if a.ID < b.ID {
+			return -1
+		}
+		return 1
+	})
+	return found
+}
+
+// chain returns the layer and those below it, as far as they are recorded.
+func (b *book) chain(id backstay.LayerID) []Layer {
+	var chain []Layer
+	for seen := map[backstay.LayerID]bool{}; id != "" && !seen[id]; {
+		l := b.layers[id]
+		if l == nil {
+			break
+		}
+		seen[id] = true
+		chain = append(chain, *l)
+		id = l.Parent
+	}
+	return chain
+}
+
+// parentOf finds the point whose layers lie nearest below those of p.
+func (b *book) parentOf(p *PointRecord) backstay.PointID {
+	for _, d := range p.Disks {
+		if d.Layer == "" {
+			continue
+		}
+		for _, l := range b.chain(d.Layer)[min(1, len(b.chain(d.Layer))):] {
+			for _, id := range slices.Backward(l.Points) {
+				if b.points[id] != nil && b.points[id].VM.UUID == p.VM.UUID {
+					return id
+				}
+			}
+		}
+	}
+	return ""
+}
+
+// unusable says why a point cannot be read, or "" if it can.
+func (b *book) unusable(p *PointRecord) string {
+	switch p.State {
+	case PointAvailable:
+	case PointDropping:
+		return "it is being dropped"
+	default:
+		return p.StateReason
+	}
+	for _, d := range p.Disks {
+		if d.Layer == "" {
+			continue
+		}
+		if why := b.brokenChain(p.ID, d.Layer); why != "" {
+			return fmt.Sprintf("disk %s: %s", d.Target, why)
+		}
+	}
+	return ""
+}
+
+// brokenChain says what is missing of the layers from id down.
+func (b *book) brokenChain(p backstay.PointID, id backstay.LayerID) string {
+	chain := b.chain(id)
+	if len(chain) == 0 {
+		return "the record of its layer is missing"
+	}
+	if !slices.Contains(chain[0].Points, p) {
+		return "its layer is not recorded as holding it"
+	}
+	if last := chain[len(chain)-1]; last.Parent != "" {
+		return fmt.Sprintf("the record of layer %s is missing", last.Parent)
+	}
+	for _, l := range chain {
+		if _, err := os.Stat(l.File); err != nil {
+			return fmt.Sprintf("layer file %s cannot be used: %v", l.File, err)
+		}
+	}
+	return ""
+}

@@ -1,0 +1,109 @@
+package snapshot
+
+import (
+	"path/filepath"
+	"strings"
+	"time"
+
+	backstay "github.com/backstay/backstay"
+)
+
+// stage is how far the taking of a point has come.
+type stage string
+
+// The stages, in order.
+const (
+	stagePrepared  stage = "prepared"  // overlays may exist; nobody uses them
+	stageSwitching stage = "switching" // the switch was asked for; whether it happened, the VM tells
+	stageSwitched  stage = "switched"  // the switch happened; its outcome is in the intent
+)
+
+// intent is the journal of one point in the making. It is written before the
+// first overlay and removed after the point's record.
+type intent struct {
+	Version int              `json:"version"`
+	ID      backstay.PointID `json:"id"`
+	Job     backstay.JobID   `json:"job"`
+	VM      backstay.VMRef   `json:"vm"`
+	Stage   stage            `json:"stage"`
+	Disks   []intentDisk     `json:"disks"`
+
+	// From here on known since stageSwitching.
+	Time    time.Time            `json:"time,omitzero"`
+	Wish    backstay.Consistency `json:"wish,omitempty"`
+	Quiesce bool                 `json:"quiesce,omitempty"` // the switch was asked for with frozen file systems
+	Shape   *backstay.VM         `json:"shape,omitempty"`
+	Sealed  []byte               `json:"sealed,omitempty"` // the definition as it was before the switch
+
+	// Known since stageSwitched.
+	Consistency backstay.Consistency `json:"consistency,omitempty"`
+	Reason      string               `json:"reason,omitempty"`
+	FreezeMs    int64                `json:"freezeMs,omitempty"`
+
+	path string
+}
+
+// intentDisk is one disk of a point in the making.
+type intentDisk struct {
+	Target  backstay.DiskTarget `json:"target"`
+	Source  string              `json:"source"` // the file that will be frozen
+	Format  string              `json:"format"`
+	Size    int64               `json:"size"`
+	Layer   backstay.LayerID    `json:"layer"`
+	Overlay string              `json:"overlay"`
+	Next    backstay.LayerID    `json:"next"` // the overlay's layer id
+}
+
+// mergeIntent is the journal of one merge: layer Child is being committed into
+// layer Into, after which Child is gone.
+type mergeIntent struct {
+	Version int                 `json:"version"`
+	Point   backstay.PointID    `json:"point"` // the point that is being dropped
+	VM      backstay.VMID       `json:"vm"`
+	Target  backstay.DiskTarget `json:"target"`
+	Into    backstay.LayerID    `json:"into"`
+	Child   backstay.LayerID    `json:"child"`
+	// Active: Child was the file that the VM writes to.
+	Active bool `json:"active"`
+	// Live: the merge was begun by the running hypervisor.
+	Live bool `json:"live"`
+	// Committed: Into holds all of Child; never commit again (I8).
+	Committed bool `json:"committed"`
+
+	path string
+}
+
+// mergePrefix starts the file name of a merge's journal.
+const mergePrefix = "merge-"
+
+func intentFile(folder string, p backstay.PointID) string {
+	return filepath.Join(folder, recordFolder, intentFolder, string(p)+".json")
+}
+
+func mergeFile(into *Layer) string {
+	return filepath.Join(filepath.Dir(into.File), recordFolder, intentFolder, mergePrefix+string(into.ID)+".json")
+}
+
+// readIntents reads the journals of one folder.
+func (b *book) readIntents(folder string) error {
+	paths, err := listJSON(folder)
+	if err != nil {
+		return err
+	}
+	for _, path := range paths {
+		if strings.HasPrefix(filepath.Base(path), mergePrefix) {
+			m := &mergeIntent{path: path}
+			if err := readJSON(path, m); err != nil {
+				return err
+			}
+			b.merges = append(b.merges, m)
+			continue
+		}
+		in := &intent{path: path}
+		if err := readJSON(path, in); err != nil {
+			return err
+		}
+		b.intents = append(b.intents, in)
+	}
+	return nil
+}

@@ -1,0 +1,77 @@
+package snapshot
+
+import (
+	"context"
+	"fmt"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/tier"
+)
+
+// Point is a snapshot-tier point that was opened: what is recorded of it, its
+// definition unsealed, and the layers that its disks consist of.
+type Point struct {
+	Record     PointRecord
+	Definition tier.Definition
+	// Disks are the disks that are part of the point.
+	Disks []PointLayers
+
+	tier *Tier
+}
+
+// PointLayers is one disk of a point: the frozen layer that is its content,
+// and the chain below.
+type PointLayers struct {
+	Target backstay.DiskTarget
+	Size   int64 // guest-visible bytes
+	Layer  backstay.LayerID
+	Path   string  // of the frozen layer
+	Format string  // of that file
+	Chain  []Layer // from the frozen layer down to the bottom
+}
+
+// Open opens a point. CodeUnknownPoint if there is no record of it,
+// CodeNotRestorable if it is being dropped or a layer of it is gone.
+func (t *Tier) Open(ctx context.Context, id backstay.PointID) (*Point, error) {
+	b, err := t.load()
+	if err != nil {
+		return nil, err
+	}
+	record, ok := b.points[id]
+	if !ok {
+		return nil, backstay.Errorf(backstay.CodeUnknownPoint, "no point %s in the snapshot tier of host %s", id, t.host)
+	}
+	if reason := b.unusable(record); reason != "" {
+		return nil, backstay.Errorf(backstay.CodeNotRestorable, "point %s cannot be read from the snapshot tier", id).Becausef("%s", reason)
+	}
+	p := &Point{Record: *record, tier: t}
+	for _, d := range record.Disks {
+		if d.Layer == "" {
+			continue
+		}
+		chain := b.chain(d.Layer)
+		top := chain[0]
+		p.Disks = append(p.Disks, PointLayers{
+			Target: d.Target, Size: d.Size, Layer: top.ID, Path: top.File, Format: top.Format, Chain: chain,
+		})
+	}
+	key, err := t.hostKey(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if p.Definition, err = unseal(key, id, record.Sealed); err != nil {
+		return nil, fmt.Errorf("open point %s: %w", id, err)
+	}
+	return p, nil
+}
+
+// Disk returns the layers of one disk of the point; false if the disk is not
+// part of it.
+func (p *Point) Disk(target backstay.DiskTarget) (PointLayers, bool) {
+	for _, d := range p.Disks {
+		if d.Target == target {
+			return d, true
+		}
+	}
+	return PointLayers{}, false
+}

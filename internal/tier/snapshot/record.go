@@ -1,0 +1,102 @@
+package snapshot
+
+import (
+	"time"
+
+	backstay "github.com/backstay/backstay"
+)
+
+// Version is that of the records beside the disks. Records of a newer one are
+// refused, older ones stay readable (I14).
+const Version = 1
+
+// Layer is the record of one image file of a disk's tree of overlays.
+type Layer struct {
+	Version int                 `json:"version"`
+	ID      backstay.LayerID    `json:"id"`
+	File    string              `json:"file"` // absolute
+	Format  string              `json:"format"`
+	Parent  backstay.LayerID    `json:"parent"` // "" at the bottom
+	Target  backstay.DiskTarget `json:"target"`
+	VM      backstay.VMID       `json:"vm"`
+	Size    int64               `json:"size"` // guest-visible bytes
+	// Bottom marks the file that the VM used when its protection began. Nothing
+	// below it is ever written (I15).
+	Bottom bool `json:"bottom"`
+	// Points are those that rest on this layer; a layer with points is frozen.
+	Points []backstay.PointID `json:"points"`
+	Users  []User             `json:"users"`
+	// Stamp is the frozen file as it was last seen by us; a file that differs
+	// from it proves nothing about changes (I7).
+	Stamp *Stamp `json:"stamp,omitempty"`
+}
+
+// Stamp identifies the state of a frozen file.
+type Stamp struct {
+	Bytes   int64     `json:"bytes"`
+	ModTime time.Time `json:"modTime"`
+}
+
+// UserKind is what kind of thing stands on a layer.
+type UserKind string
+
+// The kinds of user.
+const (
+	UserVM       UserKind = "vm"       // a VM restored from the layer without copying
+	UserTransfer UserKind = "transfer" // a job that reads the layer
+)
+
+// User is something other than the layer's own VM that needs the layer as it is.
+type User struct {
+	Kind UserKind `json:"kind"`
+	// ID is the VM's UUID, or the job's id.
+	ID string `json:"id"`
+	// Job is the job that made the entry.
+	Job   backstay.JobID `json:"job,omitempty"`
+	Since time.Time      `json:"since"`
+	// Overlay is the file that the VM writes to.
+	Overlay string `json:"overlay,omitempty"`
+}
+
+// PointState says whether a recorded point may be offered.
+type PointState string
+
+// The states of a point's record.
+const (
+	PointAvailable PointState = "available"
+	// PointDropping: a merge has begun or will; its layers may hold more than
+	// the point, and it is never offered again.
+	PointDropping PointState = "dropping"
+	// PointBroken: a VM wrote to a layer after it was frozen.
+	PointBroken PointState = "broken"
+)
+
+// PointRecord is the record of one snapshot-tier point.
+type PointRecord struct {
+	Version     int                  `json:"version"`
+	ID          backstay.PointID     `json:"id"`
+	Job         backstay.JobID       `json:"job"`
+	State       PointState           `json:"state"`
+	StateReason string               `json:"stateReason,omitempty"`
+	Time        time.Time            `json:"time"`
+	VM          backstay.VMRef       `json:"vm"`
+	Consistency backstay.Consistency `json:"consistency"`
+	Reason      string               `json:"reason"`
+	FreezeMs    int64                `json:"freezeMs"`
+	Disks       []RecordDisk         `json:"disks"`
+	Shape       backstay.VM          `json:"shape"`
+	// Sealed is the definition: gzip of its JSON under AES-256-GCM with the
+	// host's key, the nonce in front, the point's id as associated data.
+	Sealed []byte `json:"sealed"`
+
+	// Parent is the point whose layers lie directly below. It is worked out from
+	// the layers when records are read, since it changes as points are dropped.
+	Parent backstay.PointID `json:"-"`
+}
+
+// RecordDisk is one disk of a recorded point. Layer is empty for a disk that
+// is not part of the point.
+type RecordDisk struct {
+	backstay.PointDisk
+	Layer backstay.LayerID `json:"layer"`
+}

@@ -1,0 +1,101 @@
+// Package snapshot is the tier whose points live beside the disk they were
+// taken from: each point is a set of frozen layers, one for each disk, in a tree
+// of overlays. It makes points (Prepare, Take, Settle), lists and opens them,
+// tells what changed between two, and ends them by merging layers.
+//
+// The truth of this tier is the folder .backstay beside the disks: a record for
+// each layer and each point, and an intent for everything that is half done, so
+// that a crash at any instant leaves a state from which Settle and Sweep reach
+// the whole of it or nothing (I9). The package does not copy points elsewhere
+// and makes no VM; those who stand on a layer register as its users, and a layer
+// with users is never merged (architecture decision 1).
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/hypervisor"
+	"github.com/backstay/backstay/internal/keyring"
+)
+
+// HostKey is the name of the key in the host's keyring with which definitions
+// are sealed beside the disks (architecture decision 10).
+const HostKey = "host-key"
+
+// Options say what a Tier works on. Hypervisor, Images, Keyring and StateDir
+// are required.
+type Options struct {
+	Hypervisor hypervisor.Host
+	Images     hypervisor.Images
+	Keyring    keyring.Keyring
+	// StateDir is a folder of this host's own, in which the folders that hold
+	// records are remembered.
+	StateDir string
+	Host     backstay.HostName
+	Log      *slog.Logger
+	Now      func() time.Time
+}
+
+// Tier is the snapshot tier of one host. Its methods may be called
+// concurrently; those that change one VM's layers must be called one at a time
+// for each VM, which is the caller's duty.
+type Tier struct {
+	hv     hypervisor.Host
+	images hypervisor.Images
+	keys   keyring.Keyring
+	state  string
+	host   backstay.HostName
+	log    *slog.Logger
+	now    func() time.Time
+
+	// mu makes each read-change-write of records one step.
+	mu sync.Mutex
+	// reading are the jobs that read layers in this process, so that a sweep
+	// leaves their entries alone. Guarded by mu.
+	reading map[string]int
+}
+
+// New returns the snapshot tier of a host. It makes the state folder if it is
+// not there.
+func New(o Options) (*Tier, error) {
+	if o.Hypervisor == nil || o.Images == nil || o.Keyring == nil || o.StateDir == "" {
+		return nil, errors.New("snapshot tier: hypervisor, images, keyring and state folder are required")
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
+		return nil, fmt.Errorf("make state folder: %w", err)
+	}
+	state, err := filepath.Abs(o.StateDir)
+	if err != nil {
+		return nil, fmt.Errorf("find state folder: %w", err)
+	}
+	return &Tier{
+		hv: o.Hypervisor, images: o.Images, keys: o.Keyring, state: state,
+		host: o.Host, log: o.Log, now: o.Now, reading: map[string]int{},
+	}, nil
+}
+
+// hostKey returns the key that seals definitions, made at its first use.
+func (t *Tier) hostKey(ctx context.Context) ([]byte, error) {
+	secret, err := t.keys.Create(ctx, HostKey, freshKey)
+	if err != nil {
+		return nil, fmt.Errorf("get host key: %w", err)
+	}
+	if len(secret.Reveal()) != 32 {
+		return nil, errors.New("get host key: it does not have 32 bytes")
+	}
+	return secret.Reveal(), nil
+}
