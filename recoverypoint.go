@@ -49,6 +49,7 @@ type PointDisk struct {
 	Reason       string     `json:"reason,omitempty"`
 	ChangedBytes int64      `json:"changedBytes"`
 	StoredBytes  int64      `json:"storedBytes"`
+	DataBytes    int64      `json:"dataBytes"` // guest-visible bytes that are not known to be zero; 0 until known
 	SHA256       *string    `json:"sha256"`
 }
 
