@@ -16,12 +16,16 @@ import (
 	backstay "github.com/backstay/backstay"
 )
 
-// Errors by which callers decide.
+// Errors by which callers decide. Reading, updating or deleting what is not
+// there is ErrNotFound, creating what is there is ErrExists, unless a method
+// says otherwise.
 var (
 	ErrNotFound = errors.New("not in the catalogue")
 	ErrExists   = errors.New("already in the catalogue")
 	// ErrFenced: another server took the job over; stop working on it.
 	ErrFenced = errors.New("the job is locked by another server")
+	// ErrBusy: a VM that the job may change is being changed by another job.
+	ErrBusy = errors.New("a VM of the job is being changed by another job")
 )
 
 // Catalog is the catalogue of one region. All methods of all its parts may be
@@ -44,6 +48,7 @@ type Hosts interface {
 	PutHost(ctx context.Context, h backstay.Host) error
 	Host(ctx context.Context, name backstay.HostName) (backstay.Host, error)
 	ListHosts(ctx context.Context) ([]backstay.Host, error)
+	// DeleteHost forgets the host and its VMs.
 	DeleteHost(ctx context.Context, name backstay.HostName) error
 }
 
@@ -51,6 +56,7 @@ type Hosts interface {
 type VMs interface {
 	// ReplaceVMs sets the VMs of one host to exactly these.
 	ReplaceVMs(ctx context.Context, host backstay.HostName, vms []backstay.VM) error
+	// VM returns the VM; the running one if two hosts define the same UUID.
 	VM(ctx context.Context, id backstay.VMID) (backstay.VM, error)
 	ListVMs(ctx context.Context) ([]backstay.VM, error)
 }
@@ -76,6 +82,7 @@ type Policies interface {
 
 // Items keeps the protected items.
 type Items interface {
+	// PutItem inserts or replaces; ErrNotFound if the policy or the vault is unknown.
 	PutItem(ctx context.Context, i backstay.ProtectedItem) error
 	Item(ctx context.Context, vm backstay.VMID) (backstay.ProtectedItem, error)
 	ListItems(ctx context.Context) ([]backstay.ProtectedItem, error)
@@ -91,6 +98,7 @@ type Points interface {
 	Point(ctx context.Context, id backstay.PointID) (backstay.RecoveryPoint, error)
 	// ListPoints returns the points of one VM, or of all if vm is empty, oldest first.
 	ListPoints(ctx context.Context, vm backstay.VMID) ([]backstay.RecoveryPoint, error)
+	// DeletePoint is no error for a point that is gone: expiry repeats itself.
 	DeletePoint(ctx context.Context, id backstay.PointID) error
 }
 
@@ -112,21 +120,50 @@ type JobRecord struct {
 	LockUntil time.Time
 }
 
+// Claim takes the job for owner until the given time: the fence and the attempt
+// grow by one, and a queued job becomes a running one. ErrFenced if it has ended
+// or somebody's lock still holds. Adapters call it inside their transaction.
+func (r *JobRecord) Claim(owner string, now, until time.Time) error {
+	held := r.LockedBy != "" && r.LockUntil.After(now)
+	if r.Job.State.Ended() || (r.Job.State != backstay.JobQueued && held) {
+		return ErrFenced
+	}
+	if r.Job.State == backstay.JobQueued {
+		r.Job.State = backstay.JobRunning
+	}
+	if r.Job.Started == nil {
+		r.Job.Started = &now
+	}
+	r.Job.Waiting = ""
+	r.Fence, r.Attempt = r.Fence+1, r.Attempt+1
+	r.LockedBy, r.LockUntil = owner, until
+	return nil
+}
+
+// Release lets go of the lock, so that anybody may claim the job at once.
+func (r *JobRecord) Release() { r.LockedBy, r.LockUntil = "", time.Time{} }
+
 // Jobs keeps the queue.
 type Jobs interface {
 	InsertJob(ctx context.Context, j JobRecord) error
 	Job(ctx context.Context, id backstay.JobID) (JobRecord, error)
-	// ListJobs returns jobs newest first: those of the given states, or all.
+	// ListJobs returns jobs newest first: those of the given states, or all; at
+	// most limit of them, or without a limit if it is 0.
 	ListJobs(ctx context.Context, limit int, states ...backstay.JobState) ([]JobRecord, error)
-	// ClaimJob locks a queued job, or a running one whose lock ran out, for owner
-	// until the given time and returns it with a higher fence. ErrFenced if
-	// somebody else has it.
+	// ClaimJob locks a queued job, or a running or cancelling one whose lock ran
+	// out or was released, for owner until the given time and returns it with a
+	// higher fence and one attempt more (JobRecord.Claim). ErrFenced if somebody
+	// else has it or it ended; ErrBusy if another claimed job that has not ended
+	// may change one of its VMs. Of many concurrent claims exactly one succeeds.
 	ClaimJob(ctx context.Context, id backstay.JobID, owner string, now, until time.Time) (JobRecord, error)
 	// ExtendJob prolongs the lock and returns the job's present state, so that
 	// the owner learns of a cancel. ErrFenced if the lock was lost.
 	ExtendJob(ctx context.Context, id backstay.JobID, fence int64, until time.Time) (backstay.JobState, error)
 	// UpdateJob reads, changes and writes in one transaction. fence 0 means that
-	// the caller is not the runner (a cancel); otherwise it must be the present one.
+	// the caller is not the runner (a cancel); otherwise it must be the present
+	// one. The change may not touch the id or the fence; an error of it is
+	// returned and nothing is written. A job that ends lets go of its lock and its
+	// VMs in the same transaction.
 	UpdateJob(ctx context.Context, id backstay.JobID, fence int64, change func(*JobRecord) error) (JobRecord, error)
 }
 
