@@ -1,0 +1,154 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+)
+
+// The defaults of what the file leaves out.
+const (
+	DefaultPath    = "/etc/backstay/backstay.yaml"
+	DefaultRegion  = "home"
+	DefaultListen  = "127.0.0.1:7070"
+	DefaultData    = "/var/lib/backstay"
+	DefaultLibvirt = "qemu:///system"
+	DefaultHost    = backstay.HostName("local")
+)
+
+// Config is the server's configuration: one region.
+type Config struct {
+	// Region is the region's name. It is written into jobs and points.
+	Region string `yaml:"region"`
+	// Listen is the API's address, HOST:PORT.
+	Listen string `yaml:"listen"`
+	// Data is the folder of the catalogue and the keys, an absolute path.
+	Data string `yaml:"data"`
+	// Hosts are the machines whose VMs the region protects. None named means
+	// this machine alone.
+	Hosts []Host `yaml:"hosts"`
+	Jobs  Jobs   `yaml:"jobs"`
+	Log   Log    `yaml:"log"`
+}
+
+// Host is one machine that runs libvirt: either this one (Libvirt), with the
+// mover in the server's own process, or one whose mover runs elsewhere (Mover).
+type Host struct {
+	Name backstay.HostName `yaml:"name"`
+	// Libvirt is a libvirt URI of this machine, e.g. qemu:///system.
+	Libvirt string `yaml:"libvirt"`
+	// Mover is where another process's mover listens: unix:///path.
+	Mover string `yaml:"mover"`
+}
+
+// Jobs limits how many jobs run at once; more wait in the queue.
+type Jobs struct {
+	PerHost  int `yaml:"perHost"`
+	PerVault int `yaml:"perVault"`
+}
+
+// Log says what is logged, and how.
+type Log struct {
+	Level  string `yaml:"level"`  // debug, info, warn, error
+	Format string `yaml:"format"` // text, json
+}
+
+// Default returns the configuration of an empty file.
+func Default() Config {
+	return Config{
+		Region: DefaultRegion, Listen: DefaultListen, Data: DefaultData,
+		Hosts: []Host{{Name: DefaultHost, Libvirt: DefaultLibvirt}},
+		Jobs:  Jobs{PerHost: 2, PerVault: 2},
+		Log:   Log{Level: "info", Format: "text"},
+	}
+}
+
+// Load reads the server's configuration. Every error is coded config-invalid.
+func Load(path string) (Config, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		e := backstay.Errorf(backstay.CodeConfig, "cannot read the configuration %s", path).Because(err)
+		if errors.Is(err, fs.ErrNotExist) {
+			e = e.Do("name the file with --config, or make one with `backstay init`")
+		}
+		return Config{}, e
+	}
+	return Parse(path, data)
+}
+
+// Parse reads a configuration from memory; name is used in errors only.
+func Parse(name string, data []byte) (Config, error) {
+	c := Default()
+	c.Hosts = nil
+	d, err := decode(name, data, &c)
+	if err != nil {
+		return Config{}, err
+	}
+	if len(c.Hosts) == 0 && d.line("$.hosts") == 0 {
+		c.Hosts = Default().Hosts
+	}
+	if err := c.check(d); err != nil {
+		return Config{}, err
+	}
+	return c, nil
+}
+
+// document is a parsed file, kept to find the line of a value.
+type document struct {
+	name string
+	file *ast.File
+}
+
+// decode reads YAML strictly: syntax, unknown keys and wrong types are errors
+// with a line.
+func decode(name string, data []byte, into any) (*document, error) {
+	file, err := parser.ParseBytes(data, 0)
+	if err != nil {
+		return nil, explain(name, err, into)
+	}
+	if len(file.Docs) > 1 {
+		return nil, problem{name: name, what: "the file holds more than one YAML document",
+			why: "there is a `---` line", hint: "keep one document"}.err()
+	}
+	if len(file.Docs) == 0 || file.Docs[0].Body == nil {
+		return &document{name: name, file: file}, nil
+	}
+	if err := yaml.UnmarshalWithOptions(data, into, yaml.Strict()); err != nil {
+		return nil, explain(name, err, into)
+	}
+	return &document{name: name, file: file}, nil
+}
+
+// line returns the line of the value at a YAML path, 0 if the file has none.
+func (d *document) line(path string) int {
+	if d == nil || d.file == nil {
+		return 0
+	}
+	p, err := yaml.PathString(path)
+	if err != nil {
+		return 0
+	}
+	node, err := p.FilterFile(d.file)
+	if err != nil || node == nil {
+		return 0
+	}
+	return node.GetToken().Position.Line
+}
+
+// Catalogue returns the path of the catalogue's database.
+func (c *Config) Catalogue() string { return filepath.Join(c.Data, "catalog.db") }
+
+// Keys returns the folder of the keyring.
+func (c *Config) Keys() string { return filepath.Join(c.Data, "keys") }
+
+// String names what the configuration is for, for the log.
+func (c *Config) String() string {
+	return fmt.Sprintf("region %s, %d hosts, %s", c.Region, len(c.Hosts), c.Listen)
+}

@@ -1,0 +1,58 @@
+package config
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+)
+
+// Sample returns a commented configuration file with the given values.
+func Sample(c Config) string {
+	var b strings.Builder
+	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	p("# Configuration of `backstay server`: one region.")
+	p("# An unknown key is an error, so a misspelt one is found at the start.")
+	p("")
+	p("# The region's name, written into every job and recovery point.")
+	p("region: %s", scalar(c.Region))
+	p("")
+	p("# Where the API listens. Put a proxy with TLS before it to serve other machines.")
+	p("listen: %s", scalar(c.Listen))
+	p("")
+	p("# The folder of the catalogue and the keys. Only root should be able to read it.")
+	p("data: %s", scalar(c.Data))
+	p("")
+	p("# The machines whose VMs are protected. `libvirt` is this machine, with the mover")
+	p("# in the server's process; `mover` is another process, reached over a unix socket")
+	p("# at which `backstay agent` listens.")
+	p("hosts:")
+	for _, h := range c.Hosts {
+		p("  - name: %s", scalar(string(h.Name)))
+		if h.Libvirt != "" {
+			p("    libvirt: %s", scalar(h.Libvirt))
+		} else {
+			p("    mover: %s", scalar(h.Mover))
+		}
+	}
+	p("")
+	p("# How many jobs may run at once on a host and in a vault; more wait in the queue.")
+	p("jobs:")
+	p("  perHost: %d", c.Jobs.PerHost)
+	p("  perVault: %d", c.Jobs.PerVault)
+	p("")
+	p("# level: debug, info, warn or error. format: text or json.")
+	p("log:")
+	p("  level: %s", scalar(c.Log.Level))
+	p("  format: %s", scalar(c.Log.Format))
+	return b.String()
+}
+
+// scalar quotes a value where YAML would read it as something else.
+func scalar(s string) string {
+	out, err := yaml.Marshal(s)
+	if err != nil {
+		return fmt.Sprintf("%q", s)
+	}
+	return strings.TrimSpace(string(out))
+}
