@@ -1,0 +1,183 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sort"
+	"strings"
+)
+
+// The packages that are only unpacked into the cache: installing them would put
+// an agent, a boot loader or a kernel on the machine itself.
+const (
+	agentPackage  = "qemu-guest-agent"
+	grubPackage   = "grub-efi-amd64-bin"
+	kernelPackage = "linux-image-cloud-amd64"
+)
+
+// installed are the packages whose files are used from where they are.
+var installed = []string{"busybox-static", "syslinux", "mtools", "dosfstools", "e2fsprogs"}
+
+// inputs is where the parts of an image come from.
+type inputs struct {
+	agent, grub string   // folders into which the packages were unpacked
+	kernel      string   // the kernel image
+	modules     string   // its folder of modules
+	versions    []string // of everything, for the key
+}
+
+// gather finds the parts, and downloads and unpacks what is not there yet.
+func gather(ctx context.Context, cacheDir string) (inputs, error) {
+	var in inputs
+	var err error
+	var version string
+	if in.agent, version, err = unpacked(ctx, cacheDir, agentPackage); err != nil {
+		return in, err
+	}
+	in.versions = append(in.versions, version)
+	if in.grub, version, err = unpacked(ctx, cacheDir, grubPackage); err != nil {
+		return in, err
+	}
+	in.versions = append(in.versions, version)
+	if in.kernel, in.modules, err = kernel(ctx, cacheDir); err != nil {
+		return in, err
+	}
+	in.versions = append(in.versions, filepath.Base(in.modules))
+	out, err := run(ctx, "dpkg-query", append([]string{"-W", "-f", "${Package} ${Version}\n"}, installed...)...)
+	if err != nil {
+		return in, fmt.Errorf("find needed packages (scripts/install-deps installs them): %w", err)
+	}
+	in.versions = append(in.versions, out)
+	return in, nil
+}
+
+// kernel returns the newest installed Debian cloud kernel and its modules, or
+// unpacks one.
+func kernel(ctx context.Context, cacheDir string) (image, modules string, err error) {
+	if image, modules, ok := newestKernel("/"); ok {
+		return image, modules, nil
+	}
+	out, err := run(ctx, "apt-cache", "depends", kernelPackage)
+	if err != nil {
+		return "", "", err
+	}
+	for line := range strings.Lines(out) {
+		name, ok := strings.CutPrefix(strings.TrimSpace(line), "Depends: linux-image-")
+		if !ok {
+			continue
+		}
+		dir, _, err := unpacked(ctx, cacheDir, "linux-image-"+name)
+		if err != nil {
+			return "", "", err
+		}
+		if image, modules, ok := newestKernel(dir); ok {
+			return image, modules, nil
+		}
+	}
+	return "", "", fmt.Errorf("find a kernel: package %s brings none", kernelPackage)
+}
+
+// newestKernel looks for a cloud kernel below a root folder.
+func newestKernel(root string) (image, modules string, ok bool) {
+	images, _ := filepath.Glob(filepath.Join(root, "boot/vmlinuz-*-cloud-amd64"))
+	sort.Strings(images)
+	for i := len(images) - 1; i >= 0; i-- {
+		version := strings.TrimPrefix(filepath.Base(images[i]), "vmlinuz-")
+		modules := filepath.Join(root, "lib/modules", version)
+		if _, err := os.Stat(filepath.Join(modules, "kernel")); err == nil {
+			return images[i], modules, true
+		}
+	}
+	return "", "", false
+}
+
+// unpacked returns the folder that holds a package's files, and its name and
+// version. It downloads the package if this version is not in the cache; when no
+// version can be learnt, one that is in the cache will do.
+func unpacked(ctx context.Context, cacheDir, pkg string) (dir, version string, err error) {
+	store := filepath.Join(cacheDir, "packages")
+	v, err := candidate(ctx, pkg)
+	if err != nil {
+		if old, _ := filepath.Glob(filepath.Join(store, pkg+"_*")); len(old) > 0 {
+			newest := old[len(old)-1]
+			return newest, filepath.Base(newest), nil
+		}
+		return "", "", err
+	}
+	name := pkg + "_" + strings.ReplaceAll(v, ":", "%3a")
+	dir = filepath.Join(store, name)
+	if _, err := os.Stat(dir); err == nil {
+		return dir, name, nil
+	}
+	if err := os.MkdirAll(store, 0o755); err != nil {
+		return "", "", fmt.Errorf("create package folder: %w", err)
+	}
+	work, err := os.MkdirTemp(store, ".unpack-")
+	if err != nil {
+		return "", "", fmt.Errorf("create package folder: %w", err)
+	}
+	defer os.RemoveAll(work)
+	if err := download(ctx, work, pkg+"="+v); err != nil {
+		return "", "", err
+	}
+	return dir, name, os.Rename(filepath.Join(work, "root"), dir)
+}
+
+// download fetches one package and unpacks it into work/root.
+func download(ctx context.Context, work, pkg string) error {
+	cmd := exec.CommandContext(ctx, "apt-get", "download", "-q", pkg)
+	cmd.Dir = work
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("download %s (`apt-get update` may help): %w: %s", pkg, err, lastLines(out))
+	}
+	debs, _ := filepath.Glob(filepath.Join(work, "*.deb"))
+	if len(debs) != 1 {
+		return fmt.Errorf("download %s: got %d files instead of one", pkg, len(debs))
+	}
+	_, err := run(ctx, "dpkg-deb", "-x", debs[0], filepath.Join(work, "root"))
+	return err
+}
+
+// candidate returns the version that apt would download.
+func candidate(ctx context.Context, pkg string) (string, error) {
+	out, err := run(ctx, "apt-cache", "policy", pkg)
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(out) {
+		if v, ok := strings.CutPrefix(strings.TrimSpace(line), "Candidate: "); ok && v != "(none)" {
+			return v, nil
+		}
+	}
+	return "", errors.New("package " + pkg + " is unknown to apt: run `apt-get update`")
+}
+
+// run runs a command and returns its standard output; an error has its last
+// lines of standard error.
+func run(ctx context.Context, name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	// mkfs, mcopy and debugfs live in sbin, which a user's PATH may lack.
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	out, err := cmd.Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			return "", fmt.Errorf("run %s: %w: %s", name, err, lastLines(exit.Stderr))
+		}
+		return "", fmt.Errorf("run %s: %w", name, err)
+	}
+	return string(out), nil
+}
+
+// lastLines keeps the end of a program's output for an error message.
+func lastLines(out []byte) string {
+	text := strings.TrimSpace(string(out))
+	if len(text) > 400 {
+		text = "…" + text[len(text)-400:]
+	}
+	return text
+}
