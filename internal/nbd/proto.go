@@ -53,6 +53,7 @@ const (
 	maxString      = 4096 // the protocol's own bound on names and messages
 	maxErrorChunk  = 64 << 10
 	maxStatusChunk = 16 << 20
+	maxSpans       = 64 << 10
 
 	defaultMaxBlock = 32 << 20 // what a client may assume when the server is silent
 	smallestMax     = 512      // below this a "maximum block size" is nonsense

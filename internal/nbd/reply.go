@@ -201,7 +201,14 @@ func (k *call) fill(offset uint64, length uint64) ([]byte, error) {
 	if (at > 0 && k.filled[at-1].to > s.from) || (at < len(k.filled) && k.filled[at].from < s.to) {
 		return nil, fmt.Errorf("%w: chunks of a read overlap", ErrProtocol)
 	}
-	k.filled = slices.Insert(k.filled, at, s)
+	switch {
+	case at > 0 && k.filled[at-1].to == s.from:
+		k.filled[at-1].to = s.to // the usual case: in order, one span in all
+	case len(k.filled) >= maxSpans:
+		return nil, fmt.Errorf("%w: a read in more than %d pieces", ErrProtocol, maxSpans)
+	default:
+		k.filled = slices.Insert(k.filled, at, s)
+	}
 	return k.buf[s.from:s.to], nil
 }
 

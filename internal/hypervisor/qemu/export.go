@@ -1,0 +1,186 @@
+package qemu
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/backstay/backstay/internal/hypervisor"
+)
+
+const (
+	exportName     = "disk"
+	exportsPrefix  = "exports-"
+	maxSocketPath  = 107              // sun_path of Linux, without the zero
+	defaultClients = 4                // hypervisor.ExportOptions.Connections
+	stopPatience   = 10 * time.Second // for a server to flush and go
+)
+
+// node is an image as QEMU's block layer wants it: driver and file spelt out, so
+// that nothing is probed.
+type node struct {
+	Driver  string           `json:"driver"`
+	File    fileNode         `json:"file"`
+	Backing *json.RawMessage `json:"backing,omitempty"`
+}
+
+type fileNode struct {
+	Driver   string `json:"driver"`
+	Filename string `json:"filename"`
+}
+
+// nodeName is the pseudo file name that opens an image; alone cuts off what is
+// below it.
+func nodeName(path, format string, alone bool) (string, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	n := node{Driver: format, File: fileNode{"file", abs}}
+	if alone && format == "qcow2" {
+		null := json.RawMessage("null")
+		n.Backing = &null
+	}
+	b, err := json.Marshal(n)
+	return "json:" + string(b), err
+}
+
+// export is one qemu-nbd.
+type export struct {
+	proc   *process
+	socket string
+	close  func() error
+}
+
+func (e *export) Socket() string { return e.socket }
+func (e *export) Name() string   { return exportName }
+
+// Close ends the server and removes its socket. A writable image is flushed by
+// the server on its way out.
+func (e *export) Close() error { return e.close() }
+
+// Export serves an image. ctx bounds the start only; the server lives until
+// Close or until this process dies.
+func (im *Images) Export(ctx context.Context, path string, o hypervisor.ExportOptions) (hypervisor.Export, error) {
+	e, err := im.export(ctx, path, o)
+	if err != nil {
+		return nil, fmt.Errorf("export image %s: %w", path, err)
+	}
+	return e, nil
+}
+
+func (im *Images) export(ctx context.Context, path string, o hypervisor.ExportOptions) (*export, error) {
+	if err := known(o.Format); err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(path); err != nil {
+		return nil, err
+	}
+	if !o.Alone && o.Format == "qcow2" {
+		if _, err := im.checkChain(ctx, path, o.Format); err != nil {
+			return nil, err
+		}
+	}
+	image, err := nodeName(path, o.Format, o.Alone)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(im.dir, 0o700); err != nil {
+		return nil, err
+	}
+	base := filepath.Join(im.dir, strings.ToLower(rand.Text()[:10]))
+	socket, pidFile := base+".sock", base+".pid"
+	if len(socket) > maxSocketPath {
+		return nil, fmt.Errorf("socket path %s has more than %d bytes: choose a shorter folder", socket, maxSocketPath)
+	}
+	clients := o.Connections
+	if clients <= 0 {
+		clients = defaultClients
+	}
+	args := []string{"--persistent", "--shared=" + strconv.Itoa(clients), "--allocation-depth", "--export-name=" + exportName,
+		"--socket=" + socket, "--pid-file=" + pidFile}
+	if o.Writable {
+		args = append(args, "--discard=unmap", "--cache=writeback")
+	} else {
+		args = append(args, "--read-only")
+	}
+	proc, err := start(im.nbd, nil, append(args, image)...)
+	if err != nil {
+		return nil, err
+	}
+	e := &export{proc: proc, socket: socket, close: sync.OnceValue(func() error { return stop(proc, socket, pidFile) })}
+	if err := e.ready(ctx, pidFile); err != nil {
+		_ = e.Close()
+		return nil, noSpace(err, path)
+	}
+	return e, nil
+}
+
+// ready waits until the server listens: it writes its pid file right after. A
+// trial connection would take one of the clients' places.
+func (e *export) ready(ctx context.Context, pidFile string) error {
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if _, err := os.Stat(pidFile); err == nil {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-e.proc.done:
+			if err := e.proc.failure(); err != nil {
+				return err
+			}
+			return errEnded
+		}
+	}
+}
+
+// stop ends a server: politely, so that it flushes, then by force.
+func stop(p *process, files ...string) error {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	patience := time.NewTimer(stopPatience)
+	defer patience.Stop()
+	var err error
+	select {
+	case <-p.done:
+	case <-patience.C:
+		_ = p.cmd.Process.Kill()
+		<-p.done
+		err = errors.New("stop nbd server: it did not end by itself and was killed")
+	}
+	for _, f := range files {
+		if e := os.Remove(f); e != nil && !os.IsNotExist(e) && err == nil {
+			err = fmt.Errorf("remove socket: %w", e)
+		}
+	}
+	return err
+}
+
+// sweep removes the sockets of processes that are no more.
+func sweep(dir string) {
+	left, _ := filepath.Glob(filepath.Join(dir, exportsPrefix+"*"))
+	for _, d := range left {
+		pid, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(d), exportsPrefix))
+		if err != nil {
+			continue
+		}
+		if pid == os.Getpid() {
+			continue
+		}
+		if err := syscall.Kill(pid, 0); errors.Is(err, syscall.ESRCH) {
+			_ = os.RemoveAll(d)
+		}
+	}
+}
