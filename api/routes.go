@@ -1,0 +1,67 @@
+package api
+
+import (
+	"net/url"
+	"strings"
+)
+
+// The paths of the API. A part in braces is filled in by Path.
+//
+//   - {vm} is a UUID, a NAME, or HOST/NAME.
+//   - {point} is an id, the beginning of one that is unique, VM@latest, or
+//     VM@TIME: the newest at or before an RFC 3339 time.
+const (
+	PathHealth  = "/healthz"
+	PathMetrics = "/metrics"
+	PathOpenAPI = "/openapi.json"
+
+	PathWhoAmI = "/v1/whoami"
+	PathHosts  = "/v1/hosts"
+	PathHost   = "/v1/hosts/{host}"
+
+	PathVMs        = "/v1/vms"
+	PathVM         = "/v1/vms/{vm}"
+	PathProtection = "/v1/vms/{vm}/protection"
+	PathItems      = "/v1/items"
+
+	PathVaults     = "/v1/vaults"
+	PathVault      = "/v1/vaults/{vault}"
+	PathVaultUsage = "/v1/vaults/{vault}/usage"
+
+	PathPolicies = "/v1/policies"
+	PathPolicy   = "/v1/policies/{policy}"
+
+	PathBackups       = "/v1/backups"
+	PathPoints        = "/v1/points"
+	PathPoint         = "/v1/points/{point}"
+	PathPointRestores = "/v1/points/{point}/restores"
+	PathPointVerify   = "/v1/points/{point}/verify"
+	PathRestores      = "/v1/restores"
+
+	PathJobs      = "/v1/jobs"
+	PathJob       = "/v1/jobs/{job}"
+	PathJobCancel = "/v1/jobs/{job}/cancel"
+	PathJobRetry  = "/v1/jobs/{job}/retry"
+	PathJobEvents = "/v1/jobs/{job}/events"
+
+	PathAudit  = "/v1/audit"
+	PathTokens = "/v1/tokens"
+	PathToken  = "/v1/tokens/{token}"
+)
+
+// Path fills the parts in braces with the values, in order and escaped.
+func Path(pattern string, values ...string) string {
+	var b strings.Builder
+	for _, value := range values {
+		before, rest, found := strings.Cut(pattern, "{")
+		if !found {
+			break
+		}
+		_, after, _ := strings.Cut(rest, "}")
+		b.WriteString(before)
+		b.WriteString(url.PathEscape(value))
+		pattern = after
+	}
+	b.WriteString(pattern)
+	return b.String()
+}

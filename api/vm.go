@@ -1,0 +1,36 @@
+package api
+
+import backstay "github.com/backstay/backstay"
+
+// VM is a VM with its protection.
+type VM struct {
+	backstay.VM
+	// Protection is the VM's protected item, if it has one.
+	Protection *backstay.ProtectedItem `json:"protection"`
+}
+
+// ProtectRequest asks to put a VM under a policy, in a vault.
+type ProtectRequest struct {
+	Policy backstay.PolicyName `json:"policy" minLength:"1"`
+	Vault  backstay.VaultName  `json:"vault" minLength:"1"`
+	// IncludeDisks are the only disks to back up; ExcludeDisks are left out. At
+	// most one of the two may be given.
+	IncludeDisks []backstay.DiskTarget `json:"includeDisks,omitempty"`
+	ExcludeDisks []backstay.DiskTarget `json:"excludeDisks,omitempty"`
+}
+
+// ProtectResponse is the new item. Warnings name the disks that cannot be
+// backed up, with the reason.
+type ProtectResponse struct {
+	Item     backstay.ProtectedItem `json:"item"`
+	Warnings []string               `json:"warnings"`
+}
+
+// UnprotectResponse says what became of the points.
+type UnprotectResponse struct {
+	Item backstay.ProtectedItem `json:"item"` // as it was
+	// PointsKept is the number of points that stay.
+	PointsKept int `json:"pointsKept"`
+	// Jobs delete the points, if that was asked for.
+	Jobs []backstay.Job `json:"jobs"`
+}
