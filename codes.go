@@ -43,6 +43,8 @@ const (
 	CodeLayerInUse      Code = "layer-in-use"
 	CodeCancelled       Code = "cancelled"
 	CodeJobEnded        Code = "job-already-ended"
+	CodeJobCrashes      Code = "job-keeps-crashing"
+	CodeCatalogNewer    Code = "catalogue-too-new"
 )
 
 type codeEntry struct {
@@ -90,6 +92,8 @@ var codes = map[Code]codeEntry{
 	CodeLayerInUse:      {KindRefused, "remove the VM or the point that stands on the layer first"},
 	CodeCancelled:       {KindFailed, "start it again when wanted"},
 	CodeJobEnded:        {KindRefused, "nothing is to be done: the job has ended"},
+	CodeJobCrashes:      {KindFailed, "look in the server's log for what ended the server each time; retry the job when that is mended"},
+	CodeCatalogNewer:    {KindRefused, "start the newer release again, or restore the catalogue's file from before the upgrade"},
 }
 
 // Codes returns every code with its kind and default action, for the docs and
