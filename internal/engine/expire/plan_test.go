@@ -1,0 +1,145 @@
+package expire
+
+import (
+	"testing"
+	"time"
+
+	backstay "github.com/backstay/backstay"
+)
+
+var now = time.Date(2026, 3, 31, 12, 0, 0, 0, time.UTC)
+
+// history makes one available point in both tiers for each age given, oldest first.
+func history(ages ...time.Duration) []backstay.RecoveryPoint {
+	var points []backstay.RecoveryPoint
+	for i, age := range ages {
+		p := backstay.RecoveryPoint{ID: backstay.PointID(rune('a' + i)), Time: now.Add(-age)}
+		p.SetTier(backstay.SnapshotTier, backstay.TierAvailable, p.Time)
+		p.SetTier(backstay.VaultTier, backstay.TierAvailable, p.Time)
+		points = append(points, p)
+	}
+	return points
+}
+
+func dropped(verdicts []Verdict, tier backstay.Tier) string {
+	var ids string
+	for _, v := range verdicts {
+		if v.Tier == tier && v.Drop {
+			ids += string(v.Point)
+		}
+	}
+	return ids
+}
+
+const day = 24 * time.Hour
+
+func TestSnapshotTierGoesByAgeAndByCount(t *testing.T) {
+	points := history(9*day, 5*day, 2*day, day, time.Hour)
+	for _, c := range []struct {
+		keep backstay.SnapshotKeep
+		want string
+	}{
+		{backstay.SnapshotKeep{Days: 3}, "ab"},
+		{backstay.SnapshotKeep{Count: 2}, "abc"},
+		{backstay.SnapshotKeep{Days: 7, Count: 3}, "ab"},
+		{backstay.SnapshotKeep{}, ""},
+	} {
+		got := dropped(NewPlan(backstay.Policy{Snapshot: c.keep, Vault: backstay.VaultKeep{Last: 99}}, points, now), backstay.SnapshotTier)
+		if got != c.want {
+			t.Errorf("%+v drops %q, want %q", c.keep, got, c.want)
+		}
+	}
+}
+
+func TestTheNewestPointOfATierIsNeverDropped(t *testing.T) {
+	points := history(90*day, 80*day)
+	verdicts := NewPlan(backstay.Policy{Snapshot: backstay.SnapshotKeep{Days: 1}}, points, now)
+	if got := dropped(verdicts, backstay.SnapshotTier); got != "a" {
+		t.Errorf("snapshot tier drops %q, want a", got)
+	}
+	if got := dropped(verdicts, backstay.VaultTier); got != "a" {
+		t.Errorf("vault tier drops %q, want a", got)
+	}
+}
+
+func TestASnapshotThatTheVaultWaitsForStays(t *testing.T) {
+	points := history(20*day, 10*day, time.Hour)
+	for i := 1; i < 3; i++ {
+		points[i].SetTier(backstay.VaultTier, backstay.TierCreating, now)
+	}
+	if got := dropped(NewPlan(backstay.Policy{Snapshot: backstay.SnapshotKeep{Days: 1}}, points, now), backstay.SnapshotTier); got != "a" {
+		t.Errorf("drops %q, want only a, which is in the vault", got)
+	}
+}
+
+func TestAPointInCreationIsNotExpiredFromTheVault(t *testing.T) {
+	points := history(3*day, 2*day, day)
+	points[0].SetTier(backstay.VaultTier, backstay.TierCreating, now)
+	if got := dropped(NewPlan(backstay.Policy{Vault: backstay.VaultKeep{Last: 1}}, points, now), backstay.VaultTier); got != "b" {
+		t.Errorf("drops %q, want b", got)
+	}
+}
+
+func TestVaultKeepsTheNewestOfEachSlot(t *testing.T) {
+	// Two points a day, over forty days.
+	var ages []time.Duration
+	for i := 80; i >= 1; i-- {
+		ages = append(ages, time.Duration(i)*12*time.Hour)
+	}
+	points := history(ages...)
+	for i := range points {
+		points[i].ID = backstay.PointID(points[i].Time.Format(time.RFC3339))
+	}
+	policy := backstay.Policy{Vault: backstay.VaultKeep{Last: 2, Daily: 3, Weekly: 2, Monthly: 2}}
+	kept := map[backstay.PointID]bool{}
+	for _, v := range NewPlan(policy, points, now) {
+		if v.Tier == backstay.VaultTier && !v.Drop {
+			kept[v.Point] = true
+		}
+	}
+	want := []backstay.PointID{
+		"2026-03-31T00:00:00Z", "2026-03-30T12:00:00Z", "2026-03-29T12:00:00Z", // last 2, 3 days, 2 weeks
+		"2026-02-28T12:00:00Z", // the newest of February
+	}
+	for _, id := range want {
+		if !kept[id] {
+			t.Errorf("%s is dropped", id)
+		}
+		delete(kept, id)
+	}
+	for id := range kept {
+		t.Errorf("%s is kept by no rule that was asked for", id)
+	}
+}
+
+func TestPinnedAndRetainedPointsStay(t *testing.T) {
+	points := history(90*day, 80*day, time.Hour)
+	points[0].Pinned = true
+	until := now.Add(day)
+	points[1].Expires = &until
+	policy := backstay.Policy{Snapshot: backstay.SnapshotKeep{Days: 1}}
+	if verdicts := NewPlan(policy, points, now); dropped(verdicts, backstay.VaultTier)+dropped(verdicts, backstay.SnapshotTier) != "" {
+		t.Errorf("a pinned or retained point is dropped: %+v", verdicts)
+	}
+	if got := dropped(NewPlan(policy, points, now.Add(2*day)), backstay.VaultTier); got != "b" {
+		t.Errorf("after its time drops %q, want b", got)
+	}
+}
+
+func TestADropThatBrokeOffIsTakenUpAgain(t *testing.T) {
+	points := history(2*time.Hour, time.Hour)
+	points[0].SetTier(backstay.VaultTier, backstay.TierDeleting, now)
+	points[0].SetTier(backstay.SnapshotTier, backstay.TierDeleting, now)
+	verdicts := NewPlan(backstay.Policy{Snapshot: backstay.SnapshotKeep{Days: 30}, Vault: backstay.VaultKeep{Last: 9}}, points, now)
+	if dropped(verdicts, backstay.VaultTier) != "a" || dropped(verdicts, backstay.SnapshotTier) != "a" {
+		t.Errorf("%+v", verdicts)
+	}
+}
+
+func TestEveryVerdictHasAReason(t *testing.T) {
+	for _, v := range NewPlan(backstay.Policy{Snapshot: backstay.SnapshotKeep{Days: 3}, Vault: backstay.VaultKeep{Daily: 1}}, history(9*day, day, 0), now) {
+		if v.Reason == "" {
+			t.Errorf("no reason for %+v", v)
+		}
+	}
+}
