@@ -208,7 +208,7 @@ func (s ImagesSuite) overlay(t *testing.T) {
 		}
 		s.expect(t, layer, hypervisor.ExportOptions{Format: "qcow2"}, mib, pattern(1, 256*kib))
 		s.write(t, layer, "qcow2", mib, pattern(2, 64*kib))
-		s.expect(t, layer, hypervisor.ExportOptions{Format: "qcow2"}, mib+64*kib, pattern(1, 256 * kib)[64*kib:])
+		s.expect(t, layer, hypervisor.ExportOptions{Format: "qcow2"}, mib+64*kib, pattern(1, 256*kib)[64*kib:])
 		s.expect(t, base, hypervisor.ExportOptions{Format: format}, mib, pattern(1, 256*kib))
 	}
 }

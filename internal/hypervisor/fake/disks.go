@@ -1,0 +1,166 @@
+package fake
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/hypervisor"
+)
+
+// SwitchAll moves disks to overlays, all or none.
+func (h *Host) SwitchAll(ctx context.Context, id backstay.VMID, disks []hypervisor.Switch, o hypervisor.SwitchOptions) (hypervisor.Switched, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	v, err := h.enterVM(ctx, "switch", id)
+	if err != nil {
+		return hypervisor.Switched{}, err
+	}
+	if o.Quiesce {
+		if err := v.freezable(); err != nil {
+			return hypervisor.Switched{}, fmt.Errorf("%w: %w", hypervisor.ErrNotQuiesced, err)
+		}
+	}
+	inactive, live := v.inactive.copy(), v.live
+	if live != nil {
+		live = live.copy()
+	}
+	for _, s := range disks {
+		if err := h.checkSwitch(v, s, id); err != nil {
+			return hypervisor.Switched{}, fmt.Errorf("switch disk %s: %w", s.Target, err)
+		}
+		for _, d := range []*definition{inactive, live} {
+			if d == nil {
+				continue
+			}
+			if err := d.setDisk(s.Target, absolute(s.Overlay), "qcow2"); err != nil {
+				return hypervisor.Switched{}, fmt.Errorf("switch disk: %w", err)
+			}
+		}
+	}
+	v.inactive, v.live = inactive, live // one step: all disks
+	v.frozen = false
+	h.changed(id)
+	return hypervisor.Switched{}, nil
+}
+
+func (v *vm) freezable() error {
+	switch {
+	case v.live == nil:
+		return errors.New("the VM is shut off")
+	case v.paused:
+		return errors.New("the VM is paused")
+	case v.agent != backstay.AgentConnected:
+		return errors.New("the guest agent is not connected")
+	}
+	return v.quiesce
+}
+
+func (h *Host) checkSwitch(v *vm, s hypervisor.Switch, id backstay.VMID) error {
+	overlay := absolute(s.Overlay)
+	info, err := imageInfo(overlay)
+	if err != nil {
+		return err
+	}
+	for _, d := range v.current().disks() {
+		if d.Target == s.Target && d.Source != info.Backing {
+			return fmt.Errorf("overlay stands on %s, not on %s", info.Backing, d.Source)
+		}
+	}
+	return h.conflict(overlay, true, id)
+}
+
+// Thaw thaws a guest.
+func (h *Host) Thaw(ctx context.Context, id backstay.VMID) (bool, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	v, err := h.enterVM(ctx, "thaw", id)
+	if err != nil {
+		return false, err
+	}
+	was := v.frozen
+	v.frozen = false
+	return was, nil
+}
+
+// MergeLive merges layers of a running VM.
+func (h *Host) MergeLive(ctx context.Context, id backstay.VMID, m hypervisor.Merge, progress func(done, total int64)) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	v, err := h.enterVM(ctx, "merge", id)
+	if err != nil {
+		return err
+	}
+	if v.live == nil {
+		return fmt.Errorf("merge layers of %s: the VM is shut off", id)
+	}
+	el := v.live.diskElement(m.Target)
+	if el == nil {
+		return fmt.Errorf("merge layers of %s: no disk %s", id, m.Target)
+	}
+	chain := chainOf(el.SelectElement("source").SelectAttrValue("file", ""))
+	top, base := slices.Index(chain, absolute(m.Top)), slices.Index(chain, absolute(m.Base))
+	if top < 0 || base <= top {
+		return fmt.Errorf("merge layers of %s: %s is not above %s in the chain of %s", id, m.Top, m.Base, m.Target)
+	}
+	if err := h.conflict(chain[base], true, id); err != nil {
+		return fmt.Errorf("merge layers of %s: %w", id, err)
+	}
+	format, err := mergeFiles(chain, top, base)
+	if err != nil {
+		return fmt.Errorf("merge layers of %s: %w", id, err)
+	}
+	if progress != nil {
+		progress(1, 1)
+	}
+	if top > 0 {
+		return setBacking(chain[top-1], chain[base], format)
+	}
+	h.changed(id)
+	return errors.Join(v.live.setDisk(m.Target, chain[base], format), v.inactive.setDisk(m.Target, chain[base], format))
+}
+
+// mergeFiles puts the layers chain[top] to the one above chain[base] into the
+// latter, the lowest first, and returns its format.
+func mergeFiles(chain []string, top, base int) (format string, err error) {
+	above, err := openLayer(chain[base-1], "qcow2", true)
+	if err != nil {
+		return "", err
+	}
+	format = above.h.BackingFormat
+	above.close()
+	b, err := openLayer(chain[base], format, true)
+	if err != nil {
+		return "", err
+	}
+	defer b.close()
+	for i := base - 1; i >= top; i-- {
+		l, err := openLayer(chain[i], "qcow2", true)
+		if err != nil {
+			return "", err
+		}
+		err = l.mergeDown(b)
+		l.close()
+		if err != nil {
+			return "", err
+		}
+	}
+	return format, nil
+}
+
+// Retarget lets a shut-off VM use another file for a disk.
+func (h *Host) Retarget(ctx context.Context, id backstay.VMID, target backstay.DiskTarget, path, format string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	v, err := h.enterVM(ctx, "retarget", id)
+	if err != nil {
+		return err
+	}
+	if v.live != nil {
+		return fmt.Errorf("retarget disk %s of %s: the VM is running", target, id)
+	}
+	h.changed(id)
+	return v.inactive.setDisk(target, absolute(path), format)
+}
