@@ -138,9 +138,11 @@ func (b *book) parentOf(p *PointRecord) backstay.PointID {
 		if d.Layer == "" {
 			continue
 		}
-		for _, l := range b.chain(d.Layer)[min(1, len(b.chain(d.Layer))):] {
+		chain := b.chain(d.Layer)
+		for _, l := range chain[min(1, len(chain)):] {
 			for _, id := range slices.Backward(l.Points) {
-				if b.points[id] != nil && b.points[id].VM.UUID == p.VM.UUID {
+				below := b.points[id]
+				if below != nil && below.State == PointAvailable && below.VM.UUID == p.VM.UUID {
 					return id
 				}
 			}

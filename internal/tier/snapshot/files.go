@@ -17,6 +17,7 @@ const (
 	layerFolder  = "layers"
 	pointFolder  = "points"
 	intentFolder = "intents"
+	tempPrefix   = ".new-" // of a record that is being written
 )
 
 // writeJSON replaces a record so that after a power loss it is there wholly as
@@ -29,7 +30,7 @@ func writeJSON(path string, v any) error {
 	if err := makeFolder(filepath.Dir(path)); err != nil {
 		return err
 	}
-	temp, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	temp, err := os.CreateTemp(filepath.Dir(path), tempPrefix+"*")
 	if err != nil {
 		return fmt.Errorf("write record %s: %w", path, err)
 	}

@@ -1,0 +1,303 @@
+package snapshot
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"os"
+	"slices"
+
+	backstay "github.com/backstay/backstay"
+)
+
+// Progress is told how far a merge is, in bytes.
+type Progress func(done, total int64)
+
+// Drop takes a point out of the tier. For each disk the layer above the point's
+// is committed down into it, so that every other point and the VM keep their
+// content; then the layer above is gone and what rested on it rests on the
+// point's old layer. The point is marked first: from then on its layers may hold
+// more than it, and it is never offered again.
+//
+// CodeUnknownPoint if it is not recorded; CodeLayerInUse, with who, if something
+// else stands on a layer. Safe to repeat.
+func (t *Tier) Drop(ctx context.Context, id backstay.PointID, progress Progress) error {
+	b, err := t.load()
+	if err != nil {
+		return err
+	}
+	p := b.points[id]
+	if p == nil {
+		return backstay.Errorf(backstay.CodeUnknownPoint, "no point %s in the snapshot tier of host %s", id, t.host)
+	}
+	if err := t.finishMerges(ctx, p.VM.UUID); err != nil {
+		return err
+	}
+	if err := t.mark(ctx, id); err != nil {
+		return err
+	}
+	for _, d := range p.Disks {
+		if d.Layer == "" {
+			continue
+		}
+		if err := t.dropDisk(ctx, id, d.Target, progress); err != nil {
+			return err
+		}
+	}
+	return t.change(func(b *book) error {
+		if p := b.points[id]; p != nil {
+			return b.removePoint(p)
+		}
+		return nil
+	})
+}
+
+// mark sees that every disk can be merged, and marks the point in the same
+// step in which no user can register.
+func (t *Tier) mark(ctx context.Context, id backstay.PointID) error {
+	b, err := t.load()
+	if err != nil {
+		return err
+	}
+	files := map[backstay.DiskTarget][]chainUse{}
+	if p := b.points[id]; p != nil && p.State == PointAvailable {
+		for _, d := range p.Disks {
+			if l := b.layers[d.Layer]; l != nil {
+				if files[d.Target], err = t.usesOf(ctx, l.File); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return t.change(func(b *book) error {
+		p := b.points[id]
+		if p == nil || p.State != PointAvailable {
+			return nil
+		}
+		for _, d := range p.Disks {
+			if _, err := b.planDrop(p, d.Target, files[d.Target]); err != nil {
+				return err
+			}
+		}
+		p.State, p.StateReason = PointDropping, "it is being dropped"
+		return b.putPoint(p)
+	})
+}
+
+// dropKind is what is to be done with one disk of a point that is dropped.
+type dropKind int
+
+const (
+	// dropUnlink: only the record changes; the layer is needed as it is.
+	dropUnlink dropKind = iota
+	// dropMerge: the layer above is committed into the point's.
+	dropMerge
+	// dropDelete: nothing stands on the layer, and it goes with the point.
+	dropDelete
+)
+
+// dropPlan is the decision for one disk. VM is the one that uses the layers,
+// nil if none does.
+type dropPlan struct {
+	kind  dropKind
+	layer *Layer
+	child *Layer
+	use   *chainUse
+}
+
+// planDrop decides what dropping the point means for one disk; uses are the
+// disks of VMs that have its layer in their chain. It refuses with
+// CodeLayerInUse.
+func (b *book) planDrop(p *PointRecord, target backstay.DiskTarget, uses []chainUse) (dropPlan, error) {
+	l := b.layers[p.layerOf(target)]
+	if l == nil {
+		return dropPlan{}, nil
+	}
+	plan := dropPlan{kind: dropUnlink, layer: l}
+	if !slices.Contains(l.Points, p.ID) || len(l.Points) > 1 || p.State == PointBroken {
+		return plan, nil
+	}
+	if who := b.standing(l.ID); len(who) > 0 {
+		return plan, inUse(p.ID, who...)
+	}
+	if len(uses) > 1 {
+		return plan, inUse(p.ID, usersInWords(l, uses)...)
+	}
+	children := b.children(l.ID)
+	if len(uses) == 1 {
+		plan.use = &uses[0]
+	}
+	switch {
+	case plan.use != nil && plan.use.active() == l.File:
+		return plan, nil // the VM is on the layer itself and goes on there
+	case len(children) > 1:
+		var who []string
+		for _, c := range children {
+			who = append(who, fmt.Sprintf("%s stands on %s", c.File, l.File))
+		}
+		return plan, inUse(p.ID, who...)
+	case len(children) == 0 && plan.use != nil:
+		return plan, inUse(p.ID, fmt.Sprintf("%s of VM %s, which backstay did not make, stands on %s", plan.use.active(), plan.use.vm.Name, l.File))
+	case len(children) == 0:
+		if !l.Bottom {
+			plan.kind = dropDelete
+		}
+		return plan, nil
+	}
+	return b.planMerge(p, plan, children[0])
+}
+
+func (b *book) planMerge(p *PointRecord, plan dropPlan, child *Layer) (dropPlan, error) {
+	l := plan.layer
+	plan.kind, plan.child = dropMerge, child
+	if child.Bottom {
+		return plan, inUse(p.ID, fmt.Sprintf("%s, which backstay did not make, stands on %s", child.File, l.File))
+	}
+	if above := b.children(child.ID); len(above) > 1 {
+		return plan, inUse(p.ID, fmt.Sprintf("%d layers stand on %s", len(above), child.File))
+	}
+	if plan.use == nil {
+		if _, err := os.Stat(child.File); os.IsNotExist(err) && len(child.Points) == 0 {
+			// The VM and the file it wrote to are gone; the layer stays as it is.
+			plan.kind = dropUnlink
+		}
+		return plan, nil
+	}
+	if !slices.Contains(plan.use.chain, child.File) {
+		return plan, inUse(p.ID, fmt.Sprintf("VM %s uses %s without %s", plan.use.vm.Name, l.File, child.File))
+	}
+	return plan, nil
+}
+
+func usersInWords(l *Layer, uses []chainUse) []string {
+	var who []string
+	for _, u := range uses {
+		who = append(who, fmt.Sprintf("disk %s of VM %s stands on %s", u.target, u.vm.Name, l.File))
+	}
+	return who
+}
+
+// dropDisk decides and does what dropping the point means for one disk.
+func (t *Tier) dropDisk(ctx context.Context, id backstay.PointID, target backstay.DiskTarget, progress Progress) error {
+	plan, m, err := t.decide(ctx, id, target)
+	if err != nil {
+		return err
+	}
+	switch {
+	case plan.layer == nil:
+		return nil
+	case plan.kind == dropMerge:
+		return t.merge(ctx, m, false, progress)
+	case plan.kind == dropDelete:
+		return t.deleteLeaf(id, plan.layer)
+	}
+	return t.unlink(id, plan.layer.ID)
+}
+
+// decide plans one disk and journals its merge in the same step in which no
+// user can register.
+func (t *Tier) decide(ctx context.Context, id backstay.PointID, target backstay.DiskTarget) (plan dropPlan, m *mergeIntent, err error) {
+	b, err := t.load()
+	if err != nil {
+		return plan, nil, err
+	}
+	p := b.points[id]
+	if p == nil || b.layers[p.layerOf(target)] == nil {
+		return plan, nil, nil
+	}
+	uses, err := t.usesOf(ctx, b.layers[p.layerOf(target)].File)
+	if err != nil {
+		return plan, nil, err
+	}
+	err = t.change(func(b *book) error {
+		p := b.points[id]
+		if p == nil {
+			return nil
+		}
+		if plan, err = b.planDrop(p, target, uses); err != nil || plan.kind != dropMerge {
+			return err
+		}
+		m = &mergeIntent{
+			Point: id, VM: p.VM.UUID, Target: target,
+			Into: plan.layer.ID, Child: plan.child.ID, path: mergeFile(plan.layer),
+		}
+		return m.write()
+	})
+	return plan, m, err
+}
+
+// unlink takes the point off a layer that stays.
+func (t *Tier) unlink(id backstay.PointID, layer backstay.LayerID) error {
+	return t.change(func(b *book) error {
+		l := b.layers[layer]
+		if l == nil {
+			return nil
+		}
+		l.Points = without(l.Points, id)
+		if b.idle(l) {
+			return b.removeLayer(l)
+		}
+		return b.put(l)
+	})
+}
+
+// deleteLeaf removes a layer on which nothing stands: file first, record last.
+func (t *Tier) deleteLeaf(id backstay.PointID, l *Layer) error {
+	return t.change(func(b *book) error {
+		now := b.layers[l.ID]
+		if now == nil {
+			return nil
+		}
+		if now.Bottom || len(without(now.Points, id)) > 0 || len(now.Users) > 0 || len(b.children(l.ID)) > 0 {
+			return inUse(id, "something came to stand on "+l.File)
+		}
+		if err := removeFile(l.File); err != nil {
+			return err
+		}
+		return b.removeLayer(now)
+	})
+}
+
+// Release ends the protection of a VM: its points are dropped from the oldest
+// up, so that each layer is moved once, and the VM is on its own file again.
+func (t *Tier) Release(ctx context.Context, vm backstay.VMID, progress Progress) error {
+	if err := t.settleOthers(ctx, vm); err != nil {
+		return err
+	}
+	b, err := t.load()
+	if err != nil {
+		return err
+	}
+	var points []*PointRecord
+	for _, p := range b.points {
+		if p.VM.UUID == vm {
+			points = append(points, p)
+		}
+	}
+	slices.SortFunc(points, func(a, b *PointRecord) int { return cmp.Compare(a.ID, b.ID) })
+	for _, p := range points {
+		if err := t.Drop(ctx, p.ID, progress); err != nil {
+			return fmt.Errorf("release VM %s: %w", vm, err)
+		}
+	}
+	return t.forget(vm)
+}
+
+// forget removes the records of layers of a VM that hold nothing any more.
+func (t *Tier) forget(vm backstay.VMID) error {
+	return t.change(func(b *book) error {
+		for _, l := range b.layers {
+			if l.VM != vm {
+				continue
+			}
+			_, err := os.Stat(l.File)
+			empty := len(l.Points) == 0 && len(l.Users) == 0 && len(b.children(l.ID)) == 0
+			if b.idle(l) || empty && os.IsNotExist(err) {
+				if err := b.removeLayer(l); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}

@@ -1,0 +1,168 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/hypervisor"
+)
+
+// thawTimeout bounds the check for a frozen guest.
+const thawTimeout = 15 * time.Second
+
+// Settle ends an interrupted Prepare or Take: if the VM's disks were switched
+// the point is recorded and returned, else everything of it is removed and found
+// is false. A guest that was left frozen is thawed (I9). A point that is
+// recorded is found.
+func (t *Tier) Settle(ctx context.Context, vm backstay.VMID, id backstay.PointID) (p PointRecord, found bool, err error) {
+	b, err := t.load()
+	if err != nil {
+		return p, false, err
+	}
+	in := b.intent(id)
+	if in == nil {
+		if p := b.points[id]; p != nil && p.VM.UUID == vm {
+			return *p, true, nil
+		}
+		return p, false, nil
+	}
+	if in.VM.UUID != vm {
+		return p, false, fmt.Errorf("settle point %s: it is of VM %s, not of %s", id, in.VM.UUID, vm)
+	}
+	if _, err := t.thaw(ctx, in); err != nil {
+		t.log.Warn("cannot tell whether the guest is frozen", "vm", in.VM.Name, "error", err)
+	}
+	return t.settle(ctx, in)
+}
+
+// thaw thaws the guest of an intent whose switch may have been cut off, and
+// tells whether it was frozen.
+func (t *Tier) thaw(ctx context.Context, in *intent) (bool, error) {
+	if in.Stage == stagePrepared {
+		return false, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, thawTimeout)
+	defer cancel()
+	domain, err := t.hv.Domain(ctx, in.VM.UUID)
+	if errors.Is(err, hypervisor.ErrNoVM) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("thaw %s: %w", in.VM.Name, err)
+	}
+	if domain.VM.State != backstay.VMRunning || domain.VM.Agent != backstay.AgentConnected {
+		return false, nil
+	}
+	was, err := t.hv.Thaw(ctx, in.VM.UUID)
+	if err != nil {
+		return false, fmt.Errorf("thaw %s: %w", in.VM.Name, err)
+	}
+	return was, nil
+}
+
+// settle decides by the files that the VM uses, and by nothing else.
+func (t *Tier) settle(ctx context.Context, in *intent) (PointRecord, bool, error) {
+	if in.Stage == stageSwitched {
+		p, err := t.complete(steady(ctx), in, outcome{})
+		return p, err == nil, err
+	}
+	domain, err := t.hv.Domain(ctx, in.VM.UUID)
+	gone := errors.Is(err, hypervisor.ErrNoVM)
+	if err != nil && !gone {
+		return PointRecord{}, false, hypervisorError(err, "it cannot be told whether %s was switched", in.VM.Name)
+	}
+	if in.Stage == stagePrepared {
+		return t.abandon(in, &domain)
+	}
+	on, off := switchedDisks(in, &domain)
+	switch {
+	case gone:
+		// Nobody writes to either file any more, and the overlays may hold the
+		// last that the guest wrote: keep all, as a point.
+		return t.completeCrashed(ctx, in, "the VM was gone afterwards")
+	case len(on) == 0:
+		return t.abandon(in, &domain)
+	case len(off) == 0:
+		return t.completeCrashed(ctx, in, "backstay was interrupted at the snapshot and cannot tell whether the guest's file systems were frozen")
+	}
+	return PointRecord{}, false, backstay.Errorf(backstay.CodeSnapshotFailed, "%s was switched by half", in.VM.Name).
+		Becausef("disks on their overlay: %s; not on it: %s", strings.Join(on, ", "), strings.Join(off, ", ")).
+		Do("look at the VM's disks with `virsh domblklist`; backstay leaves all files as they are")
+}
+
+// completeCrashed records a point of which nobody saw the switch return.
+func (t *Tier) completeCrashed(ctx context.Context, in *intent, why string) (PointRecord, bool, error) {
+	reason := in.Reason // an earlier try to freeze failed for this reason
+	if reason == "" && !in.Quiesce {
+		reason = crashReason(in.Wish, in.Shape)
+	}
+	if reason == "" {
+		reason = why
+	}
+	p, err := t.complete(steady(ctx), in, outcome{consistency: backstay.CrashConsistent, reason: reason})
+	return p, err == nil, err
+}
+
+// switchedDisks tells which disks of the intent use their overlay. A disk that
+// has further layers on top of it does.
+func switchedDisks(in *intent, domain *hypervisor.Domain) (on, off []string) {
+	for _, d := range in.Disks {
+		if uses(domain, d.Overlay) {
+			on = append(on, string(d.Target))
+		} else {
+			off = append(off, string(d.Target))
+		}
+	}
+	return on, off
+}
+
+// uses tells whether a file is in any of the VM's chains, or is its active file.
+func uses(domain *hypervisor.Domain, path string) bool {
+	for _, chain := range domain.Chains {
+		for _, file := range chain {
+			if file == path {
+				return true
+			}
+		}
+	}
+	for _, d := range domain.VM.Disks {
+		if d.Source == path {
+			return true
+		}
+	}
+	return false
+}
+
+// abandon removes what an intent made, after seeing that the VM does not use it.
+func (t *Tier) abandon(in *intent, domain *hypervisor.Domain) (PointRecord, bool, error) {
+	for _, d := range in.Disks {
+		if uses(domain, d.Overlay) {
+			return PointRecord{}, false, backstay.Errorf(backstay.CodeSnapshotFailed, "%s uses %s already", in.VM.Name, d.Overlay).
+				Do("look at the VM's disks with `virsh domblklist`; backstay leaves all files as they are")
+		}
+	}
+	return PointRecord{}, false, t.discard(in)
+}
+
+// discard removes the overlays of an intent that nobody uses, the records of
+// layers that only it needed, and the intent last.
+func (t *Tier) discard(in *intent) error {
+	return t.change(func(b *book) error {
+		for _, d := range in.Disks {
+			if err := removeFile(d.Overlay); err != nil {
+				return err
+			}
+			l := b.layers[d.Layer]
+			if l != nil && b.idle(l) {
+				if err := b.removeLayer(l); err != nil {
+					return err
+				}
+			}
+		}
+		return removeFile(in.path)
+	})
+}
