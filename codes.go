@@ -23,6 +23,7 @@ const (
 	CodeNotProtected    Code = "not-protected"
 	CodeNoDisks         Code = "no-disk-to-back-up"
 	CodeDiskNotPossible Code = "disk-not-possible"
+	CodeVMNotPossible   Code = "vm-not-possible"
 	CodePreflight       Code = "preflight-refused"
 	CodeNotRestorable   Code = "point-not-restorable"
 	CodeNoSpace         Code = "no-space"
@@ -72,6 +73,7 @@ var codes = map[Code]codeEntry{
 	CodeNotProtected:    {KindRefused, "protect it first: `backstay protect VM --policy P --vault V`"},
 	CodeNoDisks:         {KindRefused, "see `backstay vm show VM` for the reason of each disk"},
 	CodeDiskNotPossible: {KindRefused, "leave the disk out with --exclude-disk, or change it as the cause says"},
+	CodeVMNotPossible:   {KindRefused, "change the VM as the cause says, and protect it then"},
 	CodePreflight:       {KindRefused, "change what the list names, and try again"},
 	CodeNotRestorable:   {KindRefused, "see `backstay point restores POINT` for what is possible"},
 	CodeNoSpace:         {KindRefused, "free space there, or choose another pool"},

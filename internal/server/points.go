@@ -1,0 +1,122 @@
+package server
+
+import (
+	"context"
+	"slices"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/api"
+)
+
+type pointInput struct {
+	Point string `path:"point" doc:"id, unique beginning of one, VM@latest or VM@TIME"`
+}
+
+type listPointsInput struct {
+	VM string `query:"vm" doc:"only those of this VM: UUID, NAME or HOST/NAME"`
+}
+
+func (s *server) registerPoints() {
+	add(s, "listPoints", s.listPoints)
+	add(s, "getPoint", func(ctx context.Context, in *pointInput) (*answer[backstay.RecoveryPoint], error) {
+		p, err := s.point(ctx, in.Point)
+		p.Restores = possible(p)
+		return &answer[backstay.RecoveryPoint]{p}, err
+	})
+	add(s, "getPointRestores", func(ctx context.Context, in *pointInput) (*answer[backstay.PossibleRestores], error) {
+		p, err := s.point(ctx, in.Point)
+		return &answer[backstay.PossibleRestores]{possible(p)}, err
+	})
+	add(s, "deletePoint", s.deletePoint)
+	add(s, "verifyPoint", s.verifyPoint)
+}
+
+func (s *server) listPoints(ctx context.Context, in *listPointsInput) (*answer[[]backstay.RecoveryPoint], error) {
+	var vm backstay.VMID
+	if in.VM != "" {
+		ref, err := s.vmRef(ctx, in.VM)
+		if err != nil {
+			return nil, err
+		}
+		vm = ref.UUID
+	}
+	points, err := s.Catalog.Points.ListPoints(ctx, vm)
+	if err != nil {
+		return nil, err
+	}
+	for i := range points {
+		points[i].Restores = possible(points[i])
+	}
+	slices.SortStableFunc(points, func(a, b backstay.RecoveryPoint) int { return b.Time.Compare(a.Time) })
+	return &answer[[]backstay.RecoveryPoint]{points}, nil
+}
+
+// possible says which restores a point allows, and if not, why. Only a tier
+// that is available counts (I2).
+func possible(p backstay.RecoveryPoint) backstay.PossibleRestores {
+	create := backstay.Allowed{Allowed: p.Has(backstay.SnapshotTier) || p.Has(backstay.VaultTier)}
+	if !create.Allowed {
+		create.Reason = "the point is in no tier"
+		for _, t := range p.Tiers {
+			create.Reason = "the point's copy in the " + string(t.Tier) + " tier is " + string(t.State)
+		}
+	}
+	notYet := backstay.Allowed{Reason: "this release restores a point as a new VM only"}
+	return backstay.PossibleRestores{CreateVM: create, ReplaceDisks: notYet, Disks: notYet, Files: notYet}
+}
+
+func pinned(p backstay.RecoveryPoint) error {
+	return backstay.Errorf(backstay.CodeConflict, "the point %s is pinned", p.ID).Becausef("somebody asked to keep it").Do("keep it, or unpin it first")
+}
+
+func (s *server) deletePoint(ctx context.Context, in *pointInput) (*answer[backstay.Job], error) {
+	p, err := s.point(ctx, in.Point)
+	if err != nil {
+		return nil, err
+	}
+	if p.Pinned {
+		return nil, pinned(p)
+	}
+	job, err := s.submitExpire(ctx, p)
+	return &answer[backstay.Job]{job}, err
+}
+
+// submitExpire queues the deletion of one point.
+func (s *server) submitExpire(ctx context.Context, p backstay.RecoveryPoint) (backstay.Job, error) {
+	return s.submit(ctx, JobRequest{
+		Kind: backstay.JobExpire, Target: label(p.VM), Point: p.ID, VMs: []backstay.VMID{p.VM.UUID}, Host: p.VM.Host, Vault: p.Vault,
+		Params: backstay.ExpireParams{VM: p.VM.UUID, Point: p.ID},
+	})
+}
+
+type verifyInput struct {
+	pointInput
+	Body *api.VerifyRequest
+}
+
+func (s *server) verifyPoint(ctx context.Context, in *verifyInput) (*answer[backstay.Job], error) {
+	p, err := s.point(ctx, in.Point)
+	if err != nil {
+		return nil, err
+	}
+	tier := backstay.SnapshotTier
+	if p.Has(backstay.VaultTier) {
+		tier = backstay.VaultTier
+	}
+	if in.Body != nil && in.Body.Tier != "" {
+		tier = in.Body.Tier
+	}
+	if !p.Has(tier) {
+		return nil, backstay.Errorf(backstay.CodeNotRestorable, "the point %s cannot be read from the %s tier", p.ID, tier).
+			Becausef("its copy there is not available")
+	}
+	r := JobRequest{
+		Kind: backstay.JobVerify, Target: label(p.VM), Point: p.ID, Host: p.VM.Host,
+		Params: backstay.VerifyParams{Point: p.ID, Tier: tier},
+	}
+	if tier == backstay.VaultTier {
+		r.Vault = p.Vault
+	}
+	job, err := s.submit(ctx, r)
+	return &answer[backstay.Job]{job}, err
+}

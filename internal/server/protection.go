@@ -1,0 +1,157 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/api"
+	"github.com/backstay/backstay/internal/catalog"
+)
+
+func (s *server) registerProtection() {
+	add(s, "protectVM", s.protect)
+	add(s, "unprotectVM", s.unprotect)
+}
+
+// item returns a VM's protected item, or nil if it has none.
+func (s *server) item(ctx context.Context, vm backstay.VMID) (*backstay.ProtectedItem, error) {
+	item, err := s.Catalog.Items.Item(ctx, vm)
+	if errors.Is(err, catalog.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &item, nil
+}
+
+type protectInput struct {
+	vmInput
+	Body api.ProtectRequest
+}
+
+func (s *server) protect(ctx context.Context, in *protectInput) (*answer[api.ProtectResponse], error) {
+	vm, err := s.vm(ctx, in.VM)
+	if err != nil {
+		return nil, err
+	}
+	if vm.Reason != "" {
+		return nil, backstay.Errorf(backstay.CodeVMNotPossible, "the VM %s cannot be protected", label(vm.Ref())).Becausef("%s", vm.Reason)
+	}
+	if _, err := s.Catalog.Policies.Policy(ctx, in.Body.Policy); err != nil {
+		return nil, missing(err, backstay.CodeUnknownPolicy, "policy", in.Body.Policy)
+	}
+	if _, err := s.Catalog.Vaults.Vault(ctx, in.Body.Vault); err != nil {
+		return nil, missing(err, backstay.CodeUnknownVault, "vault", in.Body.Vault)
+	}
+	excluded, warnings, err := chooseDisks(vm, in.Body.IncludeDisks, in.Body.ExcludeDisks)
+	if err != nil {
+		return nil, err
+	}
+	item := backstay.ProtectedItem{VM: vm.Ref(), Policy: in.Body.Policy, Vault: in.Body.Vault, Excluded: excluded, Since: s.Now().UTC()}
+	old, err := s.item(ctx, vm.ID)
+	if err != nil {
+		return nil, err
+	}
+	if old != nil {
+		item.Since, item.LastPoint = old.Since, old.LastPoint
+	}
+	if err := s.Catalog.Items.PutItem(ctx, item); err != nil {
+		return nil, err
+	}
+	return &answer[api.ProtectResponse]{api.ProtectResponse{Item: item, Warnings: warnings}}, nil
+}
+
+// chooseDisks decides which disks of a VM are left out, and names those that
+// would be backed up but cannot be.
+func chooseDisks(vm backstay.VM, include, exclude []backstay.DiskTarget) (excluded []backstay.DiskTarget, warnings []string, err error) {
+	if len(include) > 0 && len(exclude) > 0 {
+		return nil, nil, backstay.Errorf(backstay.CodeUsage, "disks are both included and excluded").
+			Becausef("including some already leaves out the others").Do("give one of --include-disk and --exclude-disk")
+	}
+	for _, target := range slices.Concat(include, exclude) {
+		if !slices.ContainsFunc(vm.Disks, func(d backstay.Disk) bool { return d.Target == target }) {
+			return nil, nil, backstay.Errorf(backstay.CodeUsage, "the VM has no disk %q", target).
+				Becausef("its disks are %s", targets(vm.Disks)).Do("name disks as `backstay vm show %s` does", label(vm.Ref()))
+		}
+	}
+	left := 0
+	for _, d := range vm.Disks {
+		switch {
+		case slices.Contains(exclude, d.Target) || len(include) > 0 && !slices.Contains(include, d.Target):
+			excluded = append(excluded, d.Target)
+		case d.Reason == "":
+			left++
+		case d.Device == "disk" || slices.Contains(include, d.Target):
+			warnings = append(warnings, fmt.Sprintf("disk %s is not backed up: %s", d.Target, d.Reason))
+		}
+	}
+	if left == 0 {
+		return nil, nil, noDisks(label(vm.Ref()), warnings)
+	}
+	return excluded, warnings, nil
+}
+
+func noDisks(vm string, reasons []string) error {
+	cause := "every disk is left out"
+	if len(reasons) > 0 {
+		cause = strings.Join(reasons, "; ")
+	}
+	return backstay.Errorf(backstay.CodeNoDisks, "the VM %s has no disk that can be backed up", vm).Becausef("%s", cause)
+}
+
+func targets(disks []backstay.Disk) string {
+	var names []string
+	for _, d := range disks {
+		names = append(names, string(d.Target))
+	}
+	return strings.Join(names, ", ")
+}
+
+type unprotectInput struct {
+	vmInput
+	DeleteData bool `query:"deleteData" doc:"delete the VM's recovery points too"`
+}
+
+func (s *server) unprotect(ctx context.Context, in *unprotectInput) (*answer[api.UnprotectResponse], error) {
+	ref, err := s.vmRef(ctx, in.VM)
+	if err != nil {
+		return nil, err
+	}
+	item, err := s.item(ctx, ref.UUID)
+	if err != nil {
+		return nil, err
+	}
+	if item == nil {
+		return nil, backstay.Errorf(backstay.CodeNotProtected, "the VM %s is not protected", label(ref)).Becausef("it is under no policy").
+			Do("nothing is to be done")
+	}
+	points, err := s.Catalog.Points.ListPoints(ctx, ref.UUID)
+	if err != nil {
+		return nil, err
+	}
+	if in.DeleteData {
+		if i := slices.IndexFunc(points, func(p backstay.RecoveryPoint) bool { return p.Pinned }); i >= 0 {
+			return nil, pinned(points[i])
+		}
+	}
+	if err := s.Catalog.Items.DeleteItem(ctx, ref.UUID); err != nil {
+		return nil, err
+	}
+	out := api.UnprotectResponse{Item: *item, PointsKept: len(points)}
+	if in.DeleteData {
+		for _, p := range points {
+			job, err := s.submitExpire(ctx, p)
+			if err != nil {
+				return nil, err
+			}
+			out.Jobs = append(out.Jobs, job)
+		}
+		out.PointsKept = 0
+	}
+	return &answer[api.UnprotectResponse]{out}, nil
+}

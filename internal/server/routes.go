@@ -1,0 +1,88 @@
+package server
+
+import (
+	"net/http"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/api"
+)
+
+// route is one operation of the API with the right that it needs.
+type route struct {
+	id     string // the operation's name in the OpenAPI document
+	method string
+	path   string
+	need   backstay.Role // "" needs no token
+	says   string        // one line for the OpenAPI document
+	status int           // of success; 0 means 200
+	plain  bool          // served outside the OpenAPI document
+	stream bool          // runs for as long as the client wants
+}
+
+const (
+	get  = http.MethodGet
+	post = http.MethodPost
+	put  = http.MethodPut
+	del  = http.MethodDelete
+)
+
+// routes is the only place that gives a route its right. A route that is not
+// here cannot be served: registering one panics at the start.
+var routes = []route{
+	{id: "health", method: get, path: api.PathHealth, says: "Whether the server is there and its catalogue answers", plain: true},
+	{id: "metrics", method: get, path: api.PathMetrics, need: backstay.Reader, says: "Metrics for Prometheus", plain: true},
+	{id: "openapi", method: get, path: api.PathOpenAPI, need: backstay.Reader, says: "This document", plain: true},
+	{id: "whoAmI", method: get, path: api.PathWhoAmI, need: backstay.Reader, says: "Who the token belongs to"},
+
+	{id: "listHosts", method: get, path: api.PathHosts, need: backstay.Reader, says: "All hosts"},
+	{id: "getHost", method: get, path: api.PathHost, need: backstay.Reader, says: "One host"},
+	{id: "listVMs", method: get, path: api.PathVMs, need: backstay.Reader, says: "All VMs, protected or not, and why one cannot be"},
+	{id: "getVM", method: get, path: api.PathVM, need: backstay.Reader, says: "One VM"},
+	{id: "protectVM", method: put, path: api.PathProtection, need: backstay.Operator, says: "Put a VM under a policy, in a vault"},
+	{id: "unprotectVM", method: del, path: api.PathProtection, need: backstay.Owner, says: "End a VM's protection, keeping its points or not"},
+	{id: "listItems", method: get, path: api.PathItems, need: backstay.Reader, says: "All protected items"},
+
+	{id: "listVaults", method: get, path: api.PathVaults, need: backstay.Reader, says: "All vaults, as last checked"},
+	{id: "createVault", method: post, path: api.PathVaults, need: backstay.Owner, says: "Make a vault; the recovery key is in this answer and never again", status: http.StatusCreated},
+	{id: "getVault", method: get, path: api.PathVault, need: backstay.Reader, says: "One vault, checked now"},
+	{id: "getVaultUsage", method: get, path: api.PathVaultUsage, need: backstay.Reader, says: "What a vault holds"},
+
+	{id: "listPolicies", method: get, path: api.PathPolicies, need: backstay.Reader, says: "All policies"},
+	{id: "createPolicy", method: post, path: api.PathPolicies, need: backstay.Owner, says: "Make a policy", status: http.StatusCreated},
+	{id: "getPolicy", method: get, path: api.PathPolicy, need: backstay.Reader, says: "One policy"},
+	{id: "deletePolicy", method: del, path: api.PathPolicy, need: backstay.Owner, says: "Delete a policy that no item uses", status: http.StatusNoContent},
+
+	{id: "startBackup", method: post, path: api.PathBackups, need: backstay.Operator, says: "Take a recovery point of a protected VM", status: http.StatusAccepted},
+	{id: "listPoints", method: get, path: api.PathPoints, need: backstay.Reader, says: "Recovery points, newest first"},
+	{id: "getPoint", method: get, path: api.PathPoint, need: backstay.Reader, says: "One recovery point"},
+	{id: "deletePoint", method: del, path: api.PathPoint, need: backstay.Owner, says: "Delete a recovery point from all its tiers", status: http.StatusAccepted},
+	{id: "getPointRestores", method: get, path: api.PathPointRestores, need: backstay.Reader, says: "Which restores a point allows, and if not, why"},
+	{id: "verifyPoint", method: post, path: api.PathPointVerify, need: backstay.Operator, says: "Read a whole point and compute its disks' SHA-256", status: http.StatusAccepted},
+	{id: "startRestore", method: post, path: api.PathRestores, need: backstay.Operator, says: "Restore a point, or plan it; refused when the pre-flight list refuses", status: http.StatusAccepted},
+
+	{id: "listJobs", method: get, path: api.PathJobs, need: backstay.Reader, says: "Jobs, newest first"},
+	{id: "getJob", method: get, path: api.PathJob, need: backstay.Reader, says: "One job"},
+	{id: "cancelJob", method: post, path: api.PathJobCancel, need: backstay.Operator, says: "Cancel a job; it undoes what it did"},
+	{id: "retryJob", method: post, path: api.PathJobRetry, need: backstay.Operator, says: "Queue a job that ended anew, as a new job", status: http.StatusAccepted},
+	{id: "followJob", method: get, path: api.PathJobEvents, need: backstay.Reader, says: "The job after each change, until it ended, as server-sent events", stream: true},
+
+	{id: "listAudit", method: get, path: api.PathAudit, need: backstay.Operator, says: "What was asked for, by whom, and what came of it"},
+	{id: "listTokens", method: get, path: api.PathTokens, need: backstay.Owner, says: "All tokens, without their secrets"},
+	{id: "createToken", method: post, path: api.PathTokens, need: backstay.Owner, says: "Make a token; its secret is in this answer and never again", status: http.StatusCreated},
+	{id: "deleteToken", method: del, path: api.PathToken, need: backstay.Owner, says: "Delete a token", status: http.StatusNoContent},
+}
+
+// changes tells whether the route may change something, and so is audited.
+func (r route) changes() bool { return r.method != get }
+
+// pattern is the route in the words of http.ServeMux.
+func (r route) pattern() string { return r.method + " " + r.path }
+
+func routeByID(id string) route {
+	for _, r := range routes {
+		if r.id == id {
+			return r
+		}
+	}
+	panic("operation " + id + " is not in the table of routes")
+}

@@ -1,0 +1,89 @@
+package server
+
+import (
+	"context"
+	"strings"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/api"
+)
+
+type vaultInput struct {
+	Vault string `path:"vault"`
+}
+
+func (s *server) registerVaults() {
+	add(s, "listVaults", func(ctx context.Context, _ *struct{}) (*answer[[]backstay.Vault], error) {
+		vaults, err := s.Catalog.Vaults.ListVaults(ctx)
+		return &answer[[]backstay.Vault]{vaults}, err
+	})
+	add(s, "createVault", s.createVault)
+	add(s, "getVault", func(ctx context.Context, in *vaultInput) (*answer[backstay.Vault], error) {
+		name := backstay.VaultName(in.Vault)
+		if _, err := s.Catalog.Vaults.Vault(ctx, name); err != nil {
+			return nil, missing(err, backstay.CodeUnknownVault, "vault", name)
+		}
+		v, err := s.Vaults.CheckVault(ctx, name)
+		return &answer[backstay.Vault]{v}, err
+	})
+	add(s, "getVaultUsage", func(ctx context.Context, in *vaultInput) (*answer[backstay.VaultUsage], error) {
+		name := backstay.VaultName(in.Vault)
+		if _, err := s.Catalog.Vaults.Vault(ctx, name); err != nil {
+			return nil, missing(err, backstay.CodeUnknownVault, "vault", name)
+		}
+		u, err := s.Vaults.VaultUsage(ctx, name)
+		return &answer[backstay.VaultUsage]{u}, err
+	})
+}
+
+type createVaultInput struct{ Body api.CreateVaultRequest }
+
+func (s *server) createVault(ctx context.Context, in *createVaultInput) (*answer[api.CreateVaultResponse], error) {
+	r := in.Body
+	callOf(ctx).target = string(r.Name)
+	if r.Redundancy == "" {
+		r.Redundancy = backstay.LRS
+	}
+	if err := checkUnits(r); err != nil {
+		return nil, err
+	}
+	if _, err := s.Catalog.Vaults.Vault(ctx, r.Name); err == nil {
+		return nil, backstay.Errorf(backstay.CodeExists, "there is a vault %q already", r.Name).Becausef("names of vaults are unique in a region")
+	}
+	v, key, err := s.Vaults.CreateVault(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	return &answer[api.CreateVaultResponse]{api.CreateVaultResponse{Vault: v, RecoveryKey: key}}, nil
+}
+
+func checkUnits(r api.CreateVaultRequest) error {
+	if r.Redundancy == backstay.GRS {
+		return backstay.Errorf(backstay.CodeUsage, "a GRS vault needs a paired region").Becausef("this region has none").Do("use LRS or ZRS")
+	}
+	if n := r.Redundancy.Copies(); len(r.Units) != n {
+		return backstay.Errorf(backstay.CodeUsage, "%s needs %d storage units, one for each copy", r.Redundancy, n).
+			Becausef("%d were given", len(r.Units)).Do("give --unit %d times", n)
+	}
+	seen, zones := map[string]bool{}, map[string]bool{}
+	for _, u := range r.Units {
+		if !strings.HasPrefix(u.URL, "file:///") || len(u.URL) == len("file:///") {
+			return backstay.Errorf(backstay.CodeUsage, "%q is not a storage unit", u.URL).
+				Becausef("a storage unit is a folder with an absolute path").Do("say file:///path/of/the/folder")
+		}
+		at := strings.TrimRight(u.URL, "/")
+		if seen[at] {
+			return backstay.Errorf(backstay.CodeUsage, "the storage unit %s is named twice", u.URL).
+				Becausef("two copies in one place are one copy").Do("give a folder for each copy, on different devices if there are any")
+		}
+		seen[at] = true
+		if u.Zone != "" {
+			zones[u.Zone] = true
+		}
+	}
+	if r.Redundancy == backstay.ZRS && len(zones) < len(r.Units) {
+		return backstay.Errorf(backstay.CodeUsage, "ZRS needs a zone of its own for each storage unit").
+			Becausef("%d zones were named for %d units", len(zones), len(r.Units)).Do("say --unit URL,zone=NAME")
+	}
+	return nil
+}
