@@ -75,3 +75,28 @@ func (p *Point) Disk(target backstay.DiskTarget) (PointLayers, bool) {
 	}
 	return PointLayers{}, false
 }
+
+// FormatOf returns the format of the VM's own file of a disk, which is not
+// that of its layers.
+func (p *Point) FormatOf(target backstay.DiskTarget) string {
+	for _, d := range p.Record.Disks {
+		if d.Target == target {
+			return d.Format
+		}
+	}
+	return ""
+}
+
+// Record returns what is recorded of a point, in whatever state it is.
+// CodeUnknownPoint if there is no record of it.
+func (t *Tier) Record(id backstay.PointID) (PointRecord, error) {
+	b, err := t.load()
+	if err != nil {
+		return PointRecord{}, err
+	}
+	p := b.points[id]
+	if p == nil {
+		return PointRecord{}, backstay.Errorf(backstay.CodeUnknownPoint, "no point %s in the snapshot tier of host %s", id, t.host)
+	}
+	return *p, nil
+}

@@ -1,0 +1,125 @@
+package host
+
+import (
+	"context"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/mover"
+	"github.com/backstay/backstay/internal/tier/snapshot"
+)
+
+// Prepare makes overlays and journals that it did.
+func (h *Host) Prepare(ctx context.Context, r mover.PrepareRequest) (mover.Prepared, error) {
+	unlock, err := h.vms.lock(ctx, string(r.VM))
+	if err != nil {
+		return mover.Prepared{}, err
+	}
+	defer unlock()
+	p, err := h.tier.Prepare(ctx, snapshot.Request{Job: r.Job, Point: r.Point, VM: r.VM, Disks: r.Disks})
+	if err != nil {
+		return mover.Prepared{}, err
+	}
+	prepared := mover.Prepared{Agent: p.Agent, Notes: p.Notes}
+	for _, d := range p.Disks {
+		prepared.Disks = append(prepared.Disks, mover.PreparedDisk{
+			Target: d.Target, Layer: d.Layer, Source: d.Source, Format: d.Format, Size: d.Size, Overlay: d.Overlay, Next: d.Next,
+		})
+	}
+	return prepared, nil
+}
+
+// Take takes a prepared snapshot and records the point.
+func (h *Host) Take(ctx context.Context, r mover.TakeRequest) (mover.Taken, error) {
+	unlock, err := h.vms.lock(ctx, string(r.VM))
+	if err != nil {
+		return mover.Taken{}, err
+	}
+	defer unlock()
+	p, err := h.tier.Take(ctx, snapshot.TakeRequest{Point: r.Point, VM: r.VM, Wish: r.Consistency, Time: r.Time})
+	if err != nil {
+		return mover.Taken{}, err
+	}
+	return takenOf(&p), nil
+}
+
+// Settle ends an interrupted Prepare or Take.
+func (h *Host) Settle(ctx context.Context, vm backstay.VMID, p backstay.PointID) (mover.Taken, bool, error) {
+	unlock, err := h.vms.lock(ctx, string(vm))
+	if err != nil {
+		return mover.Taken{}, false, err
+	}
+	defer unlock()
+	record, found, err := h.tier.Settle(ctx, vm, p)
+	if err != nil || !found {
+		return mover.Taken{}, false, err
+	}
+	return takenOf(&record), true, nil
+}
+
+// Points lists the snapshot-tier points of the host.
+func (h *Host) Points(ctx context.Context) ([]mover.Taken, error) {
+	records, err := h.tier.Points(ctx)
+	if err != nil {
+		return nil, err
+	}
+	points := make([]mover.Taken, len(records))
+	for i := range records {
+		points[i] = takenOf(&records[i])
+	}
+	return points, nil
+}
+
+// DropPoint takes a point out of the snapshot tier.
+func (h *Host) DropPoint(ctx context.Context, p backstay.PointID, progress mover.Progress) error {
+	record, err := h.tier.Record(p)
+	if err != nil {
+		return err
+	}
+	unlock, err := h.vms.lock(ctx, string(record.VM.UUID))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return h.tier.Drop(ctx, p, mergeProgress(progress))
+}
+
+// Release ends protection of a VM.
+func (h *Host) Release(ctx context.Context, vm backstay.VMID, progress mover.Progress) error {
+	unlock, err := h.vms.lock(ctx, string(vm))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return h.tier.Release(ctx, vm, mergeProgress(progress))
+}
+
+// Sweep mends what a crash left on the host.
+func (h *Host) Sweep(ctx context.Context, live []backstay.JobID) (mover.SweepReport, error) {
+	s, err := h.tier.Sweep(ctx, snapshot.SweepOptions{
+		Live: live,
+		Lock: func(ctx context.Context, vm backstay.VMID) (func(), error) { return h.vms.lock(ctx, string(vm)) },
+	})
+	return mover.SweepReport{Thawed: s.Thawed, Removed: s.Removed, Finished: s.Finished}, err
+}
+
+func mergeProgress(progress mover.Progress) snapshot.Progress {
+	if progress == nil {
+		return nil
+	}
+	return func(done, total int64) { progress(mover.Report{Phase: "merge", Done: done, Total: total}) }
+}
+
+// takenOf says what the port says of a recorded point. Disks that were left
+// out are not part of it; the shape has them.
+func takenOf(p *snapshot.PointRecord) mover.Taken {
+	t := mover.Taken{
+		Point: p.ID, Time: p.Time, Consistency: p.Consistency, Reason: p.Reason,
+		FreezeMs: p.FreezeMs, Shape: p.Shape, Parent: p.Parent,
+	}
+	for _, d := range p.Disks {
+		if d.Included {
+			t.Disks = append(t.Disks, d.PointDisk)
+		}
+	}
+	return t
+}
