@@ -43,7 +43,7 @@ internal/server          -> . api internal/job internal/catalog
 internal/config          -> .
 internal/cli             -> . api client internal/config
 internal/daemon          -> . api client internal/*
-internal/sandbox         -> . api client internal/daemon internal/config internal/hypervisor internal/hypervisor/*
+internal/sandbox         -> . api client internal/daemon internal/config internal/hypervisor internal/hypervisor/* internal/sandbox/guest
 internal/sandbox/*       -> .
 cmd/backstay             -> internal/cli internal/daemon
 cmd/sandbox              -> internal/sandbox internal/cli internal/daemon

@@ -1,0 +1,145 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/config"
+)
+
+// Region is the region of a world: one server whose hosts are the world's.
+type Region struct {
+	URL         string
+	Token       string // the owner's
+	RecoveryKey string
+	Config      string   // path of the server's configuration
+	Client      string   // path of the client's configuration
+	Units       []string // the storage units of the default vault
+	Vault       string   // its name
+	Server      process
+
+	world *World
+}
+
+// makeRegion runs `backstay init`, names the world's hosts in the configuration
+// that it made, and starts the server.
+func (w *World) makeRegion(ctx context.Context) error {
+	address, err := freeAddress()
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(w.Dir, "region")
+	cmd := w.backstay(ctx, "init", "--dir", dir, "--listen", address, "-o", "json")
+	out, err := cmd.Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			err = fmt.Errorf("%w: %s", err, exit.Stderr)
+		}
+		return fmt.Errorf("run backstay init: %w", err)
+	}
+	var made config.InitResult
+	if err := json.Unmarshal(out, &made); err != nil {
+		return fmt.Errorf("read what backstay init made: %w", err)
+	}
+	c, err := config.Load(made.ConfigPath)
+	if err != nil {
+		return err
+	}
+	c.Hosts = nil
+	for _, h := range w.Hosts {
+		c.Hosts = append(c.Hosts, config.Host{Name: backstay.HostName(h.Name), Mover: h.MoverAddress()})
+	}
+	if err := os.WriteFile(made.ConfigPath, []byte(config.Sample(c)), 0o600); err != nil {
+		return fmt.Errorf("name the hosts: %w", err)
+	}
+	client, err := config.LoadClient(made.ClientConfigPath)
+	if err != nil {
+		return err
+	}
+	w.Region = &Region{
+		URL: client.Server, Token: client.Token, RecoveryKey: made.RecoveryKey, Config: made.ConfigPath,
+		Client: made.ClientConfigPath, Units: made.Units, Vault: string(made.VaultName), world: w,
+	}
+	return w.Region.StartServer(ctx)
+}
+
+// backstay returns a command of the world's binary.
+func (w *World) backstay(ctx context.Context, args ...string) *exec.Cmd {
+	binary := w.options.Binary
+	cmd := exec.CommandContext(ctx, binary[0], append(binary[1:len(binary):len(binary)], args...)...)
+	cmd.Env = append(os.Environ(), w.options.Env...)
+	return cmd
+}
+
+// ServerLog is the file of the server's log.
+func (r *Region) ServerLog() string { return filepath.Join(r.world.Dir, "region/server.log") }
+
+// StartServer starts the server, after a crash too, and waits until it is
+// healthy.
+func (r *Region) StartServer(ctx context.Context, env ...string) error {
+	cmd := r.world.backstay(context.Background(), "server", "--config", r.Config)
+	cmd.Env = append(cmd.Env, env...)
+	var err error
+	if r.Server, err = r.world.launch(cmd, r.ServerLog()); err != nil {
+		return err
+	}
+	if err := r.world.save(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	err = poll(ctx, 20*time.Millisecond, func() error {
+		if !r.Server.alive() {
+			return permanent{errors.New("it ended: " + tail(r.ServerLog()))}
+		}
+		return r.healthy(ctx)
+	})
+	if err != nil {
+		return fmt.Errorf("start the server: %w", err)
+	}
+	return nil
+}
+
+func (r *Region) healthy(ctx context.Context) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, r.URL+"/healthz", nil)
+	if err != nil {
+		return err
+	}
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("health is %s", answer.Status)
+	}
+	return nil
+}
+
+// KillServer ends the server as a crash does.
+func (r *Region) KillServer(ctx context.Context) error { return r.Server.kill(ctx) }
+
+// StopServer ends the server as a service manager does.
+func (r *Region) StopServer(ctx context.Context) error { return r.Server.end(ctx, 20*time.Second) }
+
+// ServerPID is the process of the server, for looking at its memory.
+func (r *Region) ServerPID() int { return r.Server.PID }
+
+// freeAddress returns an address of this machine on which nobody listens.
+func freeAddress() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", fmt.Errorf("find a free port: %w", err)
+	}
+	return l.Addr().String(), l.Close()
+}

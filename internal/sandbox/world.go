@@ -1,0 +1,248 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+
+	"github.com/backstay/backstay/internal/sandbox/guest"
+)
+
+// QEMU says as whom the hosts of a world run QEMU.
+type QEMU string
+
+// The ways to run QEMU.
+const (
+	// RootQEMU runs it as root without confinement. Fast, and the default.
+	RootQEMU QEMU = ""
+	// DebianQEMU runs it as Debian's packaged qemu.conf does: as libvirt-qemu,
+	// with dynamic ownership of disk files, in a mount namespace of its own.
+	DebianQEMU QEMU = "debian"
+)
+
+// Options say what world to make. The zero value is one host and a region.
+type Options struct {
+	// Dir is the world's folder; it must not exist or be empty. Its path must be
+	// short, as sockets are below it. Empty means a new folder in /tmp.
+	Dir string
+	// Hosts are the names of the hosts. Empty means one, "east".
+	Hosts []string
+	QEMU  QEMU
+	// NoRegion leaves out the server and the movers.
+	NoRegion bool
+	// Binary is the command that acts as `backstay`; its init, server and agent
+	// are run. Empty means this program itself.
+	Binary []string
+	// Env is added to the environment of server and movers.
+	Env []string
+	// CacheDir keeps guest images between worlds. Empty means guest.CacheDir.
+	CacheDir string
+	// Log gets what is done, step by step. Nil means silence.
+	Log *slog.Logger
+}
+
+// World is a world that is up. Its methods may be called concurrently.
+type World struct {
+	Dir    string
+	Hosts  []*Host
+	Region *Region // nil without a region
+
+	options Options
+	log     *slog.Logger
+	accel   string // libvirt domain type: kvm or qemu
+
+	mu    sync.Mutex
+	image string // guest image, guarded by mu
+}
+
+var nameForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,30}$`)
+
+// longestDir bounds a world's path: a socket address has at most 107 bytes, and
+// libvirt's own path below the folder takes up to 60 of them.
+const longestDir = 45
+
+// Up makes a world and returns when its hosts and its region answer. On error
+// nothing of it is left. It needs root.
+func Up(ctx context.Context, o Options) (*World, error) {
+	if os.Geteuid() != 0 {
+		return nil, errors.New("the sandbox needs root: it makes mount namespaces and runs libvirtd in them")
+	}
+	w, err := prepare(o)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.start(ctx); err != nil {
+		return nil, errors.Join(err, Down(context.WithoutCancel(ctx), w.Dir))
+	}
+	return w, nil
+}
+
+// prepare checks the options and makes the world's folder.
+func prepare(o Options) (*World, error) {
+	var err error
+	if o.CacheDir == "" {
+		if o.CacheDir, err = guest.CacheDir(); err != nil {
+			return nil, err
+		}
+	}
+	if len(o.Binary) == 0 {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, fmt.Errorf("find this program: %w", err)
+		}
+		o.Binary = []string{self}
+	}
+	if len(o.Hosts) == 0 {
+		o.Hosts = []string{"east"}
+	}
+	w := &World{options: o, log: o.Log}
+	if w.log == nil {
+		w.log = slog.New(slog.DiscardHandler)
+	}
+	for _, name := range o.Hosts {
+		if !nameForm.MatchString(name) {
+			return nil, fmt.Errorf("host name %q: use lower-case letters, digits and dashes", name)
+		}
+	}
+	if w.Dir, err = makeDir(o.Dir); err != nil {
+		return nil, err
+	}
+	for _, name := range o.Hosts {
+		w.Hosts = append(w.Hosts, &Host{Name: name, dir: filepath.Join(w.Dir, name), world: w})
+	}
+	return w, nil
+}
+
+// makeDir makes the world's folder, which others may pass but not list: QEMU may
+// run as another user.
+func makeDir(dir string) (string, error) {
+	var err error
+	if dir == "" {
+		dir, err = os.MkdirTemp("/tmp", "backstay-")
+	} else if dir, err = filepath.Abs(dir); err == nil {
+		err = os.MkdirAll(dir, 0o711)
+	}
+	if err != nil {
+		return "", fmt.Errorf("make the world's folder: %w", err)
+	}
+	for _, hidden := range []string{"/run/", "/var/run/", "/var/log/", "/var/lib/libvirt/", "/sys/"} {
+		if strings.HasPrefix(dir+"/", hidden) {
+			return "", fmt.Errorf("world folder %s: hosts cannot see what is in %s; use one in /tmp", dir, hidden)
+		}
+	}
+	if len(dir) > longestDir {
+		return "", fmt.Errorf("world folder %s: the path has more than %d bytes, too many for the sockets in it", dir, longestDir)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return "", fmt.Errorf("read the world's folder: %w", err)
+	}
+	if len(entries) > 0 {
+		return "", fmt.Errorf("world folder %s is not empty", dir)
+	}
+	return dir, os.Chmod(dir, 0o711)
+}
+
+func (w *World) start(ctx context.Context) error {
+	if err := w.save(); err != nil {
+		return err
+	}
+	for _, h := range w.Hosts {
+		if err := h.up(ctx); err != nil {
+			return fmt.Errorf("bring host %s up: %w", h.Name, err)
+		}
+	}
+	if w.options.NoRegion {
+		return w.save()
+	}
+	for _, h := range w.Hosts {
+		if err := h.StartMover(ctx); err != nil {
+			return err
+		}
+	}
+	if err := w.makeRegion(ctx); err != nil {
+		return fmt.Errorf("bring the region up: %w", err)
+	}
+	return w.save()
+}
+
+// Host returns a host by name; "" is the first.
+func (w *World) Host(name string) (*Host, error) {
+	for _, h := range w.Hosts {
+		if h.Name == name || name == "" {
+			return h, nil
+		}
+	}
+	return nil, fmt.Errorf("the world has no host %q", name)
+}
+
+// Down ends the world and removes all of it.
+func (w *World) Down(ctx context.Context) error { return Down(ctx, w.Dir) }
+
+// state is the file that lets another process work with a world.
+type state struct {
+	Options Options
+	Hosts   []hostState
+	Region  *Region
+}
+
+type hostState struct {
+	Name                              string
+	Keeper, Virtlogd, Libvirtd, Mover process
+}
+
+func (w *World) statePath() string { return filepath.Join(w.Dir, "world.json") }
+
+// save writes the state, whole or not at all.
+func (w *World) save() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := state{Options: w.options, Region: w.Region}
+	s.Options.Log = nil
+	for _, h := range w.Hosts {
+		s.Hosts = append(s.Hosts, hostState{h.Name, h.keeper, h.virtlogd, h.libvirtd, h.mover})
+	}
+	text, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write the world's state: %w", err)
+	}
+	if err := os.WriteFile(w.statePath()+".new", text, 0o600); err != nil {
+		return fmt.Errorf("write the world's state: %w", err)
+	}
+	return os.Rename(w.statePath()+".new", w.statePath())
+}
+
+// Open returns a world that another process brought up.
+func Open(dir string) (*World, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	w := &World{Dir: dir, log: slog.New(slog.DiscardHandler)}
+	text, err := os.ReadFile(w.statePath())
+	if err != nil {
+		return nil, fmt.Errorf("open the world: %w", err)
+	}
+	var s state
+	if err := json.Unmarshal(text, &s); err != nil {
+		return nil, fmt.Errorf("open the world %s: %w", dir, err)
+	}
+	w.options, w.Region = s.Options, s.Region
+	if w.Region != nil {
+		w.Region.world = w
+	}
+	for _, h := range s.Hosts {
+		w.Hosts = append(w.Hosts, &Host{
+			Name: h.Name, dir: filepath.Join(dir, h.Name), world: w,
+			keeper: h.Keeper, virtlogd: h.Virtlogd, libvirtd: h.Libvirtd, mover: h.Mover,
+		})
+	}
+	return w, nil
+}
