@@ -1,0 +1,280 @@
+package backup
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/catalog"
+	"github.com/backstay/backstay/internal/catalog/sqlite"
+	"github.com/backstay/backstay/internal/mover"
+)
+
+// errKilled stands for the end of the process: the runner's own clean-up after
+// it is not part of the story, so the context ends as at a stop.
+var errKilled = errors.New("killed")
+
+// world is a host and a job that can be killed between any two calls.
+type world struct {
+	t        *testing.T
+	catalog  *catalog.Catalog
+	job      backstay.Job
+	saved    json.RawMessage
+	done     map[string]bool
+	warnings []string
+
+	mover.Mover
+	prepared backstay.PointID
+	taken    map[backstay.PointID]mover.Taken
+	inVault  []backstay.PointID
+	packs    []string // those that the last transfer was told of
+	// killAt ends the process before (or, with "after ", behind) the named call.
+	killAt   string
+	transfer error
+	kill     context.CancelCauseFunc
+}
+
+func newWorld(t *testing.T) *world {
+	c, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "catalog.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	v := vm()
+	v.ID, v.Host = "uuid-1", "east"
+	must(t, c.VMs.ReplaceVMs(t.Context(), "east", []backstay.VM{v}))
+	must(t, c.Vaults.CreateVault(t.Context(), backstay.Vault{Name: "default"}))
+	must(t, c.Policies.CreatePolicy(t.Context(), backstay.Policy{Name: "daily", Consistency: backstay.FileSystemConsistent}))
+	must(t, c.Items.PutItem(t.Context(), backstay.ProtectedItem{VM: v.Ref(), Policy: "daily", Vault: "default"}))
+	return &world{t: t, catalog: c, done: map[string]bool{}, taken: map[backstay.PointID]mover.Taken{}, job: backstay.Job{ID: "J", Kind: backstay.JobBackup}}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (w *world) runner() *Runner {
+	return &Runner{
+		Catalog: w.catalog, Now: func() time.Time { return time.Unix(1e9, 0).UTC() },
+		Mover: func(backstay.HostName) (mover.Mover, error) { return w, nil },
+		Vault: func(context.Context, backstay.VaultName) (mover.VaultAccess, error) {
+			return mover.VaultAccess{Name: "default"}, nil
+		},
+		NewPoint: func() backstay.PointID {
+			return backstay.PointID("P" + strings.Repeat("'", len(w.taken)))
+		},
+	}
+}
+
+// live is one life of the job.
+func (w *world) live(params backstay.BackupParams) error {
+	ctx, cancel := context.WithCancelCause(w.t.Context())
+	defer cancel(nil)
+	w.kill = cancel
+	return w.runner().Run(ctx, w, params)
+}
+
+func (w *world) die(ctx context.Context, at string) error {
+	if w.killAt != at {
+		return nil
+	}
+	w.killAt = ""
+	w.kill(backstay.ErrStopping)
+	return errKilled
+}
+
+// The job.
+
+func (w *world) Job() backstay.Job { return w.job }
+func (w *world) Step(ctx context.Context, name string, fn func(context.Context) error) error {
+	if w.done[name] {
+		return nil
+	}
+	if err := fn(ctx); err != nil {
+		return err
+	}
+	if err := w.die(ctx, "end of "+name); err != nil {
+		return err
+	}
+	w.done[name] = true
+	return nil
+}
+func (w *world) Progress(int64, int64) {}
+func (w *world) Load(v any) (bool, error) {
+	if w.saved == nil {
+		return false, nil
+	}
+	return true, json.Unmarshal(w.saved, v)
+}
+func (w *world) Save(v any) (err error) { w.saved, err = json.Marshal(v); return err }
+func (w *world) Warn(warning string) error {
+	w.warnings = append(w.warnings, warning)
+	return nil
+}
+func (w *world) Update(change func(*backstay.Job)) error { change(&w.job); return nil }
+
+// The host.
+
+func (w *world) VMs(context.Context) ([]backstay.VM, error) {
+	v := vm()
+	v.ID = "uuid-1"
+	return []backstay.VM{v}, nil
+}
+func (w *world) Settle(_ context.Context, _ backstay.VMID, p backstay.PointID) (mover.Taken, bool, error) {
+	if w.prepared == p {
+		w.prepared = ""
+	}
+	taken, found := w.taken[p]
+	return taken, found, nil
+}
+func (w *world) Prepare(ctx context.Context, r mover.PrepareRequest) (mover.Prepared, error) {
+	if err := w.die(ctx, "prepare"); err != nil {
+		return mover.Prepared{}, err
+	}
+	if w.prepared != "" {
+		w.t.Errorf("prepared %s while %s is", r.Point, w.prepared)
+	}
+	w.prepared = r.Point
+	return mover.Prepared{}, w.die(ctx, "after prepare")
+}
+func (w *world) Take(ctx context.Context, r mover.TakeRequest) (mover.Taken, error) {
+	if err := w.die(ctx, "take"); err != nil {
+		return mover.Taken{}, err
+	}
+	if w.prepared != r.Point {
+		w.t.Errorf("took %s, prepared is %q", r.Point, w.prepared)
+	}
+	w.prepared = ""
+	shape := vm()
+	shape.ID = "uuid-1"
+	w.taken[r.Point] = mover.Taken{
+		Point: r.Point, Time: r.Time, Consistency: r.Consistency, Shape: shape, FreezeMs: 7,
+		Disks: []backstay.PointDisk{{Target: "vda", Size: 10, Included: true}},
+	}
+	return w.taken[r.Point], w.die(ctx, "after take")
+}
+func (w *world) Transfer(ctx context.Context, r mover.TransferRequest, progress mover.Progress) (mover.Transferred, error) {
+	w.packs = r.Packs
+	progress(mover.Report{Phase: "transfer", Done: 1, Total: 2, Pack: "pack-" + string(rune('1'+len(r.Packs)))})
+	if err := w.die(ctx, "transfer"); err != nil {
+		return mover.Transferred{}, err
+	}
+	if w.transfer != nil {
+		return mover.Transferred{}, w.transfer
+	}
+	progress(mover.Report{Phase: "validate", Done: 2, Total: 2})
+	if err := w.die(ctx, "validate"); err != nil {
+		return mover.Transferred{}, err
+	}
+	if !slices.Contains(w.inVault, r.Point) {
+		w.inVault = append(w.inVault, r.Point)
+	}
+	return mover.Transferred{Disks: []backstay.PointDisk{{Target: "vda", DataBytes: 5}}, Stats: backstay.JobStats{BytesRead: 10}}, w.die(ctx, "after transfer")
+}
+
+// TestKilledAnywhereABackupGoesOnToOneWholePoint kills the process at every
+// call and at the end of every step, once, and lets the next life go on.
+func TestKilledAnywhereABackupGoesOnToOneWholePoint(t *testing.T) {
+	for _, at := range []string{
+		"end of plan", "prepare", "after prepare", "end of prepare", "take", "after take", "end of snapshot",
+		"transfer", "end of transfer", "validate", "after transfer", "end of validate",
+	} {
+		t.Run(at, func(t *testing.T) {
+			w := newWorld(t)
+			w.killAt = at
+			if err := w.live(backstay.BackupParams{VM: "uuid-1"}); !errors.Is(err, errKilled) {
+				t.Fatalf("first life: %v, want it to be killed", err)
+			}
+			must(t, w.live(backstay.BackupParams{VM: "uuid-1"}))
+			points, err := w.catalog.Points.ListPoints(t.Context(), "")
+			must(t, err)
+			if len(points) != 1 || len(w.taken) != 1 || len(w.inVault) != 1 || w.prepared != "" {
+				t.Fatalf("%d points in the catalogue, %d on the host, %d in the vault, prepared %q", len(points), len(w.taken), len(w.inVault), w.prepared)
+			}
+			if !points[0].Has(backstay.SnapshotTier) || !points[0].Has(backstay.VaultTier) {
+				t.Errorf("tiers %+v", points[0].Tiers)
+			}
+		})
+	}
+}
+
+func TestABrokenTransferGoesOnBehindItsDurablePacks(t *testing.T) {
+	w := newWorld(t)
+	w.killAt = "transfer"
+	_ = w.live(backstay.BackupParams{VM: "uuid-1"})
+	must(t, w.live(backstay.BackupParams{VM: "uuid-1"}))
+	if !slices.Equal(w.packs, []string{"pack-1"}) {
+		t.Errorf("the second attempt was told of %q", w.packs)
+	}
+}
+
+func TestAFailedTransferLeavesASnapshotPointAndAWarning(t *testing.T) {
+	w := newWorld(t)
+	w.transfer = backstay.Errorf(backstay.CodeValidateFailed, "pack 3f reads differently from copy 2")
+	must(t, w.live(backstay.BackupParams{VM: "uuid-1"}))
+	points, err := w.catalog.Points.ListPoints(t.Context(), "")
+	must(t, err)
+	if len(points) != 1 || !points[0].Has(backstay.SnapshotTier) || len(points[0].Tiers) != 1 {
+		t.Fatalf("points %+v: only the snapshot tier is wanted", points)
+	}
+	if len(w.warnings) != 1 || !strings.Contains(w.warnings[0], "validate-failed") {
+		t.Errorf("warnings %q", w.warnings)
+	}
+}
+
+func TestACancelBeforeTheSnapshotLeavesNothing(t *testing.T) {
+	w := newWorld(t)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	w.kill = func(error) { cancel(backstay.ErrCancelled) }
+	w.killAt = "after prepare"
+	if err := w.runner().Run(ctx, w, backstay.BackupParams{VM: "uuid-1"}); err == nil {
+		t.Fatal("a cancelled job succeeded")
+	}
+	points, err := w.catalog.Points.ListPoints(t.Context(), "")
+	must(t, err)
+	if len(points) != 0 || w.prepared != "" {
+		t.Errorf("%d points, prepared %q", len(points), w.prepared)
+	}
+}
+
+func TestACancelBehindTheSnapshotKeepsThePoint(t *testing.T) {
+	w := newWorld(t)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	w.kill = func(error) { cancel(backstay.ErrCancelled) }
+	w.killAt = "transfer"
+	if err := w.runner().Run(ctx, w, backstay.BackupParams{VM: "uuid-1"}); err == nil {
+		t.Fatal("a cancelled job succeeded")
+	}
+	points, err := w.catalog.Points.ListPoints(t.Context(), "")
+	must(t, err)
+	if len(points) != 1 || !points[0].Has(backstay.SnapshotTier) || len(points[0].Tiers) != 1 {
+		t.Errorf("points %+v", points)
+	}
+}
+
+func TestASnapshotTierBackupStopsBeforeTheTransfer(t *testing.T) {
+	w := newWorld(t)
+	must(t, w.live(backstay.BackupParams{VM: "uuid-1", Tier: backstay.SnapshotTier}))
+	points, err := w.catalog.Points.ListPoints(t.Context(), "")
+	must(t, err)
+	if len(points) != 1 || len(points[0].Tiers) != 1 || len(w.inVault) != 0 {
+		t.Errorf("points %+v, in the vault %v", points, w.inVault)
+	}
+}
+
+func TestAnUnprotectedVMIsRefused(t *testing.T) {
+	w := newWorld(t)
+	must(t, w.catalog.Items.DeleteItem(t.Context(), "uuid-1"))
+	if err := w.live(backstay.BackupParams{VM: "uuid-1"}); !backstay.IsCode(err, backstay.CodeNotProtected) {
+		t.Errorf("%v", err)
+	}
+}
