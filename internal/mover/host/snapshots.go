@@ -69,9 +69,12 @@ func (h *Host) Points(ctx context.Context) ([]mover.Taken, error) {
 	return points, nil
 }
 
-// DropPoint takes a point out of the snapshot tier.
+// DropPoint takes a point out of the snapshot tier. No error if it is not there.
 func (h *Host) DropPoint(ctx context.Context, p backstay.PointID, progress mover.Progress) error {
 	record, err := h.tier.Record(p)
+	if backstay.IsCode(err, backstay.CodeUnknownPoint) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -80,7 +83,11 @@ func (h *Host) DropPoint(ctx context.Context, p backstay.PointID, progress mover
 		return err
 	}
 	defer unlock()
-	return h.tier.Drop(ctx, p, mergeProgress(progress))
+	err = h.tier.Drop(ctx, p, mergeProgress(progress))
+	if backstay.IsCode(err, backstay.CodeUnknownPoint) {
+		return nil // dropped while we waited for the VM
+	}
+	return err
 }
 
 // Release ends protection of a VM.

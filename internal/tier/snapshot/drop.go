@@ -3,6 +3,7 @@ package snapshot
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -41,7 +42,7 @@ func (t *Tier) Drop(ctx context.Context, id backstay.PointID, progress Progress)
 			continue
 		}
 		if err := t.dropDisk(ctx, id, d.Target, progress); err != nil {
-			return err
+			return t.unmark(id, err)
 		}
 	}
 	return t.change(func(b *book) error {
@@ -50,6 +51,34 @@ func (t *Tier) Drop(ctx context.Context, id backstay.PointID, progress Progress)
 		}
 		return nil
 	})
+}
+
+// unmark takes a refusal back as far as it can be: a point of which no layer
+// was touched is offered again. Of one that is half merged the refusal becomes
+// a failure, since the point is lost and only the rest of the drop is open.
+func (t *Tier) unmark(id backstay.PointID, cause error) error {
+	if !backstay.IsCode(cause, backstay.CodeLayerInUse) {
+		return cause
+	}
+	err := t.change(func(b *book) error {
+		p := b.points[id]
+		if p == nil {
+			return nil
+		}
+		touched := slices.ContainsFunc(b.merges, func(m *mergeIntent) bool { return m.Point == id })
+		for _, d := range p.Disks {
+			l := b.layers[d.Layer]
+			touched = touched || d.Layer != "" && (l == nil || !slices.Contains(l.Points, id))
+		}
+		if touched {
+			cause = backstay.Errorf(backstay.CodeSnapshotFailed, "point %s is dropped by half", id).Because(cause).
+				Do("see the cause; the next sweep or drop goes on with it")
+			return nil
+		}
+		p.State, p.StateReason = PointAvailable, ""
+		return b.putPoint(p)
+	})
+	return errors.Join(cause, err)
 }
 
 // mark sees that every disk can be merged, and marks the point in the same

@@ -20,9 +20,16 @@ const (
 	tempPrefix   = ".new-" // of a record that is being written
 )
 
+// cutOff is where tests end the process: it is asked before each durable
+// change of a record or file, and an error stands for a crash at that instant.
+var cutOff = func(path string) error { return nil }
+
 // writeJSON replaces a record so that after a power loss it is there wholly as
 // it was or wholly as it is.
 func writeJSON(path string, v any) error {
+	if err := cutOff(path); err != nil {
+		return err
+	}
 	data, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode record %s: %w", path, err)
@@ -82,6 +89,9 @@ func syncFolder(path string) error {
 
 // removeFile removes a file durably; no error if it is not there.
 func removeFile(path string) error {
+	if err := cutOff(path); err != nil {
+		return err
+	}
 	err := os.Remove(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

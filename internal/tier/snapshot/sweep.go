@@ -102,7 +102,7 @@ func (t *Tier) Sweep(ctx context.Context, o SweepOptions) (Swept, error) {
 		}
 		errs = append(errs, o.locked(ctx, p.VM.UUID, func() error { return t.sweepDrop(ctx, p.ID, &s) }))
 	}
-	errs = append(errs, t.sweepUsers(o.Live), t.sweepTemps(&s))
+	errs = append(errs, t.sweepUsers(ctx, o.Live), t.sweepTemps(&s))
 	return s, errors.Join(errs...)
 }
 
@@ -151,7 +151,7 @@ func (t *Tier) sweepDrop(ctx context.Context, id backstay.PointID, s *Swept) err
 	switch {
 	case backstay.IsCode(err, backstay.CodeUnknownPoint):
 		return nil // dropped while we waited for the VM
-	case backstay.IsCode(err, backstay.CodeLayerInUse):
+	case backstay.IsCode(err, backstay.CodeLayerInUse), halfDropped(err):
 		t.log.Info("a drop waits", "point", id, "reason", err)
 		return nil
 	case err == nil:
@@ -160,12 +160,39 @@ func (t *Tier) sweepDrop(ctx context.Context, id backstay.PointID, s *Swept) err
 	return err
 }
 
-// sweepUsers removes the entries of readers whose job is over, and of VMs whose
-// overlay is gone.
-func (t *Tier) sweepUsers(live []backstay.JobID) error {
+// halfDropped tells whether a drop waits for somebody who stands on a layer.
+func halfDropped(err error) bool {
+	var e *backstay.Error
+	return errors.As(err, &e) && e.Code == backstay.CodeSnapshotFailed && backstay.IsCode(e.Unwrap(), backstay.CodeLayerInUse)
+}
+
+// sweepUsers removes the entries of readers whose job is over, and of VMs that
+// are gone with their overlay.
+func (t *Tier) sweepUsers(ctx context.Context, live []backstay.JobID) error {
+	vms, err := t.hv.VMs(ctx)
+	if err != nil {
+		return hypervisorError(err, "the VMs of host %s cannot be listed", t.host)
+	}
+	here := map[string]bool{}
+	for _, vm := range vms {
+		here[string(vm.ID)] = true
+	}
+	stale := func(u User) bool {
+		switch {
+		case slices.Contains(live, u.Job):
+			return false
+		case u.Kind == UserTransfer:
+			return t.reading[u.ID] == 0
+		case u.Kind == UserVM && !here[u.ID]:
+			// While the VM is defined a missing overlay may be an unmounted disk.
+			_, err := os.Stat(u.Overlay)
+			return errors.Is(err, fs.ErrNotExist)
+		}
+		return false
+	}
 	return t.change(func(b *book) error {
 		for _, l := range b.layers {
-			kept := slices.DeleteFunc(slices.Clone(l.Users), func(u User) bool { return t.stale(u, live) })
+			kept := slices.DeleteFunc(slices.Clone(l.Users), stale)
 			if len(kept) == len(l.Users) {
 				continue
 			}
@@ -176,21 +203,6 @@ func (t *Tier) sweepUsers(live []backstay.JobID) error {
 		}
 		return nil
 	})
-}
-
-// stale tells whether a user is gone. The caller holds mu.
-func (t *Tier) stale(u User, live []backstay.JobID) bool {
-	if slices.Contains(live, u.Job) {
-		return false
-	}
-	switch u.Kind {
-	case UserTransfer:
-		return t.reading[u.ID] == 0
-	case UserVM:
-		_, err := os.Stat(u.Overlay)
-		return u.Overlay != "" && errors.Is(err, fs.ErrNotExist)
-	}
-	return false
 }
 
 // sweepTemps removes half-written records. Nobody writes a layer's or a
