@@ -40,11 +40,12 @@ internal/mover/movertest -> . internal/mover
 internal/engine/*        -> . internal/mover internal/catalog internal/undo internal/tier/vault
 internal/job             -> . internal/catalog
 internal/server          -> . api internal/job internal/catalog
+internal/server/servertest -> . api internal/server internal/catalog internal/catalog/sqlite
 internal/config          -> .
 internal/cli             -> . api client internal/config
 internal/daemon          -> . api client internal/*
-internal/sandbox         -> . api client internal/daemon internal/config internal/hypervisor internal/hypervisor/* internal/sandbox/guest
-internal/sandbox/*       -> .
+internal/sandbox         -> . api client internal/daemon internal/config internal/blob internal/hypervisor internal/hypervisor/* internal/sandbox/*
+internal/sandbox/*       -> . internal/sandbox/*
 cmd/backstay             -> internal/cli internal/daemon
 cmd/sandbox              -> internal/sandbox internal/cli internal/daemon
 `

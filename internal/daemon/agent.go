@@ -1,0 +1,76 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/config"
+	"github.com/backstay/backstay/internal/hypervisor/libvirt"
+	"github.com/backstay/backstay/internal/hypervisor/qemu"
+	"github.com/backstay/backstay/internal/keyring"
+	keyfile "github.com/backstay/backstay/internal/keyring/file"
+	"github.com/backstay/backstay/internal/mover"
+	"github.com/backstay/backstay/internal/mover/host"
+	"github.com/backstay/backstay/internal/mover/rpc"
+)
+
+// Agent runs the data mover of a host in a process of its own until ctx ends.
+func (d *Daemon) Agent(ctx context.Context, o config.AgentOptions) error {
+	socket, ok := strings.CutPrefix(o.Listen, "unix://")
+	if !ok || !filepath.IsAbs(socket) {
+		return backstay.Errorf(backstay.CodeUsage, "%q is not a place to listen", o.Listen).Do("give --listen unix:///absolute/path.sock")
+	}
+	log := newLogger(config.Log{Level: "info", Format: "text"}, os.Stderr)
+	keys, err := keyfile.Open(filepath.Join(o.State, "keys"))
+	if err != nil {
+		return err
+	}
+	m, closeHost, err := d.hostMover(ctx, hostOptions{libvirt: o.Libvirt, state: o.State, keys: keys, log: log})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := closeHost(); err != nil {
+			log.Warn("close", "error", err)
+		}
+	}()
+	listener, err := rpc.Listen(socket)
+	if err != nil {
+		return err
+	}
+	log.Info("mover listens", "socket", socket, "libvirt", o.Libvirt)
+	return rpc.Serve(ctx, listener, m, log)
+}
+
+// hostOptions say what a mover works on.
+type hostOptions struct {
+	name    backstay.HostName
+	libvirt string
+	state   string
+	keys    keyring.Keyring
+	log     *slog.Logger
+}
+
+// hostMover makes the mover of this machine.
+func (d *Daemon) hostMover(ctx context.Context, o hostOptions) (mover.Mover, func() error, error) {
+	hv, err := libvirt.Open(ctx, o.libvirt, libvirt.Options{Log: o.log})
+	if err != nil {
+		return nil, nil, err
+	}
+	images, err := qemu.New(qemu.Options{SocketDir: filepath.Join(o.state, "exports")})
+	if err != nil {
+		return nil, nil, err
+	}
+	m, err := host.New(host.Options{
+		Hypervisor: hv, Images: images, Keyring: o.keys, StateDir: o.state, Name: o.name, Log: o.log,
+		OpenVault: units{hooks: d.Hooks}.openVault,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return m, hv.Close, nil
+}

@@ -1,0 +1,28 @@
+// Package daemon is the assembly drawing: the one place that names adapters. It
+// puts the server of a region together from its parts, and the mover of a host
+// ("backstay agent"), and makes a new region ("backstay init").
+//
+// It holds no logic of its own beyond starting, stopping and keeping up with
+// the hosts; what is decided is decided in the engines.
+package daemon
+
+import (
+	"context"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/blob"
+)
+
+// Hooks let the sandbox interfere where a fault would. The zero value does
+// nothing, and `backstay` itself uses no other.
+type Hooks struct {
+	// BeforeStep is called before each step of each job; it may block.
+	BeforeStep func(ctx context.Context, job backstay.Job, step string)
+	// Unit wraps each storage unit as it is opened.
+	Unit func(url string, s blob.Store) blob.Store
+}
+
+// Daemon is the set of long-running commands. Its zero value is what users run.
+type Daemon struct {
+	Hooks Hooks
+}

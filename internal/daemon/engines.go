@@ -1,0 +1,221 @@
+package daemon
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/oklog/ulid/v2"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/api"
+	"github.com/backstay/backstay/internal/catalog"
+	"github.com/backstay/backstay/internal/engine/backup"
+	"github.com/backstay/backstay/internal/engine/expire"
+	"github.com/backstay/backstay/internal/engine/restore"
+	"github.com/backstay/backstay/internal/engine/verify"
+	"github.com/backstay/backstay/internal/job"
+	"github.com/backstay/backstay/internal/server"
+)
+
+// engines has one of each engine, wired to the catalogue, the hosts and the
+// vaults. It implements server.Planner.
+type engines struct {
+	region  *region
+	backup  *backup.Runner
+	restore *restore.Runner
+	expire  *expire.Runner
+	verify  *verify.Runner
+}
+
+func newEngines(r *region) *engines {
+	return &engines{
+		region: r,
+		backup: &backup.Runner{
+			Catalog: r.catalog, Mover: r.hosts.mover, Vault: r.vaults.access, Now: utcNow,
+			NewPoint: func() backstay.PointID { return backstay.PointID(ulid.Make().String()) },
+		},
+		restore: &restore.Runner{
+			Catalog: r.catalog, Mover: r.hosts.mover, Vault: r.vaults.access, VaultProblem: r.vaults.problem, Now: utcNow,
+			NewUUID: func() backstay.VMID { return backstay.VMID(uuid.NewString()) }, NewMAC: newMAC,
+		},
+		expire: &expire.Runner{
+			Catalog: r.catalog, Mover: r.hosts.mover, Now: utcNow,
+			Vault: func(ctx context.Context, name backstay.VaultName) (expire.Vault, error) {
+				return r.vaults.open(ctx, name)
+			},
+		},
+		verify: &verify.Runner{Catalog: r.catalog, Mover: r.hosts.mover, Vault: r.vaults.access},
+	}
+}
+
+func utcNow() time.Time { return time.Now().UTC() }
+
+// newMAC makes an address under QEMU's prefix, with 24 random bits.
+func newMAC() string {
+	var b [3]byte
+	// crypto/rand.Read never fails on the systems that Go supports.
+	_, _ = rand.Read(b[:])
+	return fmt.Sprintf("52:54:00:%02x:%02x:%02x", b[0], b[1], b[2])
+}
+
+// queueOptions tell the queue what each kind of job runs.
+func (e *engines) queueOptions(r *region) job.Options {
+	host, _ := os.Hostname()
+	return job.Options{
+		Catalog: r.catalog, Region: r.config.Region, Now: time.Now, Log: r.log,
+		Owner: fmt.Sprintf("%s/%d", host, os.Getpid()), Exclusive: true,
+		Limits: job.Limits{PerHost: r.config.Jobs.PerHost, PerVault: r.config.Jobs.PerVault},
+		OnStep: r.daemon.Hooks.BeforeStep,
+		Runners: map[backstay.JobKind]job.Runner{
+			backstay.JobBackup:  runner(e, e.runBackup),
+			backstay.JobRestore: runner(e, e.restore.Run),
+			backstay.JobExpire:  runner(e, e.expire.Run),
+			backstay.JobVerify:  runner(e, e.verify.Run),
+		},
+		Tasks: map[backstay.JobKind][]string{
+			backstay.JobBackup: backup.Tasks, backstay.JobRestore: restore.Tasks,
+			backstay.JobExpire: expire.Tasks, backstay.JobVerify: verify.Tasks,
+		},
+	}
+}
+
+// runner decodes a job's parameters and keeps sweeps off its host while it runs.
+func runner[P any](e *engines, run func(context.Context, backstay.Run, P) error) job.Runner {
+	return func(ctx context.Context, jobRun backstay.Run) error {
+		record, err := e.region.catalog.Jobs.Job(ctx, jobRun.Job().ID)
+		if err != nil {
+			return fmt.Errorf("read the job: %w", err)
+		}
+		var params P
+		if err := json.Unmarshal(record.Params, &params); err != nil {
+			return fmt.Errorf("read the job's parameters: %w", err)
+		}
+		defer e.region.hosts.enter(record.Host)()
+		return run(ctx, jobRun, params)
+	}
+}
+
+// runBackup runs a backup and lets points go that the new one makes superfluous.
+func (e *engines) runBackup(ctx context.Context, run backstay.Run, params backstay.BackupParams) error {
+	if err := e.backup.Run(ctx, run, params); err != nil {
+		return err
+	}
+	if err := e.submitExpire(ctx, params.VM); err != nil {
+		e.region.log.Warn("submit expire job", "vm", params.VM, "error", err)
+	}
+	return nil
+}
+
+// submitExpire queues an expire job if it would drop anything.
+func (e *engines) submitExpire(ctx context.Context, vm backstay.VMID) error {
+	due, err := e.expire.Due(ctx, vm)
+	if err != nil || !due {
+		return err
+	}
+	item, err := e.region.catalog.Items.Item(ctx, vm)
+	if err != nil {
+		return fmt.Errorf("read the protected item: %w", err)
+	}
+	waiting, err := e.pending(ctx, backstay.JobExpire, vm)
+	if err != nil || waiting {
+		return err
+	}
+	_, err = e.region.queue.Submit(ctx, job.Request{
+		Kind: backstay.JobExpire, Target: target(item.VM), User: scheduler, Params: backstay.ExpireParams{VM: vm},
+		VMs: []backstay.VMID{vm}, Host: item.VM.Host, Vault: item.Vault,
+	})
+	return err
+}
+
+// scheduler is the user of the jobs that nobody asked for by hand.
+const scheduler = "schedule"
+
+func target(vm backstay.VMRef) string { return string(vm.Host) + "/" + vm.Name }
+
+// pending tells whether a job of the kind for the VM waits or runs.
+func (e *engines) pending(ctx context.Context, kind backstay.JobKind, vm backstay.VMID) (bool, error) {
+	jobs, err := e.region.catalog.Jobs.ListJobs(ctx, 0, backstay.JobQueued, backstay.JobRunning, backstay.JobCancelling)
+	if err != nil {
+		return false, fmt.Errorf("list jobs: %w", err)
+	}
+	for _, j := range jobs {
+		if j.Kind != kind || j.State != backstay.JobQueued && kind == backstay.JobExpire {
+			continue
+		}
+		for _, id := range j.VMs {
+			if id == vm {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+// PlanRestore implements server.Planner.
+func (e *engines) PlanRestore(ctx context.Context, r backstay.RestoreRequest) (backstay.RestorePlan, error) {
+	return e.restore.Plan(ctx, r)
+}
+
+// PlanBackup implements server.Planner.
+func (e *engines) PlanBackup(ctx context.Context, id backstay.VMID) (api.BackupPlan, error) {
+	vm, err := e.region.catalog.VMs.VM(ctx, id)
+	if errors.Is(err, catalog.ErrNotFound) {
+		return api.BackupPlan{}, backstay.Errorf(backstay.CodeUnknownVM, "no host has the VM %s", id)
+	} else if err != nil {
+		return api.BackupPlan{}, fmt.Errorf("read VM %s: %w", id, err)
+	}
+	item, err := e.region.catalog.Items.Item(ctx, id)
+	if err != nil && !errors.Is(err, catalog.ErrNotFound) {
+		return api.BackupPlan{}, fmt.Errorf("read the protected item: %w", err)
+	}
+	plan, err := backup.NewPlan(vm, backup.Wish{Item: item})
+	if err != nil {
+		return api.BackupPlan{}, err
+	}
+	points, err := e.region.catalog.Points.ListPoints(ctx, id)
+	if err != nil {
+		return api.BackupPlan{}, fmt.Errorf("list points: %w", err)
+	}
+	answer := api.BackupPlan{VM: plan.VM, Consistency: plan.Consistency, ConsistencyReason: plan.Reason, Notes: plan.Warnings}
+	for _, d := range plan.Disks {
+		disk := api.BackupDisk{Target: d.Target, Included: d.Included, Reason: d.Reason}
+		if d.Included {
+			disk.Mode = mode(points, item.Vault, d.Target)
+		}
+		answer.Disks = append(answer.Disks, disk)
+	}
+	return answer, nil
+}
+
+// mode says how a transfer will find what changed, as far as the catalogue can tell.
+func mode(points []backstay.RecoveryPoint, vault backstay.VaultName, target backstay.DiskTarget) string {
+	for i := range points {
+		p := points[len(points)-1-i]
+		if p.Vault != vault || !p.Has(backstay.VaultTier) {
+			continue
+		}
+		for _, d := range p.Disks {
+			if d.Target == target && d.Included {
+				if p.Has(backstay.SnapshotTier) {
+					return "changed layers"
+				}
+				return "full compare: the parent point is in the vault tier only"
+			}
+		}
+	}
+	return "first copy"
+}
+
+// queueAdapter shows the queue as the server wants to see it.
+type queueAdapter struct{ *job.Queue }
+
+// Submit implements server.JobQueue.
+func (q queueAdapter) Submit(ctx context.Context, r server.JobRequest) (backstay.Job, error) {
+	return q.Queue.Submit(ctx, job.Request(r))
+}

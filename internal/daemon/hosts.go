@@ -1,0 +1,248 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/catalog"
+	"github.com/backstay/backstay/internal/engine/backup"
+	"github.com/backstay/backstay/internal/mover"
+)
+
+// hosts keeps up with the region's hosts: what they have goes to the catalogue,
+// what a crash left on them is swept (I9).
+type hosts struct {
+	catalog *catalog.Catalog
+	log     *slog.Logger
+	now     func() time.Time
+	movers  map[backstay.HostName]mover.Mover
+
+	mu     sync.Mutex
+	states map[backstay.HostName]*hostState // guarded by mu; the values have their own locks
+}
+
+// hostState is one host's. The gate is held for reading while a job runs on the
+// host and for writing while it is swept, so that a sweep never sees a job that
+// it was not told of.
+type hostState struct {
+	gate sync.RWMutex
+	mu   sync.Mutex
+	// ready is closed once the host was reached and swept for the first time.
+	ready chan struct{}
+	swept bool // guarded by mu
+}
+
+func newHosts(c *catalog.Catalog, log *slog.Logger, now func() time.Time) *hosts {
+	return &hosts{catalog: c, log: log, now: now, movers: map[backstay.HostName]mover.Mover{}, states: map[backstay.HostName]*hostState{}}
+}
+
+// add makes a host known; before run.
+func (h *hosts) add(name backstay.HostName, m mover.Mover) {
+	h.movers[name] = m
+	h.states[name] = &hostState{ready: make(chan struct{})}
+}
+
+// mover returns the mover of a host that was reached and swept.
+func (h *hosts) mover(name backstay.HostName) (mover.Mover, error) {
+	m, ok := h.movers[name]
+	if !ok {
+		return nil, backstay.Errorf(backstay.CodeUnknownHost, "there is no host %s", name).Becausef("the server's configuration does not name it")
+	}
+	select {
+	case <-h.states[name].ready:
+		return m, nil
+	default:
+		return nil, backstay.Errorf(backstay.CodeHostAway, "host %s cannot be reached", name).Becausef("it has not answered since the server started")
+	}
+}
+
+// enter marks that a job runs on the host until leave is called. It waits for a
+// sweep that is under way.
+func (h *hosts) enter(name backstay.HostName) (leave func()) {
+	state, ok := h.states[name]
+	if !ok {
+		return func() {}
+	}
+	state.gate.RLock()
+	return state.gate.RUnlock
+}
+
+// retryAfter is the pause before a lost host is tried again.
+const retryAfter = 2 * time.Second
+
+// run keeps up with one host until ctx ends.
+func (h *hosts) run(ctx context.Context, name backstay.HostName) {
+	for ctx.Err() == nil {
+		err := h.follow(ctx, name)
+		if ctx.Err() != nil {
+			return
+		}
+		h.lost(ctx, name, err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(retryAfter):
+		}
+	}
+}
+
+// follow looks at everything, then at what the host reports. It returns when
+// the host is lost.
+func (h *hosts) follow(ctx context.Context, name backstay.HostName) error {
+	if err := h.refresh(ctx, name); err != nil {
+		return err
+	}
+	if err := h.settle(ctx, name); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	// Reports come in bursts while a VM starts; one look covers them all. The
+	// slow tick catches what no event tells, such as room in a pool.
+	wake := make(chan struct{}, 1)
+	watched := make(chan error, 1)
+	go func() {
+		watched <- h.movers[name].Watch(ctx, func(backstay.VMID) {
+			select {
+			case wake <- struct{}{}:
+			default:
+			}
+		})
+	}()
+	tick := time.NewTicker(30 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-watched:
+			if err == nil {
+				err = backstay.Errorf(backstay.CodeHostAway, "host %s ended the watch", name)
+			}
+			return err
+		case <-wake:
+		case <-tick.C:
+		}
+		if err := h.refresh(ctx, name); err != nil {
+			cancel()
+			<-watched
+			return err
+		}
+	}
+}
+
+// refresh brings the catalogue up to date with the host.
+func (h *hosts) refresh(ctx context.Context, name backstay.HostName) error {
+	m := h.movers[name]
+	facts, err := m.Facts(ctx)
+	if err != nil {
+		return err
+	}
+	vms, err := m.VMs(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range vms {
+		vms[i].Host = name
+	}
+	if err := h.catalog.VMs.ReplaceVMs(ctx, name, vms); err != nil {
+		return fmt.Errorf("record VMs of host %s: %w", name, err)
+	}
+	return h.catalog.Hosts.PutHost(ctx, backstay.Host{Name: name, State: "connected", LastSeen: h.now().UTC(), Facts: facts})
+}
+
+func (h *hosts) lost(ctx context.Context, name backstay.HostName, cause error) {
+	h.log.Warn("host lost", "host", name, "error", cause)
+	host, err := h.catalog.Hosts.Host(ctx, name)
+	if err != nil {
+		host = backstay.Host{Name: name}
+	}
+	host.State, host.Reason = "unreachable", backstay.AsError(cause).Error()
+	if err := h.catalog.Hosts.PutHost(ctx, host); err != nil {
+		h.log.Error("record host", "host", name, "error", err)
+	}
+}
+
+// settle sweeps the host, enters points that only the host knows, and lets
+// jobs go on. While jobs of this server run there it leaves the host alone:
+// they mend what they broke themselves.
+func (h *hosts) settle(ctx context.Context, name backstay.HostName) error {
+	state := h.states[name]
+	if state.gate.TryLock() {
+		err := h.sweep(ctx, name)
+		state.gate.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+	state.mu.Lock()
+	defer state.mu.Unlock()
+	if !state.swept {
+		state.swept = true
+		close(state.ready)
+	}
+	return nil
+}
+
+func (h *hosts) sweep(ctx context.Context, name backstay.HostName) error {
+	jobs, err := h.catalog.Jobs.ListJobs(ctx, 0, backstay.JobRunning, backstay.JobCancelling)
+	if err != nil {
+		return fmt.Errorf("list jobs: %w", err)
+	}
+	var live []backstay.JobID
+	for _, j := range jobs {
+		live = append(live, j.ID)
+	}
+	report, err := h.movers[name].Sweep(ctx, live)
+	if err != nil {
+		return err
+	}
+	if len(report.Thawed)+len(report.Removed)+len(report.Finished) > 0 {
+		h.log.Info("swept host", "host", name, "thawed", report.Thawed, "removed", report.Removed, "finished", report.Finished)
+	}
+	return h.adopt(ctx, name, live)
+}
+
+// adopt enters snapshot-tier points that are recorded beside the disks and not
+// in the catalogue. Nothing is ever taken out of the catalogue because a host
+// did not list it (I6).
+func (h *hosts) adopt(ctx context.Context, name backstay.HostName, live []backstay.JobID) error {
+	points, err := h.movers[name].Points(ctx)
+	if err != nil {
+		return err
+	}
+	if len(live) > 0 {
+		return nil // their jobs enter them
+	}
+	for _, taken := range points {
+		if _, err := h.catalog.Points.Point(ctx, taken.Point); err == nil {
+			continue
+		}
+		var vault backstay.VaultName
+		if item, err := h.catalog.Items.Item(ctx, taken.Shape.ID); err == nil {
+			vault = item.Vault
+		}
+		point := backup.PointOf(taken, vault, h.now().UTC())
+		point.VM.Host = name
+		if err := h.catalog.Points.PutPoint(ctx, point); err != nil {
+			return fmt.Errorf("enter point %s: %w", point.ID, err)
+		}
+		h.log.Info("entered point found beside the disk", "host", name, "point", point.ID)
+	}
+	return nil
+}
+
+// waitReady waits until every host was reached and swept, or for the given time.
+func (h *hosts) waitReady(ctx context.Context, most time.Duration) {
+	deadline := time.After(most)
+	for _, state := range h.states {
+		select {
+		case <-state.ready:
+		case <-deadline:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}

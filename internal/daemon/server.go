@@ -1,0 +1,248 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/catalog"
+	"github.com/backstay/backstay/internal/catalog/sqlite"
+	"github.com/backstay/backstay/internal/config"
+	"github.com/backstay/backstay/internal/job"
+	keyfile "github.com/backstay/backstay/internal/keyring/file"
+	"github.com/backstay/backstay/internal/mover"
+	"github.com/backstay/backstay/internal/mover/rpc"
+	"github.com/backstay/backstay/internal/server"
+)
+
+// firstContact is how long the start waits for the hosts, so that the jobs
+// which a crash cut off find them. A host that is away longer does not keep
+// the others waiting.
+const firstContact = 15 * time.Second
+
+// stopGrace is how long requests may take to end when the server stops.
+const stopGrace = 5 * time.Second
+
+// region is a running server.
+type region struct {
+	daemon  *Daemon
+	config  config.Config
+	log     *slog.Logger
+	catalog *catalog.Catalog
+	hosts   *hosts
+	vaults  *vaults
+	queue   *job.Queue
+	engines *engines
+	metrics *prometheus.Registry
+	// owned are closed at the end, the last first.
+	owned []func() error
+	// tasks are the goroutines of the hosts and the schedule.
+	tasks sync.WaitGroup
+}
+
+// Server runs one region until ctx ends: API, jobs and schedule. It returns nil
+// after a graceful stop; jobs that were running go on at the next start.
+func (d *Daemon) Server(ctx context.Context, configPath string) error {
+	cfg, err := config.Load(configPath)
+	if err != nil {
+		return err
+	}
+	r := &region{daemon: d, config: cfg, log: newLogger(cfg.Log, os.Stderr), metrics: prometheus.NewRegistry()}
+	defer r.close()
+	if err := r.open(ctx); err != nil {
+		return err
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Listen)
+	if err != nil {
+		return backstay.Errorf(backstay.CodeConfig, "cannot listen on %s", cfg.Listen).Because(err).Do("choose another address with listen: in %s", configPath)
+	}
+	r.log.Info("region opened", "region", cfg.Region, "hosts", len(cfg.Hosts), "listen", listener.Addr().String())
+	return r.serve(ctx, listener)
+}
+
+func newLogger(l config.Log, w io.Writer) *slog.Logger {
+	var level slog.Level
+	// The configuration was checked; an unknown level stays at info.
+	_ = level.UnmarshalText([]byte(l.Level))
+	options := &slog.HandlerOptions{Level: level}
+	if l.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// open puts the parts together and starts nothing.
+func (r *region) open(ctx context.Context) error {
+	unlock, err := lockFolder(r.config.Data)
+	if err != nil {
+		return err
+	}
+	r.owned = append(r.owned, unlock)
+	if r.catalog, err = sqlite.Open(ctx, r.config.Catalogue()); err != nil {
+		return err
+	}
+	r.owned = append(r.owned, r.catalog.Close)
+	keys, err := keyfile.Open(r.config.Keys())
+	if err != nil {
+		return err
+	}
+	r.vaults = &vaults{
+		units: units{hooks: r.daemon.Hooks}, catalog: r.catalog, keys: keys, now: time.Now,
+		opened: map[backstay.VaultName]mover.VaultAccess{},
+	}
+	r.hosts = newHosts(r.catalog, r.log, time.Now)
+	for _, h := range r.config.Hosts {
+		m, err := r.reach(ctx, h, keys)
+		if err != nil {
+			return err
+		}
+		r.hosts.add(h.Name, m)
+	}
+	if err := r.forgetHosts(ctx); err != nil {
+		return err
+	}
+	r.engines = newEngines(r)
+	r.queue, err = job.New(r.engines.queueOptions(r))
+	return err
+}
+
+// forgetHosts marks the hosts that the configuration no longer names.
+func (r *region) forgetHosts(ctx context.Context) error {
+	known, err := r.catalog.Hosts.ListHosts(ctx)
+	if err != nil {
+		return fmt.Errorf("list hosts: %w", err)
+	}
+	for _, h := range known {
+		if _, ok := r.hosts.movers[h.Name]; ok {
+			continue
+		}
+		h.State, h.Reason = "unreachable", "the server's configuration does not name it any more"
+		if err := r.catalog.Hosts.PutHost(ctx, h); err != nil {
+			return fmt.Errorf("record host %s: %w", h.Name, err)
+		}
+	}
+	return nil
+}
+
+// lockFolder makes sure that one server at a time uses the data folder.
+func lockFolder(dir string) (unlock func() error, err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the data folder: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the data folder: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(backstay.Errorf(backstay.CodeConflict, "another server uses the data folder %s", dir).
+			Because(err).Do("stop the other one, or give this one another folder with data:"), f.Close())
+	}
+	return f.Close, nil
+}
+
+// reach returns a client of the host's mover. A host of this machine has its
+// mover in this process, behind a socket all the same (architecture decision 7).
+func (r *region) reach(ctx context.Context, h config.Host, keys *keyfile.Keyring) (mover.Mover, error) {
+	if h.Mover != "" {
+		return rpc.Dial(h.Mover), nil
+	}
+	socket := filepath.Join(r.config.Data, "movers", string(h.Name)+".sock")
+	if err := os.MkdirAll(filepath.Dir(socket), 0o700); err != nil {
+		return nil, fmt.Errorf("make the folder of sockets: %w", err)
+	}
+	m, closeHost, err := r.daemon.hostMover(ctx, hostOptions{
+		name: h.Name, libvirt: h.Libvirt, state: filepath.Join(r.config.Data, "movers", string(h.Name)), keys: keys, log: r.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.owned = append(r.owned, closeHost)
+	listener, err := rpc.Listen(socket)
+	if err != nil {
+		return nil, err
+	}
+	serveCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	served := make(chan error, 1)
+	go func() { served <- rpc.Serve(serveCtx, listener, m, r.log) }()
+	r.owned = append(r.owned, func() error {
+		stop()
+		return <-served
+	})
+	return rpc.Dial("unix://" + socket), nil
+}
+
+// serve runs the region until ctx ends, then stops what it started in the
+// reverse order: requests, schedule, jobs, hosts.
+func (r *region) serve(ctx context.Context, listener net.Listener) error {
+	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
+	defer r.tasks.Wait()
+	defer stopBackground()
+	for name := range r.hosts.movers {
+		r.tasks.Go(func() { r.hosts.run(background, name) })
+	}
+	handler := server.New(server.Options{
+		Catalog: r.catalog, Jobs: queueAdapter{r.queue}, Planner: r.engines, Vaults: r.vaults,
+		Region: r.config.Region, Now: time.Now, Log: r.log, Metrics: r.metrics,
+	})
+	httpServer := &http.Server{
+		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		BaseContext: func(net.Listener) context.Context { return background },
+		ErrorLog:    slog.NewLogLogger(r.log.Handler(), slog.LevelWarn),
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- httpServer.Serve(listener) }()
+	started := make(chan struct{})
+	r.tasks.Go(func() {
+		defer close(started)
+		r.startJobs(background)
+	})
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	r.log.Info("region stopping")
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
+	defer cancel()
+	if shutErr := httpServer.Shutdown(grace); shutErr != nil {
+		// Followers of jobs stay connected for as long as the job runs.
+		err = errors.Join(err, httpServer.Close())
+	}
+	stopBackground()
+	<-started
+	r.queue.Stop()
+	return err
+}
+
+// startJobs waits for the hosts to be swept, then lets jobs and schedule run.
+func (r *region) startJobs(ctx context.Context) {
+	r.hosts.waitReady(ctx, firstContact)
+	if ctx.Err() != nil {
+		return
+	}
+	if err := r.queue.Start(ctx); err != nil {
+		r.log.Error("start the queue of jobs", "error", err)
+		return
+	}
+	r.tasks.Go(func() { r.engines.schedule(ctx) })
+}
+
+func (r *region) close() {
+	for i := len(r.owned) - 1; i >= 0; i-- {
+		if err := r.owned[i](); err != nil {
+			r.log.Warn("close", "error", err)
+		}
+	}
+}

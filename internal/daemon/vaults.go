@@ -1,0 +1,309 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/api"
+	"github.com/backstay/backstay/internal/blob"
+	"github.com/backstay/backstay/internal/blob/file"
+	"github.com/backstay/backstay/internal/blob/replica"
+	"github.com/backstay/backstay/internal/catalog"
+	"github.com/backstay/backstay/internal/keyring"
+	"github.com/backstay/backstay/internal/mover"
+	"github.com/backstay/backstay/internal/tier/vault"
+)
+
+// identityKey is the name of the server's own age identity in its keyring: the
+// recipient to which each vault's key is wrapped besides the recovery key.
+const identityKey = "server-identity"
+
+// units opens storage units; each process that reads or writes a vault has one.
+type units struct {
+	hooks Hooks
+}
+
+// store opens the units of a vault as one store with as many copies.
+func (u units) store(ctx context.Context, urls []string) (blob.Store, error) {
+	var copies []blob.Store
+	for _, raw := range urls {
+		s, err := u.unit(ctx, raw)
+		if err != nil {
+			return nil, err
+		}
+		copies = append(copies, s)
+	}
+	return replica.New(copies...)
+}
+
+func (u units) unit(_ context.Context, raw string) (blob.Store, error) {
+	path, err := unitPath(raw)
+	if err != nil {
+		return nil, err
+	}
+	var s blob.Store = file.Open(path)
+	if u.hooks.Unit != nil {
+		s = u.hooks.Unit(raw, s)
+	}
+	return s, nil
+}
+
+// unitPath returns the folder of a storage unit's URL.
+func unitPath(raw string) (string, error) {
+	if filepath.IsAbs(raw) {
+		return filepath.Clean(raw), nil
+	}
+	parsed, err := url.Parse(raw)
+	if err != nil || parsed.Scheme != "file" || !filepath.IsAbs(parsed.Path) || parsed.Host != "" {
+		return "", backstay.Errorf(backstay.CodeUsage, "%q is not a storage unit", raw).
+			Becausef("this release knows folders: file:///absolute/path").Do("give three URLs such as file:///srv/backstay/copy1")
+	}
+	return filepath.Clean(parsed.Path), nil
+}
+
+// openVault opens a vault with the access that the server gave.
+func (u units) openVault(ctx context.Context, a mover.VaultAccess) (*vault.Vault, error) {
+	s, err := u.store(ctx, a.Units)
+	if err != nil {
+		return nil, err
+	}
+	return vault.Open(ctx, s, a.ID, a.Key)
+}
+
+// vaults knows the vaults of the region and their keys. It implements
+// server.Vaults.
+type vaults struct {
+	units
+	catalog *catalog.Catalog
+	keys    keyring.Keyring
+	now     func() time.Time
+
+	mu     sync.Mutex
+	opened map[backstay.VaultName]mover.VaultAccess // guarded by mu: with keys unwrapped
+}
+
+// access returns what a mover needs to use the vault.
+func (v *vaults) access(ctx context.Context, name backstay.VaultName) (mover.VaultAccess, error) {
+	v.mu.Lock()
+	a, ok := v.opened[name]
+	v.mu.Unlock()
+	if ok {
+		return a, nil
+	}
+	entry, err := v.entry(ctx, name)
+	if err != nil {
+		return mover.VaultAccess{}, err
+	}
+	a = mover.VaultAccess{Name: name, ID: entry.ID, Redundancy: entry.Redundancy}
+	for _, u := range entry.Units {
+		a.Units = append(a.Units, u.URL)
+	}
+	s, err := v.store(ctx, a.Units)
+	if err != nil {
+		return mover.VaultAccess{}, err
+	}
+	identity, err := v.keys.Key(ctx, identityKey)
+	if err != nil {
+		return mover.VaultAccess{}, backstay.Errorf(backstay.CodeVaultKey, "the server's own key cannot be read").Because(err)
+	}
+	id, key, err := vault.Unwrap(ctx, s, identity)
+	if err != nil {
+		return mover.VaultAccess{}, err
+	}
+	if id != entry.ID {
+		return mover.VaultAccess{}, backstay.Errorf(backstay.CodeVaultKey, "the storage units of vault %s hold another vault", name).
+			Becausef("it is %s and should be %s", id, entry.ID)
+	}
+	a.Key = key
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.opened[name] = a
+	return a, nil
+}
+
+func (v *vaults) entry(ctx context.Context, name backstay.VaultName) (backstay.Vault, error) {
+	entry, err := v.catalog.Vaults.Vault(ctx, name)
+	if errors.Is(err, catalog.ErrNotFound) {
+		return entry, backstay.Errorf(backstay.CodeUnknownVault, "there is no vault %s", name)
+	} else if err != nil {
+		return entry, fmt.Errorf("read vault %s: %w", name, err)
+	}
+	return entry, nil
+}
+
+func (v *vaults) open(ctx context.Context, name backstay.VaultName) (*vault.Vault, error) {
+	a, err := v.access(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return v.openVault(ctx, a)
+}
+
+// problem says why a point cannot be read from the vault; "" if it can.
+func (v *vaults) problem(ctx context.Context, name backstay.VaultName, point backstay.PointID) string {
+	opened, err := v.open(ctx, name)
+	if err == nil {
+		_, err = opened.OpenPoint(ctx, point)
+	}
+	if err != nil {
+		return backstay.AsError(err).Error()
+	}
+	return ""
+}
+
+// CreateVault makes a vault: its units are initialised, its key is made and
+// wrapped for this server and for a recovery key, and only then the catalogue
+// learns of it. The recovery key is returned and kept nowhere.
+func (v *vaults) CreateVault(ctx context.Context, r api.CreateVaultRequest) (backstay.Vault, string, error) {
+	entry := backstay.Vault{Name: r.Name, ID: uuid.NewString(), Redundancy: r.Redundancy, Created: v.now().UTC()}
+	if entry.Redundancy == "" {
+		entry.Redundancy = backstay.LRS
+	}
+	if entry.Redundancy != backstay.LRS || len(r.Units) != entry.Redundancy.Copies() {
+		return entry, "", backstay.Errorf(backstay.CodeUsage, "a vault needs %d storage units and the redundancy LRS", entry.Redundancy.Copies()).
+			Becausef("%d units and %s were asked for", len(r.Units), entry.Redundancy).Do("give --unit three times, each another folder")
+	}
+	if _, err := v.catalog.Vaults.Vault(ctx, r.Name); err == nil {
+		return entry, "", backstay.Errorf(backstay.CodeExists, "a vault %s exists already", r.Name)
+	}
+	recovery, err := v.makeVault(ctx, &entry, r.Units)
+	if err != nil {
+		return entry, "", err
+	}
+	entry = v.check(ctx, entry)
+	if err := v.catalog.Vaults.CreateVault(ctx, entry); err != nil {
+		return entry, "", fmt.Errorf("record vault %s: %w", entry.Name, err)
+	}
+	return entry, string(recovery.Reveal()), nil
+}
+
+func (v *vaults) makeVault(ctx context.Context, entry *backstay.Vault, wanted []api.NewUnit) (backstay.Secret, error) {
+	var urls []string
+	for _, u := range wanted {
+		path, err := unitPath(u.URL)
+		if err != nil {
+			return backstay.Secret{}, err
+		}
+		if err := file.Init(path); err != nil {
+			return backstay.Secret{}, backstay.Errorf(backstay.CodeVaultAway, "storage unit %s cannot be made", path).Because(err)
+		}
+		unit := backstay.StorageUnit{URL: "file://" + path, Zone: u.Zone}
+		entry.Units = append(entry.Units, unit)
+		urls = append(urls, unit.URL)
+	}
+	server, err := v.recipient(ctx)
+	if err != nil {
+		return backstay.Secret{}, err
+	}
+	recovery, recoveryRecipient, err := vault.NewIdentity()
+	if err != nil {
+		return backstay.Secret{}, fmt.Errorf("make a recovery key: %w", err)
+	}
+	s, err := v.store(ctx, urls)
+	if err != nil {
+		return backstay.Secret{}, err
+	}
+	_, err = vault.Create(ctx, s, vault.CreateOptions{
+		ID: entry.ID, Name: entry.Name, Redundancy: entry.Redundancy, Created: entry.Created,
+		Recipients: []string{server, recoveryRecipient},
+	})
+	return recovery, err
+}
+
+// recipient returns the public side of this server's identity, which is made
+// at first use.
+func (v *vaults) recipient(ctx context.Context) (string, error) {
+	identity, err := v.keys.Create(ctx, identityKey, func() (backstay.Secret, error) {
+		fresh, _, err := vault.NewIdentity()
+		return fresh, err
+	})
+	if err != nil {
+		return "", fmt.Errorf("make the server's key: %w", err)
+	}
+	return vault.Recipient(identity)
+}
+
+// VaultUsage says what the vault holds.
+func (v *vaults) VaultUsage(ctx context.Context, name backstay.VaultName) (backstay.VaultUsage, error) {
+	opened, err := v.open(ctx, name)
+	if err != nil {
+		return backstay.VaultUsage{}, err
+	}
+	usage, err := opened.Usage(ctx)
+	usage.Vault = name
+	return usage, err
+}
+
+// CheckVault looks at every storage unit now and keeps what it found (I13).
+func (v *vaults) CheckVault(ctx context.Context, name backstay.VaultName) (backstay.Vault, error) {
+	entry, err := v.entry(ctx, name)
+	if err != nil {
+		return entry, err
+	}
+	entry = v.check(ctx, entry)
+	if err := v.catalog.Vaults.UpdateVault(ctx, entry); err != nil {
+		return entry, fmt.Errorf("record vault %s: %w", name, err)
+	}
+	return entry, nil
+}
+
+// check asks each unit for its state and device. Copies counts the units that
+// answered, FailureDomains their different devices (architecture decision 12).
+func (v *vaults) check(ctx context.Context, entry backstay.Vault) backstay.Vault {
+	devices := map[string]bool{}
+	entry.Copies = 0
+	for i := range entry.Units {
+		u := &entry.Units[i]
+		u.Device, u.State = "", "unreachable"
+		s, err := v.unit(ctx, u.URL)
+		if err != nil {
+			continue
+		}
+		u.State, u.Device = unitState(ctx, s)
+		if u.State == "ok" || u.State == "read-only" || u.State == "full" {
+			entry.Copies++
+			devices[u.Device] = true
+		}
+	}
+	now := v.now().UTC()
+	entry.FailureDomains, entry.Checked, entry.Note = len(devices), &now, ""
+	var notes []string
+	if short := entry.Redundancy.Copies() - entry.Copies; short > 0 {
+		notes = append(notes, fmt.Sprintf("%d of %d copies cannot be reached", short, entry.Redundancy.Copies()))
+	}
+	if entry.FailureDomains < entry.Copies {
+		notes = append(notes, fmt.Sprintf("the %d copies are on %d device(s): the loss of one device can take several copies", entry.Copies, entry.FailureDomains))
+	}
+	entry.Note = strings.Join(notes, "; ")
+	return entry
+}
+
+// probeRoom is what a unit must have left to count as not full, in bytes.
+const probeRoom = 64 << 20
+
+func unitState(ctx context.Context, s blob.Store) (state, device string) {
+	if _, err := s.Stat(ctx, "vault.json"); err != nil && !errors.Is(err, blob.ErrNotExist) {
+		return "unreachable", ""
+	}
+	d, ok := s.(blob.Describer)
+	if !ok {
+		return "ok", ""
+	}
+	place, err := d.Describe(ctx)
+	switch {
+	case err != nil:
+		return "unreachable", ""
+	case place.Available >= 0 && place.Available < probeRoom:
+		return "full", place.Device
+	}
+	return "ok", place.Device
+}

@@ -1,0 +1,162 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/blob"
+	"github.com/backstay/backstay/internal/daemon"
+)
+
+// FaultsEnv names the environment variable with the folder of faults. A server
+// or mover that the sandbox started looks there before each step of a job and
+// each call to a storage unit:
+//
+//	hold-STEP      the job waits before the step for as long as the file is there
+//	hold-put       puts of packs wait
+//	hold-get       gets of packs wait
+//	corrupt-put    the next pack is changed on its way, in one copy; the file goes
+//	full           every put fails: no room
+//	read-only      every put fails: not writable
+//
+// "at-NAME" appears beside a file when somebody waits at it or was hit by it.
+const FaultsEnv = "BACKSTAY_SANDBOX_FAULTS"
+
+// Hooks returns the hooks that look into the folder; none if folder is "".
+func Hooks(folder string) daemon.Hooks {
+	if folder == "" {
+		return daemon.Hooks{}
+	}
+	f := faults(folder)
+	return daemon.Hooks{
+		BeforeStep: func(ctx context.Context, _ backstay.Job, step string) { _ = f.hold(ctx, "hold-"+step) },
+		Unit:       func(_ string, s blob.Store) blob.Store { return &faultyUnit{s, f} },
+	}
+}
+
+// faults is the folder.
+type faults string
+
+func (f faults) planned(name string) bool {
+	_, err := os.Stat(filepath.Join(string(f), name))
+	return err == nil
+}
+
+// hit notes that a planned fault was met, so that a test can see that it was.
+func (f faults) hit(name string) {
+	_ = os.WriteFile(filepath.Join(string(f), "at-"+name), nil, 0o600)
+}
+
+// take removes a planned fault that is to happen once; true for one caller.
+func (f faults) take(name string) bool {
+	err := os.Rename(filepath.Join(string(f), name), filepath.Join(string(f), "at-"+name))
+	return err == nil
+}
+
+// hold waits while the fault is planned.
+func (f faults) hold(ctx context.Context, name string) error {
+	for f.planned(name) {
+		f.hit(name)
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// faultyUnit is a storage unit that meets the planned faults.
+type faultyUnit struct {
+	blob.Store
+	faults faults
+}
+
+func isPack(name string) bool { return strings.HasPrefix(name, "packs/") }
+
+// Put implements blob.Store.
+func (u *faultyUnit) Put(ctx context.Context, name string, data []byte) error {
+	switch {
+	case u.faults.planned("full"):
+		u.faults.hit("full")
+		return fmt.Errorf("put %s: %w", name, blob.ErrFull)
+	case u.faults.planned("read-only"):
+		u.faults.hit("read-only")
+		return fmt.Errorf("put %s: %w", name, blob.ErrReadOnly)
+	}
+	if isPack(name) {
+		if err := u.faults.hold(ctx, "hold-put"); err != nil {
+			return err
+		}
+		if u.faults.take("corrupt-put") {
+			changed := append([]byte(nil), data...)
+			changed[len(changed)/3] ^= 0x20
+			data = changed
+		}
+	}
+	return u.Store.Put(ctx, name, data)
+}
+
+// Get implements blob.Store.
+func (u *faultyUnit) Get(ctx context.Context, name string, offset, length int64) ([]byte, error) {
+	if isPack(name) {
+		if err := u.faults.hold(ctx, "hold-get"); err != nil {
+			return nil, err
+		}
+	}
+	return u.Store.Get(ctx, name, offset, length)
+}
+
+// Describe implements blob.Describer.
+func (u *faultyUnit) Describe(ctx context.Context) (blob.Place, error) {
+	d, ok := u.Store.(blob.Describer)
+	if !ok {
+		return blob.Place{}, errors.New("the storage unit does not describe itself")
+	}
+	return d.Describe(ctx)
+}
+
+// Plan plans a fault.
+func (f faults) plan(name string) error {
+	_ = os.Remove(filepath.Join(string(f), "at-"+name))
+	return os.WriteFile(filepath.Join(string(f), name), nil, 0o600)
+}
+
+// lift takes a planned fault away; no error if it is not planned.
+func (f faults) lift(name string) error {
+	err := os.Remove(filepath.Join(string(f), name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// wasHit tells whether somebody met the fault since it was planned.
+func (f faults) wasHit(name string) bool { return f.planned("at-" + name) }
+
+// PlanFault plans a fault in the world's server and movers.
+func (w *World) PlanFault(name string) error { return faults(w.faultsFolder()).plan(name) }
+
+// LiftFault takes it away.
+func (w *World) LiftFault(name string) error { return faults(w.faultsFolder()).lift(name) }
+
+// AwaitFault waits until somebody met the fault.
+func (w *World) AwaitFault(ctx context.Context, name string) error {
+	for !faults(w.faultsFolder()).wasHit(name) {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for somebody to meet the fault %s: %w", name, context.Cause(ctx))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+func (w *World) faultsFolder() string { return filepath.Join(w.Dir, "faults") }
