@@ -12,7 +12,6 @@ import (
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/blob"
-	"github.com/backstay/backstay/internal/daemon"
 )
 
 // FaultsEnv names the environment variable with the folder of faults. A server
@@ -29,39 +28,49 @@ import (
 // "at-NAME" appears beside a file when somebody waits at it or was hit by it.
 const FaultsEnv = "BACKSTAY_SANDBOX_FAULTS"
 
-// Hooks returns the hooks that look into the folder; none if folder is "".
-func Hooks(folder string) daemon.Hooks {
-	if folder == "" {
-		return daemon.Hooks{}
-	}
-	f := faults(folder)
-	return daemon.Hooks{
-		BeforeStep: func(ctx context.Context, _ backstay.Job, step string) { _ = f.hold(ctx, "hold-"+step) },
-		Unit:       func(_ string, s blob.Store) blob.Store { return &faultyUnit{s, f} },
+// Faults is a folder of faults; the empty one has none. Its methods BeforeStep
+// and Unit are the hooks of a server or mover.
+//
+// They are given to it by cmd/sandbox rather than here, so that tests of what
+// the server consists of can use the sandbox without importing themselves.
+type Faults string
+
+// EnvironmentFaults returns the faults of the world that started this process.
+func EnvironmentFaults() Faults { return Faults(os.Getenv(FaultsEnv)) }
+
+// BeforeStep waits while the step of a job is to be held.
+func (f Faults) BeforeStep(ctx context.Context, _ backstay.Job, step string) {
+	if f != "" {
+		_ = f.hold(ctx, "hold-"+step)
 	}
 }
 
-// faults is the folder.
-type faults string
+// Unit returns the storage unit with the faults.
+func (f Faults) Unit(_ string, s blob.Store) blob.Store {
+	if f == "" {
+		return s
+	}
+	return &faultyUnit{s, f}
+}
 
-func (f faults) planned(name string) bool {
+func (f Faults) planned(name string) bool {
 	_, err := os.Stat(filepath.Join(string(f), name))
 	return err == nil
 }
 
 // hit notes that a planned fault was met, so that a test can see that it was.
-func (f faults) hit(name string) {
+func (f Faults) hit(name string) {
 	_ = os.WriteFile(filepath.Join(string(f), "at-"+name), nil, 0o600)
 }
 
 // take removes a planned fault that is to happen once; true for one caller.
-func (f faults) take(name string) bool {
+func (f Faults) take(name string) bool {
 	err := os.Rename(filepath.Join(string(f), name), filepath.Join(string(f), "at-"+name))
 	return err == nil
 }
 
 // hold waits while the fault is planned.
-func (f faults) hold(ctx context.Context, name string) error {
+func (f Faults) hold(ctx context.Context, name string) error {
 	for f.planned(name) {
 		f.hit(name)
 		select {
@@ -76,7 +85,7 @@ func (f faults) hold(ctx context.Context, name string) error {
 // faultyUnit is a storage unit that meets the planned faults.
 type faultyUnit struct {
 	blob.Store
-	faults faults
+	faults Faults
 }
 
 func isPack(name string) bool { return strings.HasPrefix(name, "packs/") }
@@ -124,13 +133,13 @@ func (u *faultyUnit) Describe(ctx context.Context) (blob.Place, error) {
 }
 
 // Plan plans a fault.
-func (f faults) plan(name string) error {
+func (f Faults) plan(name string) error {
 	_ = os.Remove(filepath.Join(string(f), "at-"+name))
 	return os.WriteFile(filepath.Join(string(f), name), nil, 0o600)
 }
 
 // lift takes a planned fault away; no error if it is not planned.
-func (f faults) lift(name string) error {
+func (f Faults) lift(name string) error {
 	err := os.Remove(filepath.Join(string(f), name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -139,17 +148,17 @@ func (f faults) lift(name string) error {
 }
 
 // wasHit tells whether somebody met the fault since it was planned.
-func (f faults) wasHit(name string) bool { return f.planned("at-" + name) }
+func (f Faults) wasHit(name string) bool { return f.planned("at-" + name) }
 
 // PlanFault plans a fault in the world's server and movers.
-func (w *World) PlanFault(name string) error { return faults(w.faultsFolder()).plan(name) }
+func (w *World) PlanFault(name string) error { return Faults(w.faultsFolder()).plan(name) }
 
 // LiftFault takes it away.
-func (w *World) LiftFault(name string) error { return faults(w.faultsFolder()).lift(name) }
+func (w *World) LiftFault(name string) error { return Faults(w.faultsFolder()).lift(name) }
 
 // AwaitFault waits until somebody met the fault.
 func (w *World) AwaitFault(ctx context.Context, name string) error {
-	for !faults(w.faultsFolder()).wasHit(name) {
+	for !Faults(w.faultsFolder()).wasHit(name) {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("wait for somebody to meet the fault %s: %w", name, context.Cause(ctx))

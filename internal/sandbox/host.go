@@ -211,7 +211,7 @@ func (h *Host) StartMover(ctx context.Context) error {
 	args := append(binary[1:len(binary):len(binary)], "agent",
 		"--listen", h.MoverAddress(), "--libvirt", "qemu:///system", "--state", state)
 	cmd := h.Command(context.Background(), binary[0], args...)
-	cmd.Env = append(os.Environ(), h.world.options.Env...)
+	cmd.Env = h.world.environment()
 	logPath := filepath.Join(h.dir, "log/mover.log")
 	var err error
 	if h.mover, err = h.world.launch(cmd, logPath); err != nil {

@@ -77,7 +77,7 @@ func (w *World) makeRegion(ctx context.Context) error {
 func (w *World) backstay(ctx context.Context, args ...string) *exec.Cmd {
 	binary := w.options.Binary
 	cmd := exec.CommandContext(ctx, binary[0], append(binary[1:len(binary):len(binary)], args...)...)
-	cmd.Env = append(os.Environ(), w.options.Env...)
+	cmd.Env = w.environment()
 	return cmd
 }
 

@@ -151,7 +151,7 @@ func makeDir(dir string) (string, error) {
 }
 
 func (w *World) start(ctx context.Context) error {
-	if err := w.save(); err != nil {
+	if err := errors.Join(w.save(), os.Mkdir(w.faultsFolder(), 0o700)); err != nil {
 		return err
 	}
 	for _, h := range w.Hosts {
@@ -181,6 +181,11 @@ func (w *World) Host(name string) (*Host, error) {
 		}
 	}
 	return nil, fmt.Errorf("the world has no host %q", name)
+}
+
+// environment is that of the server and the movers.
+func (w *World) environment() []string {
+	return append(os.Environ(), append(w.options.Env, FaultsEnv+"="+w.faultsFolder())...)
 }
 
 // Down ends the world and removes all of it.

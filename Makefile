@@ -1,0 +1,35 @@
+# build   bin/backstay and bin/sandbox
+# demo    bring a sandbox up and do the main job on a real VM (root; DEMO_EXIT=1 takes it down again)
+# test    the fast tests, then the integration tests with real libvirt, QEMU and guests (root)
+# check   what a change must pass besides: format, vet, staticcheck, modules, generated files
+.PHONY: build demo test check deps root
+.DEFAULT_GOAL := build
+
+# Version stamping runs git, which refuses a checkout that belongs to another user.
+GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false
+STATICCHECK = go tool -modfile=tools/go.mod staticcheck
+INTEGRATION = $$(grep -rl '^//go:build integration' --include='*_test.go' . | xargs -n1 dirname | sort -u)
+
+build:
+	$(GOBUILD) -o bin/ ./cmd/...
+
+deps:
+	@scripts/install-deps
+
+root:
+	@[ "$$(id -u)" = 0 ] || { echo "make: this needs root, as it runs libvirtd in namespaces of its own: sudo make ..." >&2; exit 1; }
+
+demo: deps root build
+	@bin/sandbox demo
+
+test: deps
+	scripts/go-test ./...
+	@$(MAKE) --no-print-directory root
+	@scripts/go-test -tags integration -p 1 -timeout 40m $(INTEGRATION)
+
+check:
+	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt these:"; echo "$$unformatted"; exit 1; }
+	go vet -tags integration ./...
+	go mod tidy -diff
+	$(STATICCHECK) -tags integration ./...
+	@before=$$(git ls-files -m); go generate ./... && [ "$$before" = "$$(git ls-files -m)" ] || { echo "generated files were out of date:"; git ls-files -m; exit 1; }

@@ -1,0 +1,81 @@
+package sandbox
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"testing"
+	"time"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/blob/mem"
+)
+
+// planned returns a world of which only the folder of faults exists.
+func planned(t *testing.T) *World {
+	t.Helper()
+	w := &World{Dir: t.TempDir()}
+	if err := os.Mkdir(w.faultsFolder(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func TestAHeldStepWaitsUntilItIsReleased(t *testing.T) {
+	w := planned(t)
+	before := Faults(w.faultsFolder()).BeforeStep
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := w.PlanFault("hold-take"); err != nil {
+		t.Fatal(err)
+	}
+	before(ctx, backstay.Job{}, "another")
+	done := make(chan struct{})
+	go func() {
+		before(ctx, backstay.Job{}, "take")
+		close(done)
+	}()
+	if err := w.AwaitFault(ctx, "hold-take"); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-done:
+		t.Fatal("the step went on while it was held")
+	default:
+	}
+	if err := w.LiftFault("hold-take"); err != nil {
+		t.Fatal(err)
+	}
+	<-done
+	if ctx.Err() != nil {
+		t.Error("the step went on because of the deadline, not of the release")
+	}
+}
+
+func TestACorruptedPutHitsOneObjectAndIsNoticed(t *testing.T) {
+	w := planned(t)
+	ctx := context.Background()
+	unit := Faults(w.faultsFolder()).Unit("file:///copy1", mem.New())
+	if err := w.PlanFault("corrupt-put"); err != nil {
+		t.Fatal(err)
+	}
+	damaged := 0
+	for _, name := range []string{"packs/a", "packs/b"} {
+		if err := unit.Put(ctx, name, []byte("sound")); err != nil {
+			t.Fatal(err)
+		}
+		got, err := unit.Get(ctx, name, 0, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got, []byte("sound")) {
+			damaged++
+		}
+	}
+	if damaged != 1 {
+		t.Errorf("%d objects are damaged, not one", damaged)
+	}
+	if err := w.AwaitFault(ctx, "corrupt-put"); err != nil {
+		t.Error(err)
+	}
+}
