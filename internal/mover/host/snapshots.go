@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"errors"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/mover"
@@ -100,13 +101,15 @@ func (h *Host) Release(ctx context.Context, vm backstay.VMID, progress mover.Pro
 	return h.tier.Release(ctx, vm, mergeProgress(progress))
 }
 
-// Sweep mends what a crash left on the host.
+// Sweep mends what a crash left on the host. Restores come first: what they
+// leave keeps layers from being merged.
 func (h *Host) Sweep(ctx context.Context, live []backstay.JobID) (mover.SweepReport, error) {
+	removed, restoreErr := h.sweepRestores(ctx, live)
 	s, err := h.tier.Sweep(ctx, snapshot.SweepOptions{
 		Live: live,
 		Lock: func(ctx context.Context, vm backstay.VMID) (func(), error) { return h.vms.lock(ctx, string(vm)) },
 	})
-	return mover.SweepReport{Thawed: s.Thawed, Removed: s.Removed, Finished: s.Finished}, err
+	return mover.SweepReport{Thawed: s.Thawed, Removed: append(removed, s.Removed...), Finished: s.Finished}, errors.Join(restoreErr, err)
 }
 
 func mergeProgress(progress mover.Progress) snapshot.Progress {

@@ -1,0 +1,328 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/hypervisor"
+	"github.com/backstay/backstay/internal/mover"
+	"github.com/backstay/backstay/internal/tier/snapshot"
+	"github.com/backstay/backstay/internal/undo"
+)
+
+var _ mover.Mover = (*Host)(nil)
+
+// Stage writes the disks of a planned restore beside everything that is there
+// and verifies them (I8). From the snapshot tier it makes overlays and copies
+// nothing. A repeat after it succeeded does nothing; after a crash it removes
+// what the crash left and starts again. On error nothing of it stays.
+func (h *Host) Stage(ctx context.Context, r mover.StageRequest, progress mover.Progress) (mover.Staged, error) {
+	unlock, err := h.lockRestore(ctx, r.Job)
+	if err != nil {
+		return mover.Staged{}, err
+	}
+	defer unlock()
+	staged, err := h.stage(ctx, r, oneAtATime(progress))
+	if err != nil {
+		return mover.Staged{}, restoreError(ctx, r.Plan, err)
+	}
+	return staged, nil
+}
+
+// lockRestore keeps the calls of one restore apart.
+func (h *Host) lockRestore(ctx context.Context, job backstay.JobID) (func(), error) {
+	return h.vms.lock(ctx, "restore "+string(job))
+}
+
+func (h *Host) stage(ctx context.Context, r mover.StageRequest, progress mover.Progress) (staged mover.Staged, err error) {
+	j, err := h.loadJournal(r.Job)
+	if err != nil {
+		return staged, err
+	}
+	if j != nil {
+		if err := j.of(r.Plan); err != nil {
+			return staged, err
+		}
+		if j.Staged != nil && !j.Abandoned && allThere(j.Staged.Paths) {
+			return *j.Staged, nil
+		}
+		if err := h.abandon(ctx, j); err != nil {
+			return staged, fmt.Errorf("remove what an interrupted attempt left: %w", err)
+		}
+	}
+	source, err := h.openSource(ctx, r)
+	if err != nil {
+		return staged, err
+	}
+	if j, err = h.newJournal(r); err != nil {
+		return staged, err
+	}
+	for _, d := range r.Plan.Disks {
+		if exists(d.Path) {
+			return staged, taken(d.Path)
+		}
+		j.add(d.Path)
+	}
+	if err := j.write(); err != nil {
+		return staged, err
+	}
+	var u undo.Stack
+	u.Push("restore "+string(r.Job), func(context.Context) error { return h.discard(j) })
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, u.Run(ctx))
+		}
+	}()
+	if staged, err = source.write(ctx, r, j, progress); err != nil {
+		return mover.Staged{}, err
+	}
+	j.Staged = &staged
+	if err := j.write(); err != nil {
+		return mover.Staged{}, err
+	}
+	u.Success()
+	return staged, nil
+}
+
+func taken(path string) error {
+	return backstay.Errorf(backstay.CodePreflight, "%s exists already", path).
+		Becausef("a restore never writes over a file").Do("move it away, or choose another --name or --pool")
+}
+
+func allThere(paths []string) bool {
+	return !slices.ContainsFunc(paths, func(p string) bool { return !exists(p) })
+}
+
+// restoreSource is the tier that a restore reads.
+type restoreSource interface {
+	// write makes the plan's disks. The journal names them already.
+	write(ctx context.Context, r mover.StageRequest, j *restoreJournal, progress mover.Progress) (mover.Staged, error)
+}
+
+// openSource opens the point before anything is made.
+func (h *Host) openSource(ctx context.Context, r mover.StageRequest) (restoreSource, error) {
+	if r.Plan.Tier != backstay.VaultTier {
+		point, err := h.openPoint(ctx, r.Plan.Point)
+		if err != nil {
+			return nil, err
+		}
+		return &snapshotSource{h, point}, nil
+	}
+	if r.Vault == nil {
+		return nil, backstay.Errorf(backstay.CodeInternal, "a restore from the vault tier names no vault")
+	}
+	v, err := h.openVault(ctx, *r.Vault)
+	if err != nil {
+		return nil, err
+	}
+	point, err := v.OpenPoint(ctx, r.Plan.Point)
+	if err != nil {
+		return nil, err
+	}
+	return &vaultSource{h, point.Disk}, nil
+}
+
+// snapshotSource restores by overlays on the frozen layers of a point.
+type snapshotSource struct {
+	*Host
+	point *snapshot.Point
+}
+
+func (s *snapshotSource) write(ctx context.Context, r mover.StageRequest, _ *restoreJournal, progress mover.Progress) (mover.Staged, error) {
+	progress(mover.Report{Phase: "write"})
+	// First of all disks: from here on no layer of the point can be merged.
+	for _, d := range r.Plan.Disks {
+		if d.Format != "qcow2" {
+			return mover.Staged{}, backstay.Errorf(backstay.CodeInternal, "disk %s was planned as %s, and an overlay is qcow2", d.Target, d.Format)
+		}
+		err := s.tier.AddUser(r.Plan.Point, d.Target, snapshot.User{
+			Kind: snapshot.UserVM, ID: string(r.Plan.UUID), Job: r.Job, Since: s.now(), Overlay: d.Path,
+		})
+		if err != nil {
+			return mover.Staged{}, err
+		}
+	}
+	var staged mover.Staged
+	for _, d := range r.Plan.Disks {
+		layers, ok := s.point.Disk(d.Target)
+		if !ok {
+			return mover.Staged{}, backstay.Errorf(backstay.CodeNotRestorable, "disk %s is not part of point %s", d.Target, r.Plan.Point)
+		}
+		if err := s.images.CreateOverlay(ctx, d.Path, layers.Path, layers.Format); err != nil {
+			return mover.Staged{}, fmt.Errorf("make disk %s: %w", d.Target, err)
+		}
+		staged.Paths = append(staged.Paths, d.Path)
+	}
+	progress(mover.Report{Phase: "verify"})
+	for _, d := range r.Plan.Disks {
+		layers, _ := s.point.Disk(d.Target)
+		info, err := s.images.Info(ctx, d.Path)
+		if err != nil {
+			return mover.Staged{}, fmt.Errorf("look at disk %s: %w", d.Target, err)
+		}
+		if info.Backing != layers.Path || info.VirtualSize != layers.Size || info.Format != "qcow2" {
+			return mover.Staged{}, fmt.Errorf("disk %s was not made as it must be: it stands on %q with %d bytes", d.Target, info.Backing, info.VirtualSize)
+		}
+	}
+	return staged, nil
+}
+
+// discard removes what a journal names and then the journal: files first, then
+// the entries that keep layers from being merged, so that at no instant a file
+// stands on a layer that is not kept.
+func (h *Host) discard(j *restoreJournal) error {
+	for _, path := range j.Files {
+		if err := removeDurably(path); err != nil {
+			return err
+		}
+	}
+	for _, path := range j.Folders {
+		if err := os.RemoveAll(path); err != nil {
+			return fmt.Errorf("remove folder: %w", err)
+		}
+	}
+	if j.Tier == backstay.SnapshotTier {
+		if err := h.tier.RemoveUser(snapshot.UserVM, string(j.VM)); err != nil {
+			return err
+		}
+	}
+	return j.remove()
+}
+
+// Abandon removes everything that a restore made, in whatever state it is: the
+// VM if it was this restore that defined it, then its files. What the journal
+// does not name is left alone.
+func (h *Host) Abandon(ctx context.Context, r mover.StageRequest) error {
+	unlock, err := h.lockRestore(ctx, r.Job)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	j, err := h.loadJournal(r.Job)
+	if err != nil {
+		return restoreError(ctx, r.Plan, err)
+	}
+	if j == nil {
+		return nil
+	}
+	if err := j.of(r.Plan); err != nil {
+		return err
+	}
+	if err := h.abandon(ctx, j); err != nil {
+		return h.hostError(err, "what the restore of %s made could not be removed", j.Name)
+	}
+	return nil
+}
+
+func (h *Host) abandon(ctx context.Context, j *restoreJournal) error {
+	if !j.Abandoned {
+		j.Abandoned = true
+		if err := j.write(); err != nil {
+			return err
+		}
+	}
+	if j.Defining {
+		if err := h.unmake(ctx, j); err != nil {
+			return err
+		}
+	}
+	return h.discard(j)
+}
+
+// sweepRestores ends the restores whose job will not go on: what was to go goes,
+// what was written half goes, and what is complete stays and is no longer ours
+// to remove. It returns the files that it removed.
+func (h *Host) sweepRestores(ctx context.Context, live []backstay.JobID) (removed []string, err error) {
+	paths, err := filepath.Glob(filepath.Join(h.journalFolder(), "*.json"))
+	if err != nil {
+		return nil, fmt.Errorf("list restore journals: %w", err)
+	}
+	var failed []error
+	for _, path := range paths {
+		files, err := h.sweepRestore(ctx, path, live)
+		removed = append(removed, files...)
+		failed = append(failed, err)
+	}
+	return removed, errors.Join(failed...)
+}
+
+func (h *Host) sweepRestore(ctx context.Context, path string, live []backstay.JobID) ([]string, error) {
+	job := backstay.JobID(strings.TrimSuffix(filepath.Base(path), ".json"))
+	if slices.Contains(live, job) {
+		return nil, nil
+	}
+	unlock, err := h.lockRestore(ctx, job)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	j, err := readJournal(path)
+	if err != nil || j == nil {
+		return nil, err
+	}
+	if j.Staged != nil && !j.Abandoned {
+		return nil, j.remove()
+	}
+	files := slices.DeleteFunc(slices.Clone(j.Files), func(p string) bool { return !exists(p) })
+	return files, h.abandon(ctx, j)
+}
+
+// unmake ends and undefines the VM that a restore made. A VM of that UUID which
+// stands on none of its files is somebody else's.
+func (h *Host) unmake(ctx context.Context, j *restoreJournal) error {
+	ours, err := h.made(ctx, j)
+	if err != nil || !ours {
+		return err
+	}
+	if err := h.hv.Destroy(ctx, j.VM); err != nil {
+		return fmt.Errorf("end VM: %w", err)
+	}
+	if err := h.hv.Undefine(ctx, j.VM); err != nil {
+		return fmt.Errorf("undefine VM: %w", err)
+	}
+	return nil
+}
+
+// made tells whether the VM that a restore was to make is there.
+func (h *Host) made(ctx context.Context, j *restoreJournal) (bool, error) {
+	domain, err := h.hv.Domain(ctx, j.VM)
+	if errors.Is(err, hypervisor.ErrNoVM) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for VM: %w", err)
+	}
+	for _, path := range j.Files {
+		if domainUses(&domain, path) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// restoreError gives an error of a restore its code, unless it has one.
+func restoreError(ctx context.Context, plan backstay.RestorePlan, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("restore point %s: %w", plan.Point, errors.Join(context.Cause(ctx), err))
+	}
+	var coded *backstay.Error
+	switch {
+	case errors.As(err, &coded):
+		return err
+	case errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT):
+		return backstay.Errorf(backstay.CodeNoSpace, "no room for the disks of %s", plan.Name).Because(err)
+	case errors.Is(err, hypervisor.ErrExists):
+		return backstay.Errorf(backstay.CodePreflight, "a file of %s exists already", plan.Name).Because(err).
+			Do("move it away, or choose another --name or --pool")
+	case errors.Is(err, hypervisor.ErrAway):
+		return backstay.Errorf(backstay.CodeHostAway, "the restore of %s was cut off", plan.Name).Because(err)
+	}
+	return backstay.Errorf(vaultCode(err, backstay.CodeRestoreFailed), "point %s could not be restored as %s", plan.Point, plan.Name).Because(err)
+}

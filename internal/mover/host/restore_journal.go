@@ -1,0 +1,178 @@
+package host
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/mover"
+)
+
+// journalVersion is that of a restore's journal.
+const journalVersion = 1
+
+// restoreJournal is what a restore made or was about to make, written before
+// it does. Undoing the restore goes by it alone: what is not named here was not
+// made by it, and is never removed. It holds no secret.
+type restoreJournal struct {
+	Version int              `json:"version"`
+	Job     backstay.JobID   `json:"job"`
+	VM      backstay.VMID    `json:"vm"`
+	Name    string           `json:"name"`
+	Point   backstay.PointID `json:"point"`
+	Tier    backstay.Tier    `json:"tier"`
+	// Files were not there when the restore began. Disks are among them.
+	Files []string `json:"files"`
+	// Folders likewise; with all that is in them.
+	Folders []string `json:"folders,omitempty"`
+	// Staged is set once every disk was written and verified.
+	Staged *mover.Staged `json:"staged,omitempty"`
+	// Defining is set before the VM is defined, when nobody had its UUID.
+	Defining bool `json:"defining,omitempty"`
+	// Abandoned is set when all of it is to go; a sweep finishes that.
+	Abandoned bool `json:"abandoned,omitempty"`
+
+	path string
+}
+
+func (h *Host) journalFolder() string { return filepath.Join(h.state, "restores") }
+
+// journalPath is where a job's journal lies. The job's id comes over the wire
+// and must not lead anywhere else.
+func (h *Host) journalPath(job backstay.JobID) (string, error) {
+	if job == "" || strings.ContainsAny(string(job), "/\x00") || strings.HasPrefix(string(job), ".") {
+		return "", backstay.Errorf(backstay.CodeInternal, "%q cannot be the id of a job", string(job))
+	}
+	return filepath.Join(h.journalFolder(), string(job)+".json"), nil
+}
+
+// loadJournal reads a job's journal; nil if it has none.
+func (h *Host) loadJournal(job backstay.JobID) (*restoreJournal, error) {
+	path, err := h.journalPath(job)
+	if err != nil {
+		return nil, err
+	}
+	return readJournal(path)
+}
+
+func readJournal(path string) (*restoreJournal, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read restore journal: %w", err)
+	}
+	j := &restoreJournal{path: path}
+	if err := json.Unmarshal(data, j); err != nil {
+		return nil, fmt.Errorf("read restore journal %s: %w", path, err)
+	}
+	if j.Version != journalVersion {
+		return nil, fmt.Errorf("read restore journal %s: it has version %d, and this backstay knows %d", path, j.Version, journalVersion)
+	}
+	return j, nil
+}
+
+// newJournal makes the journal of a restore that begins. It is not written yet.
+func (h *Host) newJournal(r mover.StageRequest) (*restoreJournal, error) {
+	path, err := h.journalPath(r.Job)
+	if err != nil {
+		return nil, err
+	}
+	return &restoreJournal{
+		Version: journalVersion, Job: r.Job, VM: r.Plan.UUID, Name: r.Plan.Name,
+		Point: r.Plan.Point, Tier: r.Plan.Tier, path: path,
+	}, nil
+}
+
+// of checks that the journal is that of this plan: a job has one plan for life.
+func (j *restoreJournal) of(plan backstay.RestorePlan) error {
+	if j.VM != plan.UUID || j.Point != plan.Point || j.Tier != plan.Tier {
+		return backstay.Errorf(backstay.CodeInternal, "job %s restored point %s as %s before, and is now asked for another plan", j.Job, j.Point, j.VM)
+	}
+	return nil
+}
+
+// add names files that will be made and are not there yet.
+func (j *restoreJournal) add(paths ...string) {
+	for _, p := range paths {
+		if !slices.Contains(j.Files, p) {
+			j.Files = append(j.Files, p)
+		}
+	}
+}
+
+// write makes the journal durable as it stands.
+func (j *restoreJournal) write() error {
+	data, err := json.MarshalIndent(j, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode restore journal: %w", err)
+	}
+	folder := filepath.Dir(j.path)
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return fmt.Errorf("make folder of restore journals: %w", err)
+	}
+	if err := writeDurably(j.path, append(data, '\n')); err != nil {
+		return fmt.Errorf("write restore journal: %w", err)
+	}
+	return syncFolder(filepath.Dir(folder))
+}
+
+func (j *restoreJournal) remove() error { return removeDurably(j.path) }
+
+// writeDurably replaces a file so that after a power loss it is there as it was
+// or as it is.
+func writeDurably(path string, data []byte) error {
+	temp := path + ".new"
+	f, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(temp, path)
+	}
+	if err != nil {
+		_ = os.Remove(temp)
+		return err
+	}
+	return syncFolder(filepath.Dir(path))
+}
+
+// removeDurably removes a file; no error if it is not there.
+func removeDurably(path string) error {
+	err := os.Remove(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove file: %w", err)
+	}
+	return syncFolder(filepath.Dir(path))
+}
+
+func syncFolder(path string) error { return syncPath(path) }
+
+// syncPath makes a file's content, or a folder's entries, durable.
+func syncPath(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("sync: %w", err)
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("sync %s: %w", path, err)
+	}
+	return nil
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
