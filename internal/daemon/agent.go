@@ -25,10 +25,7 @@ func (d *Daemon) Agent(ctx context.Context, o config.AgentOptions) error {
 		return backstay.Errorf(backstay.CodeUsage, "%q is not a place to listen", o.Listen).Do("give --listen unix:///absolute/path.sock")
 	}
 	log := newLogger(config.Log{Level: "info", Format: "text"}, os.Stderr)
-	keys, err := keyfile.Open(filepath.Join(o.State, "keys"))
-	if err != nil {
-		return err
-	}
+	keys := keyfile.New(filepath.Join(o.State, "keys"))
 	m, closeHost, err := d.hostMover(ctx, hostOptions{libvirt: o.Libvirt, state: o.State, keys: keys, log: log})
 	if err != nil {
 		return err
@@ -61,10 +58,7 @@ func (d *Daemon) hostMover(ctx context.Context, o hostOptions) (mover.Mover, fun
 	if err != nil {
 		return nil, nil, err
 	}
-	images, err := qemu.New(qemu.Options{SocketDir: filepath.Join(o.state, "exports")})
-	if err != nil {
-		return nil, nil, err
-	}
+	images := qemu.New(qemu.Options{Dir: filepath.Join(o.state, "exports")})
 	m, err := host.New(host.Options{
 		Hypervisor: hv, Images: images, Keyring: o.keys, StateDir: o.state, Name: o.name, Log: o.log,
 		OpenVault: units{hooks: d.Hooks}.openVault,

@@ -73,7 +73,7 @@ func (e *engines) queueOptions(r *region) job.Options {
 		Limits: job.Limits{PerHost: r.config.Jobs.PerHost, PerVault: r.config.Jobs.PerVault},
 		OnStep: r.daemon.Hooks.BeforeStep,
 		Runners: map[backstay.JobKind]job.Runner{
-			backstay.JobBackup:  runner(e, e.runBackup),
+			backstay.JobBackup:  runner(e, e.backup.Run),
 			backstay.JobRestore: runner(e, e.restore.Run),
 			backstay.JobExpire:  runner(e, e.expire.Run),
 			backstay.JobVerify:  runner(e, e.verify.Run),
@@ -101,34 +101,30 @@ func runner[P any](e *engines, run func(context.Context, backstay.Run, P) error)
 	}
 }
 
-// runBackup runs a backup and lets points go that the new one makes superfluous.
-func (e *engines) runBackup(ctx context.Context, run backstay.Run, params backstay.BackupParams) error {
-	if err := e.backup.Run(ctx, run, params); err != nil {
-		return err
-	}
-	if err := e.submitExpire(ctx, params.VM); err != nil {
-		e.region.log.Warn("submit expire job", "vm", params.VM, "error", err)
-	}
-	return nil
+// schedule queues what the policies demand until ctx ends.
+func (e *engines) schedule(ctx context.Context) {
+	job.NewScheduler(job.Schedule{
+		Catalog: e.region.catalog, Backup: e.submitBackup, Expire: e.submitExpire, Log: e.region.log,
+	}).Run(ctx)
+}
+
+func (e *engines) submitBackup(ctx context.Context, item backstay.ProtectedItem) error {
+	_, err := e.region.queue.Submit(ctx, job.Request{
+		Kind: backstay.JobBackup, Target: target(item.VM), User: scheduler, Params: backstay.BackupParams{VM: item.VM.UUID},
+		VMs: []backstay.VMID{item.VM.UUID}, Host: item.VM.Host, Vault: item.Vault,
+	})
+	return err
 }
 
 // submitExpire queues an expire job if it would drop anything.
-func (e *engines) submitExpire(ctx context.Context, vm backstay.VMID) error {
-	due, err := e.expire.Due(ctx, vm)
+func (e *engines) submitExpire(ctx context.Context, item backstay.ProtectedItem) error {
+	due, err := e.expire.Due(ctx, item.VM.UUID)
 	if err != nil || !due {
 		return err
 	}
-	item, err := e.region.catalog.Items.Item(ctx, vm)
-	if err != nil {
-		return fmt.Errorf("read the protected item: %w", err)
-	}
-	waiting, err := e.pending(ctx, backstay.JobExpire, vm)
-	if err != nil || waiting {
-		return err
-	}
 	_, err = e.region.queue.Submit(ctx, job.Request{
-		Kind: backstay.JobExpire, Target: target(item.VM), User: scheduler, Params: backstay.ExpireParams{VM: vm},
-		VMs: []backstay.VMID{vm}, Host: item.VM.Host, Vault: item.Vault,
+		Kind: backstay.JobExpire, Target: target(item.VM), User: scheduler, Params: backstay.ExpireParams{VM: item.VM.UUID},
+		VMs: []backstay.VMID{item.VM.UUID}, Host: item.VM.Host, Vault: item.Vault,
 	})
 	return err
 }
@@ -137,25 +133,6 @@ func (e *engines) submitExpire(ctx context.Context, vm backstay.VMID) error {
 const scheduler = "schedule"
 
 func target(vm backstay.VMRef) string { return string(vm.Host) + "/" + vm.Name }
-
-// pending tells whether a job of the kind for the VM waits or runs.
-func (e *engines) pending(ctx context.Context, kind backstay.JobKind, vm backstay.VMID) (bool, error) {
-	jobs, err := e.region.catalog.Jobs.ListJobs(ctx, 0, backstay.JobQueued, backstay.JobRunning, backstay.JobCancelling)
-	if err != nil {
-		return false, fmt.Errorf("list jobs: %w", err)
-	}
-	for _, j := range jobs {
-		if j.Kind != kind || j.State != backstay.JobQueued && kind == backstay.JobExpire {
-			continue
-		}
-		for _, id := range j.VMs {
-			if id == vm {
-				return true, nil
-			}
-		}
-	}
-	return false, nil
-}
 
 // PlanRestore implements server.Planner.
 func (e *engines) PlanRestore(ctx context.Context, r backstay.RestoreRequest) (backstay.RestorePlan, error) {

@@ -42,10 +42,7 @@ func (d *Daemon) Init(ctx context.Context, o config.InitOptions) (config.InitRes
 		return result, err
 	}
 	defer func() { _ = store.Close() }()
-	keys, err := keyfile.Open(cfg.Keys())
-	if err != nil {
-		return result, err
-	}
+	keys := keyfile.New(cfg.Keys())
 	v := &vaults{units: units{hooks: d.Hooks}, catalog: store, keys: keys, now: time.Now, opened: map[backstay.VaultName]mover.VaultAccess{}}
 	request := api.CreateVaultRequest{Name: result.VaultName}
 	for _, u := range result.Units {

@@ -21,6 +21,7 @@ import (
 	"github.com/backstay/backstay/internal/catalog/sqlite"
 	"github.com/backstay/backstay/internal/config"
 	"github.com/backstay/backstay/internal/job"
+	"github.com/backstay/backstay/internal/keyring"
 	keyfile "github.com/backstay/backstay/internal/keyring/file"
 	"github.com/backstay/backstay/internal/mover"
 	"github.com/backstay/backstay/internal/mover/rpc"
@@ -94,10 +95,7 @@ func (r *region) open(ctx context.Context) error {
 		return err
 	}
 	r.owned = append(r.owned, r.catalog.Close)
-	keys, err := keyfile.Open(r.config.Keys())
-	if err != nil {
-		return err
-	}
+	keys := keyfile.New(r.config.Keys())
 	r.vaults = &vaults{
 		units: units{hooks: r.daemon.Hooks}, catalog: r.catalog, keys: keys, now: time.Now,
 		opened: map[backstay.VaultName]mover.VaultAccess{},
@@ -154,7 +152,7 @@ func lockFolder(dir string) (unlock func() error, err error) {
 
 // reach returns a client of the host's mover. A host of this machine has its
 // mover in this process, behind a socket all the same (architecture decision 7).
-func (r *region) reach(ctx context.Context, h config.Host, keys *keyfile.Keyring) (mover.Mover, error) {
+func (r *region) reach(ctx context.Context, h config.Host, keys keyring.Keyring) (mover.Mover, error) {
 	if h.Mover != "" {
 		return rpc.Dial(h.Mover), nil
 	}

@@ -42,7 +42,7 @@ func (u units) store(ctx context.Context, urls []string) (blob.Store, error) {
 		}
 		copies = append(copies, s)
 	}
-	return replica.New(copies...)
+	return replica.New(copies...), nil
 }
 
 func (u units) unit(_ context.Context, raw string) (blob.Store, error) {
@@ -50,7 +50,7 @@ func (u units) unit(_ context.Context, raw string) (blob.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	var s blob.Store = file.Open(path)
+	var s blob.Store = file.New(path)
 	if u.hooks.Unit != nil {
 		s = u.hooks.Unit(raw, s)
 	}
