@@ -37,26 +37,37 @@ type record struct {
 // several packs. It is not for concurrent use while it is added to.
 type Table struct {
 	packs   []Pack
-	known   map[pack.ID]bool
+	known   map[pack.ID]int // index into packs
 	records []record
 	slots   []uint32 // open addressing; 0 is free, else 1 + index into records
 }
 
 // NewTable returns an empty table.
-func NewTable() *Table { return &Table{known: map[pack.ID]bool{}} }
+func NewTable() *Table { return &Table{known: map[pack.ID]int{}} }
 
 // Len returns the number of chunks.
 func (t *Table) Len() int { return len(t.records) }
 
 // Has tells whether the pack is in the table.
-func (t *Table) Has(id pack.ID) bool { return t.known[id] }
+func (t *Table) Has(id pack.ID) bool {
+	_, ok := t.known[id]
+	return ok
+}
 
-// AddPack adds a pack with all its chunks; one that is there already is left.
+// Proved tells whether the pack is in the table and proved.
+func (t *Table) Proved(id pack.ID) bool {
+	at, ok := t.known[id]
+	return ok && t.packs[at].Proved
+}
+
+// AddPack adds a pack with all its chunks; of one that is
+// there already only Proved can change, to true.
 func (t *Table) AddPack(d pack.Directory, proved bool) {
-	if t.known[d.ID] {
+	if at, ok := t.known[d.ID]; ok {
+		t.packs[at].Proved = t.packs[at].Proved || proved
 		return
 	}
-	t.known[d.ID] = true
+	t.known[d.ID] = len(t.packs)
 	t.packs = append(t.packs, Pack{ID: d.ID, Size: d.Size, Epoch: d.Epoch, Proved: proved})
 	for _, e := range d.Entries {
 		t.add(uint32(len(t.packs)-1), e)

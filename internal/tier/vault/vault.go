@@ -1,0 +1,216 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/blob"
+	"github.com/backstay/backstay/internal/tier/vault/pack"
+	"github.com/backstay/backstay/internal/tier/vault/point"
+	"github.com/backstay/backstay/internal/tier/vault/seal"
+)
+
+const (
+	// chunkCache and pageCache bound what an opened vault keeps for reading, in
+	// bytes of plain content.
+	chunkCache = 24 << 20
+	pageCache  = 16 << 20
+)
+
+// Vault is an opened vault. It may be used concurrently.
+type Vault struct {
+	store  blob.Store
+	copies []blob.Store
+	keys   *seal.Keys
+	header header
+	places *places
+	chunks *cache[[]byte]
+	pages  *cache[*point.Page]
+}
+
+// copiesOf returns the copies of a store, or the store itself as the only one.
+func copiesOf(s blob.Store) []blob.Store {
+	if c, ok := s.(blob.Copies); ok {
+		return c.Copies()
+	}
+	return []blob.Store{s}
+}
+
+// unitName is what a copy is called in errors.
+func unitName(ctx context.Context, c blob.Store, i int) string {
+	if d, ok := c.(blob.Describer); ok {
+		if place, err := d.Describe(ctx); err == nil && place.URL != "" {
+			return place.URL
+		}
+	}
+	return fmt.Sprintf("storage unit %d", i+1)
+}
+
+// Open opens the vault with this id. CodeVaultKey if the key is not that of the
+// vault that the store holds, or if that is another vault.
+func Open(ctx context.Context, s blob.Store, id string, master backstay.Secret) (*Vault, error) {
+	keys, err := seal.NewKeys(id, master)
+	if err != nil {
+		return nil, backstay.Errorf(backstay.CodeVaultKey, "the vault cannot be opened").Because(err)
+	}
+	v := &Vault{store: s, copies: copiesOf(s), keys: keys}
+	v.places = newPlaces(v)
+	v.chunks = newCache(chunkCache, func(b []byte) int { return len(b) })
+	v.pages = newCache(pageCache, func(p *point.Page) int { return 32*len(p.Names) + 16*len(p.Extents) + 64 })
+	var errs []error
+	for _, c := range v.copies {
+		data, err := c.Get(ctx, headerObject, 0, -1)
+		if err == nil {
+			var sig signed
+			if v.header, sig, err = parseHeader(data); err == nil {
+				if err = sig.authenticate(keys); err == nil && v.header.ID == id {
+					return v, nil
+				}
+				err = backstay.Errorf(backstay.CodeVaultKey, "the key does not open the vault %s", v.header.Name).
+					Becausef("the vault's header is not authenticated by it: another vault's key, another vault, or a changed header")
+			}
+		}
+		errs = append(errs, err)
+	}
+	return nil, noVault(errs)
+}
+
+// Name returns the vault's name as its header has it.
+func (v *Vault) Name() backstay.VaultName { return v.header.Name }
+
+// Points returns the header of every point of which a manifest is found, in the
+// order of their ids. A manifest that no copy can show unharmed is in the list
+// with its Damage.
+func (v *Vault) Points(ctx context.Context) ([]Header, error) {
+	var ids []backstay.PointID
+	err := v.store.List(ctx, "points/", func(i blob.Info) error {
+		id := backstay.PointID(i.Name[len("points/"):])
+		if _, err := point.ParseID(id); err == nil {
+			ids = append(ids, id)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, readError("the list of points", err)
+	}
+	headers := make([]Header, 0, len(ids))
+	for _, id := range ids {
+		h, err := v.pointHeader(ctx, id)
+		if backstay.IsCode(err, backstay.CodeUnknownPoint) {
+			continue // dropped since
+		}
+		if err != nil && !backstay.IsCode(err, backstay.CodeDamaged) {
+			return nil, err
+		}
+		if err != nil {
+			h = Header{Point: id, Want: len(v.copies), Damage: err}
+		}
+		headers = append(headers, h)
+	}
+	return headers, nil
+}
+
+// pointHeader authenticates a manifest in every copy, and counts those in which
+// it is sound.
+func (v *Vault) pointHeader(ctx context.Context, id backstay.PointID) (Header, error) {
+	var found *Header
+	var errs []error
+	for _, c := range v.copies {
+		data, err := c.Get(ctx, point.Object(id), 0, -1)
+		var h point.Header
+		if err == nil {
+			h, _, err = point.Decode(v.keys, id, data)
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if found == nil {
+			found = v.publicHeader(id, h)
+		}
+		if found.Root == h.Root {
+			found.Copies++
+		}
+	}
+	if found == nil {
+		return Header{}, noPoint(id, errs)
+	}
+	return *found, nil
+}
+
+func (v *Vault) publicHeader(id backstay.PointID, h point.Header) *Header {
+	out := &Header{Point: id, Item: fmt.Sprintf("%x", h.Item), Time: h.Time, Expires: h.Expires,
+		Root: h.Root, Epoch: h.Epoch, Want: len(v.copies)}
+	for _, p := range h.Packs {
+		out.Packs = append(out.Packs, p.String())
+	}
+	return out
+}
+
+// noPoint says why no copy of a manifest could be used.
+func noPoint(id backstay.PointID, errs []error) error {
+	for _, err := range errs {
+		if !errors.Is(err, blob.ErrNotExist) {
+			return readError(point.Object(id), errs...)
+		}
+	}
+	return backstay.Errorf(backstay.CodeUnknownPoint, "the vault has no recovery point %s", id).Because(errors.Join(errs...))
+}
+
+// DropPoint takes a point out of the vault by removing its manifest from every
+// copy. No data object is touched, so no other point is (I3). It is no error if
+// the point is not there.
+func (v *Vault) DropPoint(ctx context.Context, id backstay.PointID) error {
+	if _, err := point.ParseID(id); err != nil {
+		return backstay.Errorf(backstay.CodeUnknownPoint, "there is no such recovery point").Because(err)
+	}
+	if err := v.store.Delete(ctx, point.Object(id)); err != nil {
+		return writeError("removing "+point.Object(id), err)
+	}
+	return nil
+}
+
+// Usage counts what the vault holds. Points that cannot be read count as points
+// and add no logical bytes.
+func (v *Vault) Usage(ctx context.Context) (backstay.VaultUsage, error) {
+	u := backstay.VaultUsage{Vault: v.header.Name}
+	err := v.store.List(ctx, "", func(i blob.Info) error {
+		u.Objects++
+		u.StoredBytes += i.Size
+		return nil
+	})
+	if err != nil {
+		return u, readError("the list of objects", err)
+	}
+	headers, err := v.Points(ctx)
+	if err != nil {
+		return u, err
+	}
+	u.Points = len(headers)
+	for _, h := range headers {
+		if h.Damage != nil {
+			continue
+		}
+		p, err := v.OpenPoint(ctx, h.Point)
+		if err != nil {
+			return u, err
+		}
+		for _, d := range p.body.Disks {
+			u.LogicalBytes += d.Size
+		}
+	}
+	return u, nil
+}
+
+// sortedPacks returns the ids of a set in order.
+func sortedPacks(set map[pack.ID]bool) []pack.ID {
+	ids := make([]pack.ID, 0, len(set))
+	for id := range set {
+		ids = append(ids, id)
+	}
+	slices.SortFunc(ids, func(a, b pack.ID) int { return slices.Compare(a[:], b[:]) })
+	return ids
+}
