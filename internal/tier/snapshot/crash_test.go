@@ -2,11 +2,15 @@ package snapshot
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/hypervisor"
 )
 
 // TestTakeCutOffAnywhereIsWhollyBeforeOrAfter ends the process before each
@@ -107,6 +111,7 @@ func dropWithCrash(t *testing.T, running, toggle bool, which, n int) (crashed bo
 	if got := w.guest(); got != seen {
 		t.Fatal("the cut-off drop changed what the guest sees")
 	}
+	w.offersOnlyWhatWas(contents)
 	if toggle {
 		if running {
 			must(t, w.hv.Destroy(ctx, vmID))
@@ -137,4 +142,93 @@ func dropWithCrash(t *testing.T, running, toggle bool, which, n int) (crashed bo
 		}
 	}
 	return crashed
+}
+
+// offersOnlyWhatWas sees that whatever is listed holds what it held, also
+// before anything was swept.
+func (w *world) offersOnlyWhatWas(contents map[backstay.PointID]string) {
+	w.t.Helper()
+	points, err := w.tier.Points(context.Background())
+	must(w.t, err)
+	for _, r := range points {
+		p, err := w.tier.Open(context.Background(), r.ID)
+		must(w.t, err)
+		got := w.content(func(target backstay.DiskTarget, data []byte) error {
+			d, _ := p.Disk(target)
+			return w.readFile(d.Path, d.Format, data)
+		})
+		if got != contents[r.ID] {
+			w.t.Errorf("point %s is offered and is not what it was", r.ID)
+		}
+	}
+}
+
+// readFile reads an image file through its chain.
+func (w *world) readFile(path, format string, data []byte) error {
+	img, err := w.tier.openLayer(context.Background(), PointLayers{Path: path, Format: format, Size: diskSize})
+	if err != nil {
+		return err
+	}
+	img.leave = func() error { return nil }
+	_, err = img.ReadAt(data, 0)
+	return errors.Join(err, img.Close())
+}
+
+// TestDropCutOffAndTheVMVanishesKeepsItsLastContent: after the crash the VM
+// runs once more, writes, and is undefined. The sweep must not put the content
+// of a merged layer over what was written since.
+func TestDropCutOffAndTheVMVanishesKeepsItsLastContent(t *testing.T) {
+	for _, running := range []bool{true, false} {
+		for n := 0; ; n++ {
+			crashed := false
+			t.Run(fmt.Sprintf("running=%v/step%d", running, n), func(t *testing.T) {
+				ctx := context.Background()
+				w := newWorld(t, running)
+				kept, keptAt := w.take()
+				newest, _ := w.take()
+				w.crashAt(n)
+				_ = w.tier.Drop(ctx, newest, nil)
+				crashed = w.crashed
+				w.restart()
+				if !running {
+					must(t, w.hv.Start(ctx, vmID))
+				}
+				w.write()
+				last := w.guest()
+				d, err := w.hv.Domain(ctx, vmID)
+				must(t, err)
+				must(t, w.hv.Destroy(ctx, vmID))
+				must(t, w.hv.Undefine(ctx, vmID))
+				_, _ = w.tier.Sweep(ctx, SweepOptions{}) // may refuse what it cannot know
+				if w.point(kept) != keptAt {
+					t.Error("an earlier point changed")
+				}
+				if got := w.lastOf(d); got != last {
+					t.Error("what the guest wrote last is lost")
+				}
+			})
+			if !crashed {
+				break
+			}
+		}
+	}
+}
+
+// lastOf reads the files that an undefined VM wrote to: its active ones, or
+// where those were merged into.
+func (w *world) lastOf(d hypervisor.Domain) string {
+	return w.content(func(target backstay.DiskTarget, data []byte) error {
+		chain := d.Chains[target]
+		for _, file := range chain {
+			if _, err := os.Stat(file); err != nil {
+				continue
+			}
+			format := "qcow2"
+			if filepath.Ext(file) == ".raw" {
+				format = "raw"
+			}
+			return w.readFile(file, format, data)
+		}
+		return errors.New("no file of its chain is left")
+	})
 }

@@ -67,8 +67,10 @@ type mergeIntent struct {
 	Active bool `json:"active"`
 	// Live: the merge was begun by the running hypervisor.
 	Live bool `json:"live"`
-	// Committed: Into holds all of Child; never commit again (I8).
-	Committed bool `json:"committed"`
+	// Committed is Child's file when Into held all of it, nil before. A Child
+	// that is as it was then is never committed again: the VM may have gone on on
+	// Into (I8). One that changed has the VM on it still.
+	Committed *Stamp `json:"committed,omitempty"`
 
 	path string
 }

@@ -152,7 +152,9 @@ func (t *Tier) commitFile(ctx context.Context, m *mergeIntent, into, child *Laye
 	if err := t.images.Commit(ctx, child.File); err != nil {
 		return fmt.Errorf("merge %s: %w", child.File, err)
 	}
-	m.Committed = true
+	if m.Committed, err = stampOf(child.File); err != nil {
+		return err
+	}
 	return m.write()
 }
 
@@ -170,7 +172,7 @@ func (t *Tier) commitUnused(ctx context.Context, b *book, m *mergeIntent, again 
 			return fmt.Errorf("look at layer: %w", err)
 		}
 	}
-	if again && m.Committed {
+	if again && m.Committed.is(child.File) {
 		return nil
 	}
 	if again && m.Live && m.Active {

@@ -265,3 +265,8 @@ func (k *memKeys) Create(ctx context.Context, name string, fresh func() (backsta
 	k.keys[name] = s
 	return s, nil
 }
+
+func TestMain(m *testing.M) {
+	fsync = func(*os.File) error { return nil }
+	os.Exit(m.Run())
+}

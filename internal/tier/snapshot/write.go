@@ -118,9 +118,12 @@ func stampOf(path string) (*Stamp, error) {
 }
 
 // intact tells whether a frozen layer's file is as we last saw it.
-func (l *Layer) intact() bool {
-	now, err := stampOf(l.File)
-	return err == nil && l.Stamp != nil && now.Bytes == l.Stamp.Bytes && now.ModTime.Equal(l.Stamp.ModTime)
+func (l *Layer) intact() bool { return l.Stamp.is(l.File) }
+
+// is tells whether a file is in the state that the stamp describes.
+func (s *Stamp) is(path string) bool {
+	now, err := stampOf(path)
+	return err == nil && s != nil && now.Bytes == s.Bytes && now.ModTime.Equal(s.ModTime)
 }
 
 func (t *Tier) newLayerID() (backstay.LayerID, error) {
