@@ -2,8 +2,8 @@ package api
 
 import backstay "github.com/backstay/backstay"
 
-// VM is a VM with its protection.
-type VM struct {
+// VMDetail is a VM with its protection.
+type VMDetail struct {
 	backstay.VM
 	// Protection is the VM's protected item, if it has one.
 	Protection *backstay.ProtectedItem `json:"protection"`

@@ -34,7 +34,7 @@ func (s *server) registerInventory() {
 	})
 }
 
-func (s *server) listVMs(ctx context.Context, _ *struct{}) (*answer[[]api.VM], error) {
+func (s *server) listVMs(ctx context.Context, _ *struct{}) (*answer[[]api.VMDetail], error) {
 	vms, err := s.Catalog.VMs.ListVMs(ctx)
 	if err != nil {
 		return nil, err
@@ -47,21 +47,21 @@ func (s *server) listVMs(ctx context.Context, _ *struct{}) (*answer[[]api.VM], e
 	for i := range items {
 		byID[items[i].VM.UUID] = &items[i]
 	}
-	out := make([]api.VM, len(vms))
+	out := make([]api.VMDetail, len(vms))
 	for i, vm := range vms {
-		out[i] = api.VM{VM: vm, Protection: byID[vm.ID]}
+		out[i] = api.VMDetail{VM: vm, Protection: byID[vm.ID]}
 	}
-	slices.SortFunc(out, func(a, b api.VM) int {
+	slices.SortFunc(out, func(a, b api.VMDetail) int {
 		return cmp.Or(cmp.Compare(a.Host, b.Host), cmp.Compare(a.Name, b.Name))
 	})
-	return &answer[[]api.VM]{out}, nil
+	return &answer[[]api.VMDetail]{out}, nil
 }
 
-func (s *server) getVM(ctx context.Context, in *vmInput) (*answer[api.VM], error) {
+func (s *server) getVM(ctx context.Context, in *vmInput) (*answer[api.VMDetail], error) {
 	vm, err := s.vm(ctx, in.VM)
 	if err != nil {
 		return nil, err
 	}
 	item, err := s.item(ctx, vm.ID)
-	return &answer[api.VM]{api.VM{VM: vm, Protection: item}}, err
+	return &answer[api.VMDetail]{api.VMDetail{VM: vm, Protection: item}}, err
 }

@@ -90,8 +90,8 @@ func (s *server) submitExpire(ctx context.Context, p backstay.RecoveryPoint) (ba
 }
 
 type verifyInput struct {
-	pointInput
-	Body *api.VerifyRequest
+	Point string `path:"point" doc:"id, unique beginning of one, VM@latest or VM@TIME"`
+	Body  *api.VerifyRequest
 }
 
 func (s *server) verifyPoint(ctx context.Context, in *verifyInput) (*answer[backstay.Job], error) {

@@ -30,7 +30,7 @@ func (s *server) item(ctx context.Context, vm backstay.VMID) (*backstay.Protecte
 }
 
 type protectInput struct {
-	vmInput
+	VM   string `path:"vm" doc:"UUID, NAME or HOST/NAME"`
 	Body api.ProtectRequest
 }
 
@@ -113,8 +113,8 @@ func targets(disks []backstay.Disk) string {
 }
 
 type unprotectInput struct {
-	vmInput
-	DeleteData bool `query:"deleteData" doc:"delete the VM's recovery points too"`
+	VM         string `path:"vm" doc:"UUID, NAME or HOST/NAME"`
+	DeleteData bool   `query:"deleteData" doc:"delete the VM's recovery points too"`
 }
 
 func (s *server) unprotect(ctx context.Context, in *unprotectInput) (*answer[api.UnprotectResponse], error) {

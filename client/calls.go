@@ -1,0 +1,214 @@
+package client
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/api"
+)
+
+// Health returns nil if the server is there and its catalogue answers.
+func (c *Client) Health(ctx context.Context) error {
+	return c.do(ctx, http.MethodGet, api.PathHealth, nil, nil)
+}
+
+// WhoAmI says whose the token is, and which region answers.
+func (c *Client) WhoAmI(ctx context.Context) (api.Identity, error) {
+	return get[api.Identity](ctx, c, api.PathWhoAmI)
+}
+
+// Hosts lists all hosts.
+func (c *Client) Hosts(ctx context.Context) ([]backstay.Host, error) {
+	return get[[]backstay.Host](ctx, c, api.PathHosts)
+}
+
+// Host returns one host.
+func (c *Client) Host(ctx context.Context, name backstay.HostName) (backstay.Host, error) {
+	return get[backstay.Host](ctx, c, api.Path(api.PathHost, string(name)))
+}
+
+// VMs lists all VMs, protected or not.
+func (c *Client) VMs(ctx context.Context) ([]api.VMDetail, error) {
+	return get[[]api.VMDetail](ctx, c, api.PathVMs)
+}
+
+// VM returns one VM: a UUID, NAME or HOST/NAME.
+func (c *Client) VM(ctx context.Context, vm string) (api.VMDetail, error) {
+	return get[api.VMDetail](ctx, c, api.Path(api.PathVM, vm))
+}
+
+// Protect puts a VM under a policy, in a vault.
+func (c *Client) Protect(ctx context.Context, vm string, r api.ProtectRequest) (api.ProtectResponse, error) {
+	var out api.ProtectResponse
+	err := c.do(ctx, http.MethodPut, api.Path(api.PathProtection, vm), r, &out)
+	return out, err
+}
+
+// Unprotect ends a VM's protection. Its points stay, unless deleteData says
+// that they go: then the answer has the jobs that delete them.
+func (c *Client) Unprotect(ctx context.Context, vm string, deleteData bool) (api.UnprotectResponse, error) {
+	path := api.Path(api.PathProtection, vm)
+	if deleteData {
+		path += "?deleteData=true"
+	}
+	var out api.UnprotectResponse
+	err := c.do(ctx, http.MethodDelete, path, nil, &out)
+	return out, err
+}
+
+// Items lists all protected items.
+func (c *Client) Items(ctx context.Context) ([]backstay.ProtectedItem, error) {
+	return get[[]backstay.ProtectedItem](ctx, c, api.PathItems)
+}
+
+// Vaults lists all vaults, as last checked.
+func (c *Client) Vaults(ctx context.Context) ([]backstay.Vault, error) {
+	return get[[]backstay.Vault](ctx, c, api.PathVaults)
+}
+
+// Vault returns one vault, checked now.
+func (c *Client) Vault(ctx context.Context, name backstay.VaultName) (backstay.Vault, error) {
+	return get[backstay.Vault](ctx, c, api.Path(api.PathVault, string(name)))
+}
+
+// VaultUsage says what a vault holds.
+func (c *Client) VaultUsage(ctx context.Context, name backstay.VaultName) (backstay.VaultUsage, error) {
+	return get[backstay.VaultUsage](ctx, c, api.Path(api.PathVaultUsage, string(name)))
+}
+
+// CreateVault makes a vault. The answer has its recovery key, this once.
+func (c *Client) CreateVault(ctx context.Context, r api.CreateVaultRequest) (api.CreateVaultResponse, error) {
+	return post[api.CreateVaultResponse](ctx, c, api.PathVaults, r)
+}
+
+// Policies lists all policies.
+func (c *Client) Policies(ctx context.Context) ([]backstay.Policy, error) {
+	return get[[]backstay.Policy](ctx, c, api.PathPolicies)
+}
+
+// Policy returns one policy.
+func (c *Client) Policy(ctx context.Context, name backstay.PolicyName) (backstay.Policy, error) {
+	return get[backstay.Policy](ctx, c, api.Path(api.PathPolicy, string(name)))
+}
+
+// CreatePolicy makes a policy.
+func (c *Client) CreatePolicy(ctx context.Context, p backstay.Policy) (backstay.Policy, error) {
+	return post[backstay.Policy](ctx, c, api.PathPolicies, p)
+}
+
+// DeletePolicy deletes a policy that no item uses.
+func (c *Client) DeletePolicy(ctx context.Context, name backstay.PolicyName) error {
+	return c.do(ctx, http.MethodDelete, api.Path(api.PathPolicy, string(name)), nil, nil)
+}
+
+// StartBackup starts a backup, or plans it.
+func (c *Client) StartBackup(ctx context.Context, r api.BackupRequest) (api.BackupResponse, error) {
+	return post[api.BackupResponse](ctx, c, api.PathBackups, r)
+}
+
+// Points lists the recovery points of a VM, or of all if vm is empty, newest
+// first.
+func (c *Client) Points(ctx context.Context, vm string) ([]backstay.RecoveryPoint, error) {
+	path := api.PathPoints
+	if vm != "" {
+		path += "?vm=" + url.QueryEscape(vm)
+	}
+	return get[[]backstay.RecoveryPoint](ctx, c, path)
+}
+
+// Point returns one point: an id, the unique beginning of one, VM@latest, or
+// VM@TIME.
+func (c *Client) Point(ctx context.Context, point string) (backstay.RecoveryPoint, error) {
+	return get[backstay.RecoveryPoint](ctx, c, api.Path(api.PathPoint, point))
+}
+
+// PointRestores says which restores a point allows.
+func (c *Client) PointRestores(ctx context.Context, point string) (backstay.PossibleRestores, error) {
+	return get[backstay.PossibleRestores](ctx, c, api.Path(api.PathPointRestores, point))
+}
+
+// VerifyPoint starts a job that reads the whole point; an empty tier means the
+// vault if the point is there.
+func (c *Client) VerifyPoint(ctx context.Context, point string, tier backstay.Tier) (backstay.Job, error) {
+	return post[backstay.Job](ctx, c, api.Path(api.PathPointVerify, point), api.VerifyRequest{Tier: tier})
+}
+
+// DeletePoint starts a job that deletes a point from all its tiers.
+func (c *Client) DeletePoint(ctx context.Context, point string) (backstay.Job, error) {
+	var job backstay.Job
+	err := c.do(ctx, http.MethodDelete, api.Path(api.PathPoint, point), nil, &job)
+	return job, err
+}
+
+// StartRestore starts a restore as a new VM, or plans it with DryRun. The
+// request's point may be anything that Point takes.
+func (c *Client) StartRestore(ctx context.Context, r backstay.RestoreRequest) (api.RestoreResponse, error) {
+	return post[api.RestoreResponse](ctx, c, api.PathRestores, api.RestoreRequest{Kind: api.CreateVM, RestoreRequest: r})
+}
+
+// Jobs lists up to limit jobs (0: the server's default), newest first: those
+// in the given states, or all.
+func (c *Client) Jobs(ctx context.Context, limit int, states ...backstay.JobState) ([]backstay.Job, error) {
+	query := url.Values{}
+	if limit > 0 {
+		query.Set("limit", strconv.Itoa(limit))
+	}
+	list := ""
+	for i, s := range states {
+		if i > 0 {
+			list += ","
+		}
+		list += string(s)
+	}
+	if list != "" {
+		query.Set("state", list)
+	}
+	path := api.PathJobs
+	if len(query) > 0 {
+		path += "?" + query.Encode()
+	}
+	return get[[]backstay.Job](ctx, c, path)
+}
+
+// Job returns one job.
+func (c *Client) Job(ctx context.Context, id backstay.JobID) (backstay.Job, error) {
+	return get[backstay.Job](ctx, c, api.Path(api.PathJob, string(id)))
+}
+
+// CancelJob cancels a job; it undoes what it did and ends by itself.
+func (c *Client) CancelJob(ctx context.Context, id backstay.JobID) (backstay.Job, error) {
+	return post[backstay.Job](ctx, c, api.Path(api.PathJobCancel, string(id)), nil)
+}
+
+// RetryJob queues a job that ended anew, and returns the new job.
+func (c *Client) RetryJob(ctx context.Context, id backstay.JobID) (backstay.Job, error) {
+	return post[backstay.Job](ctx, c, api.Path(api.PathJobRetry, string(id)), nil)
+}
+
+// Audit lists up to limit entries (at most 1000) with a greater Seq than after,
+// oldest first.
+func (c *Client) Audit(ctx context.Context, after int64, limit int) ([]backstay.AuditEntry, error) {
+	query := url.Values{"after": {strconv.FormatInt(after, 10)}}
+	if limit > 0 {
+		query.Set("limit", strconv.Itoa(limit))
+	}
+	return get[[]backstay.AuditEntry](ctx, c, api.PathAudit+"?"+query.Encode())
+}
+
+// Tokens lists all tokens.
+func (c *Client) Tokens(ctx context.Context) ([]backstay.Token, error) {
+	return get[[]backstay.Token](ctx, c, api.PathTokens)
+}
+
+// CreateToken makes a token. The answer has its secret, this once.
+func (c *Client) CreateToken(ctx context.Context, name string, role backstay.Role) (api.CreateTokenResponse, error) {
+	return post[api.CreateTokenResponse](ctx, c, api.PathTokens, api.CreateTokenRequest{Name: name, Role: role})
+}
+
+// DeleteToken deletes a token by its id or name.
+func (c *Client) DeleteToken(ctx context.Context, token string) error {
+	return c.do(ctx, http.MethodDelete, api.Path(api.PathToken, token), nil, nil)
+}

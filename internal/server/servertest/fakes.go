@@ -1,0 +1,93 @@
+package servertest
+
+import (
+	"context"
+	"slices"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/api"
+	"github.com/backstay/backstay/internal/catalog"
+)
+
+// RecoveryKey is what every new vault's recovery key is.
+const RecoveryKey = "AGE-SECRET-KEY-1TESTTESTTEST"
+
+// vaults makes vaults that are rows of the catalogue and nothing else.
+type vaults struct{ catalog *catalog.Catalog }
+
+func (v vaults) CreateVault(ctx context.Context, r api.CreateVaultRequest) (backstay.Vault, string, error) {
+	var units []string
+	for _, u := range r.Units {
+		units = append(units, u.URL)
+	}
+	vault := newVault(r.Name, units...)
+	return vault, RecoveryKey, v.catalog.Vaults.CreateVault(ctx, vault)
+}
+
+func (v vaults) VaultUsage(ctx context.Context, name backstay.VaultName) (backstay.VaultUsage, error) {
+	return backstay.VaultUsage{Vault: name, Points: 3, Objects: 12, StoredBytes: 21 << 20, LogicalBytes: 60 * gib}, nil
+}
+
+func (v vaults) CheckVault(ctx context.Context, name backstay.VaultName) (backstay.Vault, error) {
+	vault, err := v.catalog.Vaults.Vault(ctx, name)
+	now := Now
+	vault.Checked = &now
+	return vault, err
+}
+
+// planner plans without a host: a name that is taken is the one thing that its
+// pre-flight list refuses.
+type planner struct{ catalog *catalog.Catalog }
+
+func (p planner) PlanBackup(ctx context.Context, id backstay.VMID) (api.BackupPlan, error) {
+	vm, err := p.catalog.VMs.VM(ctx, id)
+	if err != nil {
+		return api.BackupPlan{}, err
+	}
+	item, err := p.catalog.Items.Item(ctx, id)
+	if err != nil {
+		return api.BackupPlan{}, err
+	}
+	plan := api.BackupPlan{VM: vm.Ref(), Consistency: backstay.FileSystemConsistent, ConsistencyReason: "the guest agent is connected"}
+	for _, d := range vm.Disks {
+		if d.Device != "disk" {
+			continue
+		}
+		planned := api.BackupDisk{Target: d.Target, Included: d.Reason == "", Reason: d.Reason, Mode: "changed layers"}
+		if slices.Contains(item.Excluded, d.Target) {
+			planned.Included, planned.Reason = false, "left out by the user"
+		}
+		plan.Disks = append(plan.Disks, planned)
+	}
+	return plan, nil
+}
+
+func (p planner) PlanRestore(ctx context.Context, r backstay.RestoreRequest) (backstay.RestorePlan, error) {
+	point, err := p.catalog.Points.Point(ctx, r.Point)
+	if err != nil {
+		return backstay.RestorePlan{}, err
+	}
+	vms, err := p.catalog.VMs.ListVMs(ctx)
+	if err != nil {
+		return backstay.RestorePlan{}, err
+	}
+	plan := backstay.RestorePlan{
+		Point: point.ID, Tier: r.Tier, Vault: point.Vault, Host: point.VM.Host, Source: point.VM, Name: r.Name,
+		UUID: "99999999-9999-4999-8999-999999999999", Firmware: point.Firmware, Start: !r.NoStart, Probe: r.Probe, Bytes: 20 * gib,
+		Disks: []backstay.PlannedDisk{{Target: "vda", Path: "/var/lib/libvirt/images/" + r.Name + "-vda.qcow2", Format: "qcow2", Size: 10 * gib}},
+		NICs:  []backstay.PlannedNIC{{MAC: "52:54:00:12:34:56", Kind: "network", Network: "default", LinkDown: r.Isolated}},
+	}
+	if plan.Tier == "" {
+		plan.Tier = backstay.SnapshotTier
+		if !point.Has(plan.Tier) {
+			plan.Tier = backstay.VaultTier
+		}
+	}
+	free := !slices.ContainsFunc(vms, func(vm backstay.VM) bool { return vm.Host == plan.Host && vm.Name == r.Name })
+	detail := "no VM has it"
+	if !free {
+		detail = "a VM on " + string(plan.Host) + " is called " + r.Name + " already"
+	}
+	plan.Preflight = []backstay.Check{{Name: "name", OK: free, Detail: detail}, {Name: "room", OK: true, Detail: "20 GiB needed, 100 GiB there"}}
+	return plan, nil
+}
