@@ -27,7 +27,8 @@ type Options struct {
 	Keyring keyring.Keyring
 	// StateDir is the mover's own folder on this host.
 	StateDir string
-	// OpenVault opens a vault from here; every call gets its own, and closes it.
+	// OpenVault opens a vault from here. It is called for each transfer anew, since
+	// a vault does not see what others wrote to it after it was opened.
 	OpenVault func(ctx context.Context, a mover.VaultAccess) (*vault.Vault, error)
 	Name      backstay.HostName
 	Log       *slog.Logger
