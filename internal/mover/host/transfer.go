@@ -158,15 +158,21 @@ func vaultCode(err error, other backstay.Code) backstay.Code {
 	return other
 }
 
-// oneAtATime keeps the promise that calls of progress never overlap.
+// oneAtATime keeps the promise that calls of progress never overlap. A report
+// that only names a pack gets the figures of the one before it.
 func oneAtATime(progress mover.Progress) mover.Progress {
 	if progress == nil {
 		return func(mover.Report) {}
 	}
 	var mu sync.Mutex
+	var last mover.Report // guarded by mu
 	return func(r mover.Report) {
 		mu.Lock()
 		defer mu.Unlock()
+		if r.Phase == "" {
+			r.Phase, r.Done, r.Total = last.Phase, last.Done, last.Total
+		}
+		last = r
 		progress(r)
 	}
 }

@@ -1,0 +1,711 @@
+package host
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/blob"
+	"github.com/backstay/backstay/internal/blob/mem"
+	"github.com/backstay/backstay/internal/blob/replica"
+	"github.com/backstay/backstay/internal/hypervisor"
+	"github.com/backstay/backstay/internal/hypervisor/fake"
+	keyfile "github.com/backstay/backstay/internal/keyring/file"
+	"github.com/backstay/backstay/internal/mover"
+	"github.com/backstay/backstay/internal/mover/movertest"
+	"github.com/backstay/backstay/internal/mover/rpc"
+	"github.com/backstay/backstay/internal/tier/snapshot"
+	"github.com/backstay/backstay/internal/tier/vault"
+)
+
+const (
+	sourceVM = backstay.VMID("11111111-1111-4111-8111-111111111111")
+	copyVM   = backstay.VMID("5d3f6a60-0000-4000-8000-00000000beef")
+	testSize = 4 << 20
+	testJob  = backstay.JobID("01JB0000000000000000000001")
+	pointID  = backstay.PointID("01JP0000000000000000000001")
+)
+
+var instant = time.Date(2025, 4, 1, 12, 0, 0, 0, time.UTC)
+
+// testWorld is a host with a running VM of two disks, on a fake hypervisor and
+// a real vault in memory.
+type testWorld struct {
+	t      *testing.T
+	dir    string
+	hv     *fake.Host
+	host   *Host
+	store  blob.Store
+	access mover.VaultAccess
+	logs   *lockedBuffer
+	// domain, if set, changes what the hypervisor says of a VM.
+	domain func(*hypervisor.Domain)
+}
+
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// seenHost lets a test change what the fake says.
+type seenHost struct {
+	*fake.Host
+	w *testWorld
+}
+
+func (s seenHost) Domain(ctx context.Context, id backstay.VMID) (hypervisor.Domain, error) {
+	d, err := s.Host.Domain(ctx, id)
+	if err == nil && s.w.domain != nil {
+		s.w.domain(&d)
+	}
+	return d, err
+}
+
+func newTestWorld(t *testing.T) *testWorld {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "mh") // short: it holds sockets
+	must(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	w := &testWorld{t: t, dir: dir, logs: &lockedBuffer{}}
+	for _, d := range []string{"hv", "vms", "out"} {
+		must(t, os.Mkdir(filepath.Join(dir, d), 0o700))
+	}
+	ctx := context.Background()
+	w.hv = fake.New(filepath.Join(dir, "hv"))
+	w.hv.Hook = func(string) error { return nil }
+	must(t, w.hv.Create(ctx, w.path("vms/web01.raw"), "raw", testSize))
+	must(t, w.hv.Create(ctx, w.path("vms/data.qcow2"), "qcow2", testSize))
+	_, err = w.hv.Define(ctx, fake.XML("web01", sourceVM,
+		backstay.Disk{Target: "vda", Source: w.path("vms/web01.raw"), Format: "raw"},
+		backstay.Disk{Target: "vdb", Source: w.path("vms/data.qcow2"), Format: "qcow2"}))
+	must(t, err)
+	must(t, w.hv.Start(ctx, sourceVM))
+	w.fill()
+	w.makeVault()
+	w.host, err = New(Options{
+		Hypervisor: seenHost{w.hv, w}, Images: w.hv, Keyring: keyfile.New(w.path("keys")), StateDir: w.path("state"),
+		OpenVault: w.openVault, Name: "h1", Log: slog.New(slog.NewTextHandler(w.logs, nil)),
+	})
+	must(t, err)
+	return w
+}
+
+func (w *testWorld) path(p string) string { return filepath.Join(w.dir, p) }
+
+// fill writes random pages with zeros between them.
+func (w *testWorld) fill() {
+	w.t.Helper()
+	r := rand.New(rand.NewPCG(1, 2))
+	for _, target := range []backstay.DiskTarget{"vda", "vdb"} {
+		for range 40 {
+			data := make([]byte, 4096*(1+r.IntN(4)))
+			for i := range data {
+				data[i] = byte(r.Uint32())
+			}
+			off := int64(r.IntN(testSize/4096-8)) * 4096
+			must(w.t, w.hv.WriteGuest(sourceVM, target, off, data))
+		}
+	}
+}
+
+func (w *testWorld) makeVault() {
+	w.t.Helper()
+	w.store = replica.New(mem.New(), mem.New(), mem.New())
+	_, recipient, err := vault.NewIdentity()
+	must(w.t, err)
+	master, err := vault.Create(context.Background(), w.store, vault.CreateOptions{
+		ID: "7b1a5f0e-5f0a-4c56-9a4e-1a8f3c1d2e3f", Name: "main", Redundancy: backstay.LRS, Recipients: []string{recipient}, Created: instant,
+	})
+	must(w.t, err)
+	w.access = mover.VaultAccess{Name: "main", ID: "7b1a5f0e-5f0a-4c56-9a4e-1a8f3c1d2e3f", Redundancy: backstay.LRS, Key: master}
+}
+
+func (w *testWorld) openVault(ctx context.Context, a mover.VaultAccess) (*vault.Vault, error) {
+	return vault.Open(ctx, w.store, a.ID, a.Key)
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// backup takes a point into both tiers and returns a restore of it.
+func (w *testWorld) backup(tier backstay.Tier) mover.StageRequest {
+	w.t.Helper()
+	ctx := w.t.Context()
+	_, err := w.host.Prepare(ctx, mover.PrepareRequest{Job: testJob, Point: pointID, VM: sourceVM, Disks: []backstay.DiskTarget{"vda", "vdb"}})
+	must(w.t, err)
+	taken, err := w.host.Take(ctx, mover.TakeRequest{Job: testJob, Point: pointID, VM: sourceVM, Consistency: backstay.CrashConsistent, Time: instant})
+	must(w.t, err)
+	_, err = w.host.Transfer(ctx, mover.TransferRequest{Job: testJob, Point: pointID, Vault: w.access}, nil)
+	must(w.t, err)
+	plan := movertest.Plan(taken, tier, w.path("out"))
+	return mover.StageRequest{Job: testJob + "R", Plan: plan, Vault: &w.access}
+}
+
+// content reads a whole disk through the hypervisor's eyes.
+func (w *testWorld) content(id backstay.VMID, target backstay.DiskTarget) []byte {
+	w.t.Helper()
+	data := make([]byte, testSize)
+	must(w.t, w.hv.ReadGuest(id, target, 0, data))
+	return data
+}
+
+// left lists what is in the restore's folder and its journals.
+func (w *testWorld) left() []string {
+	w.t.Helper()
+	var found []string
+	for _, dir := range []string{"out", "state/restores"} {
+		_ = filepath.WalkDir(w.path(dir), func(path string, e fs.DirEntry, err error) error {
+			if err == nil && !e.IsDir() {
+				found = append(found, path)
+			}
+			return nil
+		})
+	}
+	return found
+}
+
+// users lists who stands on the layers of the point.
+func (w *testWorld) users() []snapshot.User {
+	w.t.Helper()
+	point, err := w.host.openPoint(w.t.Context(), pointID)
+	must(w.t, err)
+	var users []snapshot.User
+	for _, d := range point.Disks {
+		users = append(users, d.Chain[0].Users...)
+	}
+	return users
+}
+
+// TestTheHostKeepsThePortsRules, by itself and behind its socket.
+func TestTheHostKeepsThePortsRules(t *testing.T) {
+	subject := func(w *testWorld) movertest.Subject {
+		return movertest.Subject{Mover: w.host, VM: sourceVM, Vault: w.access, Folder: w.path("out"), Logs: w.logs.String}
+	}
+	t.Run("Here", func(t *testing.T) {
+		movertest.Run(t, func(t *testing.T) movertest.Subject { return subject(newTestWorld(t)) })
+	})
+	t.Run("BehindASocket", func(t *testing.T) {
+		movertest.Run(t, func(t *testing.T) movertest.Subject {
+			w := newTestWorld(t)
+			l, err := rpc.Listen(w.path("mover.sock"))
+			must(t, err)
+			ctx, cancel := context.WithCancel(context.Background())
+			done := make(chan error, 1)
+			go func() { done <- rpc.Serve(ctx, l, w.host, w.host.log) }()
+			t.Cleanup(func() {
+				cancel()
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+			})
+			s := subject(w)
+			s.Mover = rpc.Dial("unix://" + w.path("mover.sock"))
+			return s
+		})
+	})
+}
+
+// TestARestoredVMHoldsTheBytesOfThePoint, from either tier, though the source
+// wrote on since (I8: and the source is as it was).
+func TestARestoredVMHoldsTheBytesOfThePoint(t *testing.T) {
+	for _, tier := range []backstay.Tier{backstay.SnapshotTier, backstay.VaultTier} {
+		t.Run(string(tier), func(t *testing.T) {
+			w := newTestWorld(t)
+			want := map[backstay.DiskTarget][]byte{"vda": w.content(sourceVM, "vda"), "vdb": w.content(sourceVM, "vdb")}
+			r := w.backup(tier)
+			for target := range want {
+				must(t, w.hv.WriteGuest(sourceVM, target, 8192, bytes.Repeat([]byte("later "), 4096)))
+			}
+			var phases []string
+			staged, err := w.host.Stage(t.Context(), r, func(r mover.Report) {
+				if !slices.Contains(phases, r.Phase) {
+					phases = append(phases, r.Phase)
+				}
+			})
+			must(t, err)
+			if tier == backstay.SnapshotTier && staged.BytesWritten != 0 {
+				t.Errorf("%d bytes were copied from the snapshot tier", staged.BytesWritten)
+			}
+			if tier == backstay.VaultTier && (staged.BytesWritten == 0 || staged.BytesWritten > 2*testSize/2) {
+				t.Errorf("%d bytes were written; zeros are to be left out", staged.BytesWritten)
+			}
+			if !slices.Equal(phases, []string{"write", "verify"}) {
+				t.Errorf("phases %v", phases)
+			}
+			must(t, w.host.Define(t.Context(), r))
+			r.Plan.Probe.Kind = backstay.ProbeAgent
+			up, err := w.host.Start(t.Context(), r)
+			must(t, err)
+			if up.How == "" {
+				t.Error("it is not said how the VM came up")
+			}
+			for target, data := range want {
+				if !bytes.Equal(w.content(copyVM, target), data) {
+					t.Errorf("disk %s is not that of the point", target)
+				}
+			}
+		})
+	}
+}
+
+// TestALayerIsKeptWhileARestoredVMStandsOnIt, from before its overlay is made
+// until it is gone.
+func TestALayerIsKeptWhileARestoredVMStandsOnIt(t *testing.T) {
+	w := newTestWorld(t)
+	r := w.backup(backstay.SnapshotTier)
+	made := 0
+	w.hv.Hook = func(call string) error {
+		if call == "create-overlay" {
+			made++
+		}
+		return nil
+	}
+	_, err := w.host.Stage(t.Context(), r, nil)
+	must(t, err)
+	if users := w.users(); made != 2 || len(users) != 2 || users[0].ID != string(copyVM) || users[0].Overlay == "" {
+		t.Fatalf("made %d overlays, users %+v", made, users)
+	}
+	if err := w.host.DropPoint(t.Context(), pointID, nil); !backstay.IsCode(err, backstay.CodeLayerInUse) {
+		t.Errorf("dropping the point below a restored VM: %v", err)
+	}
+	must(t, w.host.Abandon(t.Context(), r))
+	if users := w.users(); len(users) != 0 {
+		t.Errorf("users after abandoning: %+v", users)
+	}
+	must(t, w.host.DropPoint(t.Context(), pointID, nil))
+}
+
+// TestAFailedStageLeavesNothing, at whatever call it fails.
+func TestAFailedStageLeavesNothing(t *testing.T) {
+	for _, tier := range []backstay.Tier{backstay.SnapshotTier, backstay.VaultTier} {
+		for _, fail := range []string{"create", "create-overlay", "export"} {
+			for nth := range 4 {
+				w := newTestWorld(t)
+				r := w.backup(tier)
+				seen := 0
+				w.hv.Hook = func(call string) error {
+					if call == fail {
+						if seen++; seen == nth+1 {
+							return fmt.Errorf("planned: %w", syscall.ENOSPC)
+						}
+					}
+					return nil
+				}
+				_, err := w.host.Stage(t.Context(), r, nil)
+				if err == nil {
+					continue // it needs no such call so often
+				}
+				if !backstay.IsCode(err, backstay.CodeNoSpace) {
+					t.Errorf("%s: %s %d: %v, want code no-space", tier, fail, nth, err)
+				}
+				if left := w.left(); len(left) != 0 || len(w.users()) != 0 {
+					t.Errorf("%s: %s %d left %v, users %v", tier, fail, nth, left, w.users())
+				}
+			}
+		}
+	}
+}
+
+// TestACancelledStageLeavesNothing wherever it is cancelled.
+func TestACancelledStageLeavesNothing(t *testing.T) {
+	for _, phase := range []string{"write", "verify"} {
+		w := newTestWorld(t)
+		r := w.backup(backstay.VaultTier)
+		ctx, cancel := context.WithCancelCause(t.Context())
+		_, err := w.host.Stage(ctx, r, func(r mover.Report) {
+			if r.Phase == phase {
+				cancel(backstay.ErrCancelled)
+			}
+		})
+		if !errors.Is(err, backstay.ErrCancelled) {
+			t.Errorf("cancelled in %s: %v", phase, err)
+		}
+		if left := w.left(); len(left) != 0 {
+			t.Errorf("cancelled in %s: left %v", phase, left)
+		}
+	}
+}
+
+// TestAStageAfterACrashStartsAgain: the killed attempt's half files, and only
+// those, are replaced.
+func TestAStageAfterACrashStartsAgain(t *testing.T) {
+	for _, tier := range []backstay.Tier{backstay.SnapshotTier, backstay.VaultTier} {
+		w := newTestWorld(t)
+		r := w.backup(tier)
+		// The journal names both files, one was half made, then the power failed.
+		j, err := w.host.newJournal(r)
+		must(t, err)
+		j.add(r.Plan.Disks[0].Path, r.Plan.Disks[1].Path)
+		must(t, j.write())
+		must(t, os.WriteFile(r.Plan.Disks[0].Path, []byte("half"), 0o600))
+		_, err = w.host.Stage(t.Context(), r, nil)
+		must(t, err)
+		must(t, w.host.Define(t.Context(), r))
+		want := w.content(sourceVM, "vda")
+		if !bytes.Equal(w.content(copyVM, "vda"), want) {
+			t.Errorf("%s: the disk is not that of the point", tier)
+		}
+	}
+}
+
+// TestAFileThatWasThereBeforeIsNeverTouched: neither by Stage, nor by its undo,
+// nor by Abandon.
+func TestAFileThatWasThereBeforeIsNeverTouched(t *testing.T) {
+	w := newTestWorld(t)
+	r := w.backup(backstay.VaultTier)
+	mine := r.Plan.Disks[1].Path
+	must(t, os.WriteFile(mine, []byte("mine"), 0o600))
+	if _, err := w.host.Stage(t.Context(), r, nil); !backstay.IsCode(err, backstay.CodePreflight) {
+		t.Errorf("%v, want code preflight-refused", err)
+	}
+	must(t, w.host.Abandon(t.Context(), r))
+	if data, err := os.ReadFile(mine); err != nil || string(data) != "mine" {
+		t.Errorf("%q %v", data, err)
+	}
+	if left := w.left(); len(left) != 1 {
+		t.Errorf("left %v", left)
+	}
+}
+
+// TestWrongBytesOnTheDiskAreFound: a disk that does not hold what was written
+// to it is no restore.
+func TestWrongBytesOnTheDiskAreFound(t *testing.T) {
+	for _, damage := range []func([]byte){
+		func(b []byte) { b[4096*3+7] ^= 1 },             // most likely a hole or data
+		func(b []byte) { clear(b[len(b)/2:]) },          // data that became zeros
+		func(b []byte) { copy(b[1<<20:], b[:256<<10]) }, // the right bytes in the wrong place
+	} {
+		w := newTestWorld(t)
+		r := w.backup(backstay.VaultTier)
+		raw := r.Plan.Disks[0]
+		var once sync.Once
+		_, err := w.host.Stage(t.Context(), r, func(report mover.Report) {
+			if report.Phase != "verify" {
+				return
+			}
+			once.Do(func() {
+				data, err := os.ReadFile(raw.Path)
+				must(t, err)
+				damage(data)
+				must(t, os.WriteFile(raw.Path, data, 0o600))
+			})
+		})
+		if !backstay.IsCode(err, backstay.CodeRestoreFailed) {
+			t.Errorf("%v, want code restore-failed", err)
+		}
+		if left := w.left(); len(left) != 0 {
+			t.Errorf("left %v", left)
+		}
+	}
+}
+
+// TestDisksStayWhenTheVMCannotBeCreated (row B1g), and the cause is libvirt's own.
+func TestDisksStayWhenTheVMCannotBeCreated(t *testing.T) {
+	w := newTestWorld(t)
+	r := w.backup(backstay.VaultTier)
+	_, err := w.host.Stage(t.Context(), r, nil)
+	must(t, err)
+	w.hv.Hook = func(call string) error {
+		if call == "define" {
+			return errors.New("unsupported configuration: machine type")
+		}
+		return nil
+	}
+	err = w.host.Define(t.Context(), r)
+	if !backstay.IsCode(err, backstay.CodeCreateVMFailed) || !strings.Contains(err.Error(), "machine type") {
+		t.Errorf("%v", err)
+	}
+	for _, d := range r.Plan.Disks {
+		if !exists(d.Path) {
+			t.Errorf("%s is gone", d.Path)
+		}
+	}
+	w.hv.Hook = func(string) error { return nil }
+	must(t, w.host.Define(t.Context(), r)) // the cause is mended
+}
+
+// TestAVMOfSomebodyElseIsNotOurs: one that has the planned UUID but none of our
+// files is neither taken for done nor removed.
+func TestAVMOfSomebodyElseIsNotOurs(t *testing.T) {
+	w := newTestWorld(t)
+	r := w.backup(backstay.VaultTier)
+	_, err := w.host.Stage(t.Context(), r, nil)
+	must(t, err)
+	_, err = w.hv.Define(t.Context(), fake.XML("other", copyVM))
+	must(t, err)
+	if err := w.host.Define(t.Context(), r); !backstay.IsCode(err, backstay.CodeCreateVMFailed) {
+		t.Errorf("define over a foreign VM: %v", err)
+	}
+	must(t, w.host.Abandon(t.Context(), r))
+	if _, err := w.hv.Domain(t.Context(), copyVM); err != nil {
+		t.Errorf("the foreign VM: %v", err)
+	}
+	if left := w.left(); len(left) != 0 {
+		t.Errorf("left %v", left)
+	}
+}
+
+// TestADefineWhoseAnswerWasLostIsDone: the next call finds the VM and goes on.
+func TestADefineWhoseAnswerWasLostIsDone(t *testing.T) {
+	w := newTestWorld(t)
+	r := w.backup(backstay.SnapshotTier)
+	_, err := w.host.Stage(t.Context(), r, nil)
+	must(t, err)
+	must(t, w.host.Define(t.Context(), r))
+	w.hv.Hook = func(call string) error {
+		if call == "define" {
+			return errors.New("it was defined twice")
+		}
+		return nil
+	}
+	must(t, w.host.Define(t.Context(), r))
+}
+
+// TestASweepEndsRestoresThatWillNotGoOn: half-written disks go, complete ones
+// stay, and those of a live job are left alone.
+func TestASweepEndsRestoresThatWillNotGoOn(t *testing.T) {
+	w := newTestWorld(t)
+	r := w.backup(backstay.VaultTier)
+	j, err := w.host.newJournal(r)
+	must(t, err)
+	j.add(r.Plan.Disks[0].Path)
+	must(t, j.write())
+	must(t, os.WriteFile(r.Plan.Disks[0].Path, []byte("half"), 0o600))
+	_, err = w.host.Sweep(t.Context(), []backstay.JobID{r.Job})
+	must(t, err)
+	if left := w.left(); len(left) != 2 {
+		t.Fatalf("a live job's files: %v", left)
+	}
+	report, err := w.host.Sweep(t.Context(), nil)
+	must(t, err)
+	if left := w.left(); len(left) != 0 || !slices.Contains(report.Removed, r.Plan.Disks[0].Path) {
+		t.Errorf("left %v, reported %v", left, report.Removed)
+	}
+	_, err = w.host.Stage(t.Context(), r, nil)
+	must(t, err)
+	_, err = w.host.Sweep(t.Context(), nil)
+	must(t, err)
+	if left := w.left(); len(left) != 2 { // both disks, no journal
+		t.Errorf("a complete restore: %v", left)
+	}
+}
+
+// restored returns a world with a restored VM that is defined and not started.
+func restored(t *testing.T) (*testWorld, mover.StageRequest) {
+	w := newTestWorld(t)
+	r := w.backup(backstay.SnapshotTier)
+	_, err := w.host.Stage(t.Context(), r, nil)
+	must(t, err)
+	must(t, w.host.Define(t.Context(), r))
+	return w, r
+}
+
+// TestAVMIsUpWhenItsProbeSaysSo: by console file and by port, and only then.
+func TestAVMIsUpWhenItsProbeSaysSo(t *testing.T) {
+	t.Run("console", func(t *testing.T) {
+		w, r := restored(t)
+		console := w.path("console")
+		must(t, os.WriteFile(console, []byte("old run: READY\n"), 0o600))
+		w.domain = func(d *hypervisor.Domain) { d.Console = console }
+		r.Plan.Probe = backstay.Probe{Kind: backstay.ProbeConsole, Text: "READY", Timeout: backstay.Duration(time.Second)}
+		if _, err := w.host.Start(t.Context(), r); !backstay.IsCode(err, backstay.CodeNotUp) {
+			t.Fatalf("the text of an earlier run: %v, want code vm-not-up", err)
+		}
+		must(t, os.WriteFile(console, []byte("booting\nREADY 1\n"), 0o600)) // begun anew
+		r.Plan.Probe.Timeout = 0
+		up, err := w.host.Start(t.Context(), r)
+		if err != nil || !strings.Contains(up.How, "READY") {
+			t.Errorf("%+v %v", up, err)
+		}
+	})
+	t.Run("port", func(t *testing.T) {
+		w, r := restored(t)
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		must(t, err)
+		defer func() { _ = l.Close() }()
+		r.Plan.Probe = backstay.Probe{Kind: backstay.ProbePort, Text: l.Addr().String()}
+		_, err = w.host.Start(t.Context(), r)
+		must(t, err)
+	})
+	t.Run("agent that is silent", func(t *testing.T) {
+		w, r := restored(t)
+		w.hv.SetAgent(copyVM, backstay.AgentDisconnected)
+		r.Plan.Probe = backstay.Probe{Kind: backstay.ProbeAgent, Timeout: backstay.Duration(time.Millisecond)}
+		if _, err := w.host.Start(t.Context(), r); !backstay.IsCode(err, backstay.CodeNotUp) {
+			t.Errorf("%v, want code vm-not-up", err)
+		}
+	})
+	t.Run("a VM that stops", func(t *testing.T) {
+		w, r := restored(t)
+		w.hv.SetAgent(copyVM, backstay.AgentDisconnected)
+		running := true
+		w.domain = func(d *hypervisor.Domain) {
+			if d.VM.ID == copyVM && d.VM.State == backstay.VMRunning {
+				if !running {
+					d.VM.State = backstay.VMShutOff
+				}
+				running = false
+			}
+		}
+		r.Plan.Probe = backstay.Probe{Kind: backstay.ProbeConsole, Text: "x"}
+		if _, err := w.host.Start(t.Context(), r); !backstay.IsCode(err, backstay.CodeNotUp) || !strings.Contains(err.Error(), "stopped") {
+			t.Errorf("%v", err)
+		}
+	})
+	t.Run("a VM that does not start", func(t *testing.T) {
+		w, r := restored(t)
+		must(t, os.Remove(r.Plan.Disks[0].Path))
+		if _, err := w.host.Start(t.Context(), r); !backstay.IsCode(err, backstay.CodeStartFailed) {
+			t.Errorf("%v, want code vm-start-failed", err)
+		}
+	})
+}
+
+// TestATerminalsTextIsSeen: a pty forgets what nobody reads, so it is read all
+// the time.
+func TestATerminalsTextIsSeen(t *testing.T) {
+	w, r := restored(t)
+	master, slave := openPty(t)
+	w.domain = func(d *hypervisor.Domain) { d.Console = slave }
+	r.Plan.Probe = backstay.Probe{Kind: backstay.ProbeConsole, Text: "TINY-READY"}
+	_, err := master.WriteString("booting\r\nTINY-READY boots=1\r\n")
+	must(t, err)
+	_, err = w.host.Start(t.Context(), r)
+	must(t, err)
+}
+
+// TestEqualSumsMeanEqualDisks, in whatever order the content was seen.
+func TestEqualSumsMeanEqualDisks(t *testing.T) {
+	const size = 3<<20 + 512
+	r := rand.New(rand.NewPCG(3, 4))
+	disk := make([]byte, size)
+	for i := range disk[:size/2] {
+		disk[i] = byte(r.Uint32())
+	}
+	disk[size-1] = 1
+	sum := func(s *diskSums, disk []byte, order []int) *diskSums {
+		for _, i := range order {
+			end := min((i+1)*8192, size)
+			must(t, s.add(int64(i*8192), disk[i*8192:end]))
+		}
+		return s
+	}
+	order := make([]int, (size+8191)/8192)
+	for i := range order {
+		order[i] = i
+	}
+	empty, err := newDiskSums(size)
+	must(t, err)
+	a, _ := empty.again()
+	sum(a, disk, order)
+	b, _ := empty.again()
+	r.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+	sum(b, disk, order)
+	if _, same := a.equal(b); !same {
+		t.Error("order matters")
+	}
+	for _, at := range []int{0, 4095, 1 << 20, size - 1, size - 600} {
+		changed := slices.Clone(disk)
+		changed[at] ^= 0x40
+		c, _ := empty.again()
+		if where, same := a.equal(sum(c, changed, order)); same || where != int64(at)/sumPage*sumPage {
+			t.Errorf("a bit at %d: same %v, found at %d", at, same, where)
+		}
+	}
+	if err := empty.add(100, disk[:4096]); err == nil {
+		t.Error("content off the steps was taken")
+	}
+}
+
+// TestZerosAreLeftOutAndNothingElse: what writeNonZero writes is the data.
+func TestZerosAreLeftOutAndNothingElse(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	for range 200 {
+		data := make([]byte, 512*(1+r.IntN(1024)))
+		for at := 0; at < len(data); at += 4096 * (1 + r.IntN(40)) {
+			copy(data[at:], bytes.Repeat([]byte{byte(1 + r.IntN(255))}, 4096*r.IntN(5)))
+		}
+		got := make(memory, len(data)+4096)
+		wrote, err := writeNonZero(got, 4096, data)
+		must(t, err)
+		if !bytes.Equal(got[4096:], data) {
+			t.Fatal("the content is not the same")
+		}
+		if bytes.Equal(data, make([]byte, len(data))) && wrote != 0 {
+			t.Errorf("%d bytes of zeros were written", wrote)
+		}
+	}
+	got := make(memory, 1<<20)
+	data := make([]byte, 1<<20)
+	data[0], data[512<<10] = 1, 1
+	if wrote, _ := writeNonZero(got, 0, data); wrote != 2*4096 {
+		t.Errorf("two steps of data took %d bytes", wrote)
+	}
+}
+
+type memory []byte
+
+func (m memory) WriteAt(p []byte, off int64) (int, error) { return copy(m[off:], p), nil }
+
+// TestTPMStateIsForTheEmulatorOnly: file by file, with the owner that the other
+// VMs' state has, and what is there already stays.
+func TestCompanionsNeverReplaceAnothersFiles(t *testing.T) {
+	dir := t.TempDir()
+	j := &restoreJournal{path: filepath.Join(dir, "j.json"), Version: journalVersion}
+	c := companions{
+		files:  map[string][]byte{filepath.Join(dir, "nvram", "copy_VARS.fd"): []byte("vars")},
+		folder: filepath.Join(dir, "swtpm", "uuid"),
+		tpm:    map[string][]byte{filepath.Join(dir, "swtpm", "uuid", "tpm2", "tpm2-00.permall"): []byte("state")},
+	}
+	must(t, c.place(j))
+	info, err := os.Stat(filepath.Join(c.folder, "tpm2", "tpm2-00.permall"))
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("state: %v %v", info, err)
+	}
+	if info, err := os.Stat(filepath.Join(c.folder, "tpm2")); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("folder: %v %v", info, err)
+	}
+	must(t, c.place(j)) // again, by the same restore
+	other := &restoreJournal{path: filepath.Join(dir, "other.json"), Version: journalVersion}
+	if err := c.place(other); !errors.Is(err, hypervisor.ErrExists) {
+		t.Errorf("over another VM's firmware variables: %v", err)
+	}
+	must(t, c.remove(other))
+	if !exists(c.folder) {
+		t.Error("another VM's TPM state was removed")
+	}
+	must(t, c.remove(j))
+	if exists(c.folder) || len(j.Files) != 0 || len(j.Folders) != 0 {
+		t.Errorf("left: %+v", j)
+	}
+}
