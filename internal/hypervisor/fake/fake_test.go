@@ -5,6 +5,7 @@ import (
 	"os"
 	"testing"
 
+	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor"
 	"github.com/backstay/backstay/internal/hypervisor/fake"
 	"github.com/backstay/backstay/internal/hypervisor/hypervisortest"
@@ -27,4 +28,14 @@ func socketDir(t *testing.T) string {
 
 func TestFakeImagesKeepThePortsContract(t *testing.T) {
 	hypervisortest.ImagesSuite{Images: fake.New(socketDir(t)), Connect: connect}.Run(t)
+}
+
+func TestFakeHostKeepsThePortsContract(t *testing.T) {
+	h := fake.New(socketDir(t))
+	hypervisortest.HostSuite{
+		Host: h, Images: h, Connect: connect,
+		XML: func(name string, uuid backstay.VMID, disks []backstay.Disk) string {
+			return fake.XML(name, uuid, disks...)
+		},
+	}.Run(t)
 }

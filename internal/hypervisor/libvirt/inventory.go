@@ -1,0 +1,210 @@
+package libvirt
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/beevik/etree"
+	"github.com/digitalocean/go-libvirt"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/hypervisor"
+)
+
+// marks are what libvirt keeps of a VM that forbids protecting it.
+type marks struct{ snapshots, checkpoints, saved, transient bool }
+
+func (m marks) reason(vm *backstay.VM) string {
+	switch {
+	case m.transient:
+		return "it has no persistent definition (a transient VM)"
+	case m.snapshots:
+		return "it has libvirt snapshots; delete them first (virsh snapshot-list, snapshot-delete)"
+	case m.checkpoints:
+		return "it has libvirt checkpoints; delete them first (virsh checkpoint-list, checkpoint-delete)"
+	case m.saved:
+		return "its memory is saved to disk (managed save); start it, or remove the saved state"
+	case len(vm.Disks) == 0:
+		return "it has no disk"
+	case len(vm.Possible()) == 0:
+		return "none of its disks can be backed up"
+	}
+	return ""
+}
+
+// VMs lists every domain. One that vanishes meanwhile is left out.
+func (h *Host) VMs(ctx context.Context) ([]backstay.VM, error) {
+	vms, err := call(ctx, h, callPatience, func(l *libvirt.Libvirt) ([]backstay.VM, error) {
+		domains, _, err := l.ConnectListAllDomains(1, 0)
+		if err != nil {
+			return nil, err
+		}
+		marked, err := listMarks(l)
+		if err != nil {
+			return nil, err
+		}
+		vms := make([]backstay.VM, 0, len(domains))
+		for _, d := range domains {
+			state, err := vmState(l, d)
+			if isCode(err, libvirt.ErrNoDomain) {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			root, _, err := definition(l, d, 0)
+			if isCode(err, libvirt.ErrNoDomain) {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			vm := describe(root, state)
+			vm.Reason = marked[d.UUID].reason(&vm)
+			vms = append(vms, vm)
+		}
+		return vms, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list VMs: %w", err)
+	}
+	return vms, nil
+}
+
+// listMarks asks once for each mark rather than once for each VM.
+func listMarks(l *libvirt.Libvirt) (map[libvirt.UUID]marks, error) {
+	all := map[libvirt.UUID]marks{}
+	for _, ask := range []struct {
+		flag libvirt.ConnectListAllDomainsFlags
+		set  func(*marks)
+	}{
+		{libvirt.ConnectListDomainsHasSnapshot, func(m *marks) { m.snapshots = true }},
+		{libvirt.ConnectListDomainsHasCheckpoint, func(m *marks) { m.checkpoints = true }},
+		{libvirt.ConnectListDomainsManagedsave, func(m *marks) { m.saved = true }},
+		{libvirt.ConnectListDomainsTransient, func(m *marks) { m.transient = true }},
+	} {
+		domains, _, err := l.ConnectListAllDomains(1, ask.flag)
+		if isCode(err, libvirt.ErrInvalidArg) {
+			continue // a libvirt that does not know checkpoints has none
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range domains {
+			m := all[d.UUID]
+			ask.set(&m)
+			all[d.UUID] = m
+		}
+	}
+	return all, nil
+}
+
+func vmState(l *libvirt.Libvirt, d libvirt.Domain) (backstay.VMState, error) {
+	state, _, err := l.DomainGetState(d, 0)
+	if err != nil {
+		return "", err
+	}
+	switch libvirt.DomainState(state) {
+	case libvirt.DomainRunning, libvirt.DomainBlocked:
+		return backstay.VMRunning, nil
+	case libvirt.DomainPaused:
+		return backstay.VMPaused, nil
+	case libvirt.DomainShutoff:
+		return backstay.VMShutOff, nil
+	case libvirt.DomainCrashed:
+		active, err := l.DomainIsActive(d)
+		if err == nil && active == 0 {
+			return backstay.VMShutOff, nil
+		}
+		return backstay.VMOther, err
+	}
+	return backstay.VMOther, nil
+}
+
+func definition(l *libvirt.Libvirt, d libvirt.Domain, flags libvirt.DomainXMLFlags) (*etree.Element, string, error) {
+	xml, err := l.DomainGetXMLDesc(d, flags)
+	if err != nil {
+		return nil, "", err
+	}
+	root, err := parseDomain(xml)
+	return root, xml, err
+}
+
+// Domain describes one VM completely.
+func (h *Host) Domain(ctx context.Context, id backstay.VMID) (hypervisor.Domain, error) {
+	d, err := call(ctx, h, callPatience, func(l *libvirt.Libvirt) (hypervisor.Domain, error) {
+		d, err := lookup(l, id)
+		if err != nil {
+			return hypervisor.Domain{}, err
+		}
+		return describeDomain(l, d)
+	})
+	if err != nil {
+		return hypervisor.Domain{}, fmt.Errorf("describe VM %s: %w", id, err)
+	}
+	return d, nil
+}
+
+func describeDomain(l *libvirt.Libvirt, d libvirt.Domain) (hypervisor.Domain, error) {
+	var out hypervisor.Domain
+	state, err := vmState(l, d)
+	if err != nil {
+		return out, err
+	}
+	var live *etree.Element
+	if state != backstay.VMShutOff {
+		if live, out.LiveXML, err = definition(l, d, libvirt.DomainXMLSecure); err != nil {
+			return out, err
+		}
+	}
+	inactive, xml, err := definition(l, d, libvirt.DomainXMLSecure|libvirt.DomainXMLInactive)
+	if err != nil {
+		return out, err
+	}
+	out.InactiveXML = xml
+	current := inactive
+	if live != nil {
+		current = live
+	}
+	out.VM = describe(current, state)
+	out.NVRAM, out.TPMState = nvram(live, inactive), tpmState(inactive)
+	out.Chains, out.Console = chains(current, live != nil), console(current)
+	if out.Snapshots, err = snapshotNames(l, d); err != nil {
+		return out, err
+	}
+	m, err := marksOf(l, d)
+	if err != nil {
+		return out, err
+	}
+	m.snapshots = len(out.Snapshots) > 0
+	out.VM.Reason = m.reason(&out.VM)
+	return out, nil
+}
+
+func snapshotNames(l *libvirt.Libvirt, d libvirt.Domain) ([]string, error) {
+	snapshots, _, err := l.DomainListAllSnapshots(d, 1, 0)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, s := range snapshots {
+		names = append(names, s.Name)
+	}
+	return names, nil
+}
+
+// marksOf is listMarks for one VM.
+func marksOf(l *libvirt.Libvirt, d libvirt.Domain) (marks, error) {
+	var m marks
+	checkpoints, _, err := l.DomainListAllCheckpoints(d, 1, 0)
+	if err != nil && !isCode(err, libvirt.ErrNoSupport) {
+		return m, err
+	}
+	saved, err := l.DomainHasManagedSaveImage(d, 0)
+	if err != nil {
+		return m, err
+	}
+	persistent, err := l.DomainIsPersistent(d)
+	m.checkpoints, m.saved, m.transient = len(checkpoints) > 0, saved != 0, persistent == 0
+	return m, err
+}

@@ -1,0 +1,231 @@
+package libvirt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/beevik/etree"
+	"github.com/digitalocean/go-libvirt"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/hypervisor"
+)
+
+const (
+	mergePoll   = 100 * time.Millisecond
+	pivotTries  = 50
+	stopTimeout = 30 * time.Second
+)
+
+// MergeLive is libvirt's block commit. The merge of the active layer ends with a
+// pivot: the VM goes on on Base. A job that an earlier call of ours left running
+// is carried on with. When ctx ends the job is aborted, which leaves the chain as
+// it was: what has been copied down is hidden by the layers above.
+func (h *Host) MergeLive(ctx context.Context, id backstay.VMID, m hypervisor.Merge, progress func(done, total int64)) error {
+	if err := h.mergeLive(ctx, id, m, progress); err != nil {
+		return fmt.Errorf("merge layers of disk %s of VM %s: %w", m.Target, id, err)
+	}
+	return nil
+}
+
+func (h *Host) mergeLive(ctx context.Context, id backstay.VMID, m hypervisor.Merge, progress func(done, total int64)) error {
+	active, err := h.startMerge(ctx, id, m, progress)
+	if err != nil {
+		return err
+	}
+	if err := h.follow(ctx, id, m.Target, active, progress); err != nil {
+		if ctx.Err() != nil {
+			return errors.Join(ctx.Err(), h.abort(ctx, id, m.Target))
+		}
+		return err
+	}
+	if active {
+		if err := h.pivot(ctx, id, m.Target); err != nil {
+			return errors.Join(err, h.abort(ctx, id, m.Target))
+		}
+	}
+	return h.do(context.WithoutCancel(ctx), callPatience, func(l *libvirt.Libvirt) error {
+		d, err := lookup(l, id)
+		if err != nil {
+			return err
+		}
+		if err := merged(l, d, m); err != nil {
+			return err
+		}
+		h.dropRecordedChains(l, d, []backstay.DiskTarget{m.Target})
+		return nil
+	})
+}
+
+// startMerge starts the job, or adopts the one that does just this, and tells
+// whether Top is the active layer.
+func (h *Host) startMerge(ctx context.Context, id backstay.VMID, m hypervisor.Merge, progress func(done, total int64)) (active bool, err error) {
+	for {
+		var other bool
+		err := h.do(ctx, callPatience, func(l *libvirt.Libvirt) error {
+			d, err := lookup(l, id)
+			if err != nil {
+				return err
+			}
+			e, err := liveDisk(l, d, m.Target)
+			if err != nil {
+				return err
+			}
+			job, err := jobOf(l, d, m.Target)
+			if err != nil {
+				return err
+			}
+			if job.found {
+				active = job.kind == libvirt.DomainBlockJobTypeActiveCommit
+				if active && attr(e, "mirror/source", "file") == m.Base && attr(e, "source", "file") == m.Top {
+					return nil
+				}
+				if other = job.kind == libvirt.DomainBlockJobTypeCommit; other {
+					return nil // ends by itself; then we see what the chain is
+				}
+				return errors.New("another block job runs on the disk")
+			}
+			active, err = commit(l, d, e, m)
+			return err
+		})
+		if err != nil || !other {
+			return active, err
+		}
+		if err := h.follow(ctx, id, m.Target, false, progress); err != nil {
+			return false, err
+		}
+	}
+}
+
+// commit starts the job. Paths are given as libvirt itself writes them.
+func commit(l *libvirt.Libvirt, d libvirt.Domain, e *etree.Element, m hypervisor.Merge) (active bool, err error) {
+	chain := recordedChain(e)
+	index := func(path string) int {
+		return slices.IndexFunc(chain, func(l link) bool { return filepath.Clean(l.path) == filepath.Clean(path) })
+	}
+	top, base := index(m.Top), index(m.Base)
+	if top < 0 || base <= top {
+		return false, fmt.Errorf("%s is not above %s in the disk's chain", m.Top, m.Base)
+	}
+	var flags libvirt.DomainBlockCommitFlags
+	if active = top == 0; active {
+		flags = libvirt.DomainBlockCommitActive
+	}
+	return active, l.DomainBlockCommit(d, string(m.Target), libvirt.OptString{chain[base].path}, libvirt.OptString{chain[top].path}, 0, flags)
+}
+
+func liveDisk(l *libvirt.Libvirt, d libvirt.Domain, target backstay.DiskTarget) (*etree.Element, error) {
+	state, err := vmState(l, d)
+	if err != nil {
+		return nil, err
+	}
+	if state == backstay.VMShutOff {
+		return nil, errors.New("the VM is shut off")
+	}
+	root, _, err := definition(l, d, 0)
+	if err != nil {
+		return nil, err
+	}
+	e := diskElement(root, target)
+	if e == nil {
+		return nil, errors.New("the VM has no such disk")
+	}
+	return e, nil
+}
+
+type job struct {
+	found    bool
+	kind     libvirt.DomainBlockJobType
+	cur, end uint64
+}
+
+func jobOf(l *libvirt.Libvirt, d libvirt.Domain, target backstay.DiskTarget) (job, error) {
+	found, kind, _, cur, end, err := l.DomainGetBlockJobInfo(d, string(target), 0)
+	return job{found != 0, libvirt.DomainBlockJobType(kind), cur, end}, err
+}
+
+// follow polls until the job has ended, or is ready for the pivot. libvirt's
+// events would be quicker and can be lost with the connection.
+func (h *Host) follow(ctx context.Context, id backstay.VMID, target backstay.DiskTarget, active bool, progress func(done, total int64)) error {
+	for {
+		ready, err := call(ctx, h, callPatience, func(l *libvirt.Libvirt) (bool, error) {
+			d, err := lookup(l, id)
+			if err != nil {
+				return false, err
+			}
+			j, err := jobOf(l, d, target)
+			if err != nil || !j.found {
+				return !j.found, err
+			}
+			if progress != nil {
+				progress(int64(j.cur), int64(j.end))
+			}
+			if !active || j.cur != j.end {
+				return false, nil
+			}
+			e, err := liveDisk(l, d, target)
+			return err == nil && attr(e, "mirror", "ready") == "yes", err
+		})
+		if err != nil || ready {
+			return err
+		}
+		select {
+		case <-time.After(mergePoll):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (h *Host) pivot(ctx context.Context, id backstay.VMID, target backstay.DiskTarget) error {
+	ctx = context.WithoutCancel(ctx) // the caller must learn where the VM is
+	return h.do(ctx, callPatience, func(l *libvirt.Libvirt) error {
+		d, err := lookup(l, id)
+		if err != nil {
+			return err
+		}
+		for range pivotTries {
+			err = l.DomainBlockJobAbort(d, string(target), libvirt.DomainBlockJobAbortPivot)
+			if !isCode(err, libvirt.ErrBlockCopyActive) {
+				return err
+			}
+			time.Sleep(mergePoll) // the guest wrote in between: not ready again yet
+		}
+		return err
+	})
+}
+
+// abort ends a job that is not wanted any more. No job is no error.
+func (h *Host) abort(ctx context.Context, id backstay.VMID, target backstay.DiskTarget) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	return h.do(ctx, callPatience, func(l *libvirt.Libvirt) error {
+		d, err := lookup(l, id)
+		if err != nil {
+			return err
+		}
+		if j, err := jobOf(l, d, target); err != nil || !j.found {
+			return err
+		}
+		return l.DomainBlockJobAbort(d, string(target), 0)
+	})
+}
+
+// merged checks that the VM is where the merge should have put it: a job that
+// failed in QEMU ends just like one that is done.
+func merged(l *libvirt.Libvirt, d libvirt.Domain, m hypervisor.Merge) error {
+	e, err := liveDisk(l, d, m.Target)
+	if err != nil {
+		return err
+	}
+	for _, l := range recordedChain(e) {
+		if filepath.Clean(l.path) == filepath.Clean(m.Top) {
+			return fmt.Errorf("the VM still uses %s: the merge failed", m.Top)
+		}
+	}
+	return nil
+}
