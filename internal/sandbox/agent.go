@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/digitalocean/go-libvirt"
+
+	"github.com/backstay/backstay/internal/sandbox/guest"
 )
 
 // GuestError is a command in a guest that ended with another code than 0.
@@ -140,4 +142,19 @@ func (w *World) Frozen(ctx context.Context, host, vm string) (bool, error) {
 	var status string
 	err = h.agent(ctx, vm, "guest-fsfreeze-status", nil, &status)
 	return status == "frozen", err
+}
+
+// WaitConsole waits until a guest has said on its serial console that it is up.
+func (w *World) WaitConsole(ctx context.Context, host, vm string) error {
+	h, err := w.Host(host)
+	if err != nil {
+		return err
+	}
+	return poll(ctx, 50*time.Millisecond, func() error {
+		text, err := h.Console(vm)
+		if err == nil && !strings.Contains(text, guest.Ready) {
+			err = fmt.Errorf("VM %s is not up; its console ends: %q", vm, text[max(0, len(text)-500):])
+		}
+		return err
+	})
 }

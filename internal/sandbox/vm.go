@@ -287,3 +287,30 @@ func (h *Host) domain(ctx context.Context, vm string, f func(*libvirt.Libvirt, l
 	}
 	return nil
 }
+
+// ParseDisks reads disks as the command line gives them: FORMAT[:SIZE], such as
+// qcow2, raw:64M or qcow2:1T.
+func ParseDisks(words []string) ([]DiskSpec, error) {
+	var disks []DiskSpec
+	for _, word := range words {
+		format, size, sized := strings.Cut(word, ":")
+		disk := DiskSpec{Raw: format == "raw"}
+		if format != "raw" && format != "qcow2" {
+			return nil, fmt.Errorf("disk %q: the format is raw or qcow2", word)
+		}
+		if sized {
+			var n int64
+			var unit string
+			if _, err := fmt.Sscanf(size, "%d%s", &n, &unit); err != nil || n <= 0 {
+				return nil, fmt.Errorf("disk %q: a size is a number with M, G or T", word)
+			}
+			shift := map[string]int{"M": 20, "G": 30, "T": 40}[unit]
+			if shift == 0 {
+				return nil, fmt.Errorf("disk %q: a size is a number with M, G or T", word)
+			}
+			disk.Size = n << shift
+		}
+		disks = append(disks, disk)
+	}
+	return disks, nil
+}

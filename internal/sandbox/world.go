@@ -183,9 +183,16 @@ func (w *World) Host(name string) (*Host, error) {
 	return nil, fmt.Errorf("the world has no host %q", name)
 }
 
-// environment is that of the server and the movers.
+// environment is that of the server and the movers: the one of this process
+// without what names another region.
 func (w *World) environment() []string {
-	return append(os.Environ(), append(w.options.Env, FaultsEnv+"="+w.faultsFolder())...)
+	var env []string
+	for _, variable := range os.Environ() {
+		if !strings.HasPrefix(variable, "BACKSTAY_") {
+			env = append(env, variable)
+		}
+	}
+	return append(append(env, w.options.Env...), FaultsEnv+"="+w.faultsFolder())
 }
 
 // Down ends the world and removes all of it.
@@ -250,4 +257,49 @@ func Open(dir string) (*World, error) {
 		})
 	}
 	return w, nil
+}
+
+// The parts of a world that can be killed and started.
+const (
+	Server   = "server"
+	Mover    = "mover"
+	Libvirtd = "libvirtd"
+)
+
+// Kill ends a part of the world as a crash does; host matters for those of a
+// host, and "" is the first.
+func (w *World) Kill(ctx context.Context, part, host string) error {
+	if part == Server && w.Region != nil {
+		return w.Region.KillServer(ctx)
+	}
+	h, err := w.Host(host)
+	if err != nil {
+		return err
+	}
+	switch part {
+	case Mover:
+		return h.KillMover(ctx)
+	case Libvirtd:
+		return h.KillLibvirtd(ctx)
+	}
+	return fmt.Errorf("the world has no %s", part)
+}
+
+// Start starts a part of the world and waits until it answers. It is an error if
+// it runs already.
+func (w *World) Start(ctx context.Context, part, host string) error {
+	if part == Server && w.Region != nil {
+		return w.Region.StartServer(ctx)
+	}
+	h, err := w.Host(host)
+	if err != nil {
+		return err
+	}
+	switch part {
+	case Mover:
+		return h.StartMover(ctx)
+	case Libvirtd:
+		return h.StartLibvirtd(ctx)
+	}
+	return fmt.Errorf("the world has no %s", part)
 }

@@ -1,0 +1,279 @@
+//go:build integration
+
+package test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/backstay/backstay/internal/sandbox"
+)
+
+// patience bounds each command of a story; on a loaded machine a guest boots in
+// half a minute.
+const patience = 3 * time.Minute
+
+// worlds bounds how many stories have guests at a time: the machine has few
+// cores, and a guest without KVM takes one.
+var worlds = make(chan struct{}, 2)
+
+// leftovers are the worlds that left something behind; they fail the tests.
+var leftovers errorList
+
+type errorList struct {
+	mu   sync.Mutex
+	list []error // guarded by mu
+}
+
+func (e *errorList) add(err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.list = append(e.list, err)
+}
+
+func (e *errorList) all() []error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.list
+}
+
+// story is what the commands of one story share.
+type story struct {
+	world *sandbox.World
+}
+
+type storyKey struct{}
+
+type command = func(ts *testscript.TestScript, neg bool, args []string)
+
+// commands are those of a story besides testscript's own.
+var commands = map[string]command{
+	"world":    bringUp,
+	"vm":       positive(1, addVM),
+	"backstay": program("backstay"),
+	"exits":    exits,
+	"expect":   expect,
+	"remember": remember,
+	"guest": either(2, func(c call) error {
+		out, err := c.world.Guest(c.ctx, c.hostOf(c.args[0]), c.vm(0), strings.Join(c.args[1:], " "))
+		return c.print(out, err)
+	}),
+	"sha256": positive(2, func(c call) error {
+		sum, err := c.host(0).VMSHA256(c.ctx, c.vm(0), c.args[1])
+		return c.print(sum+"\n", err)
+	}),
+	"power": positive(1, func(c call) error {
+		state, err := c.host(0).State(c.ctx, c.vm(0))
+		return c.print(string(state)+"\n", err)
+	}),
+	"destroy":  positive(1, func(c call) error { return c.host(0).Destroy(c.ctx, c.vm(0)) }),
+	"start":    positive(1, func(c call) error { return c.host(0).Start(c.ctx, c.vm(0)) }),
+	"undefine": positive(1, func(c call) error { return c.host(0).Undefine(c.ctx, c.vm(0)) }),
+	"on": either(2, func(c call) error {
+		h, err := c.world.Host(c.args[0])
+		if err != nil {
+			return err
+		}
+		out, err := h.Command(c.ctx, c.args[1], c.args[2:]...).CombinedOutput()
+		return c.print(string(out), err)
+	}),
+	"kill9":   positive(1, func(c call) error { return c.world.Kill(c.ctx, c.args[0], c.optional(1)) }),
+	"restart": positive(1, func(c call) error { return c.world.Start(c.ctx, c.args[0], c.optional(1)) }),
+	"hold":    positive(1, func(c call) error { return c.world.PlanFault("hold-" + c.args[0]) }),
+	"await":   positive(1, func(c call) error { return c.world.AwaitFault(c.ctx, "hold-"+c.args[0]) }),
+	"release": positive(1, func(c call) error { return c.world.LiftFault("hold-" + c.args[0]) }),
+	"fault":   positive(1, func(c call) error { return c.world.PlanFault(c.args[0]) }),
+	"hit":     positive(1, func(c call) error { return c.world.AwaitFault(c.ctx, c.args[0]) }),
+	"lift":    positive(1, func(c call) error { return c.world.LiftFault(c.args[0]) }),
+	"tidy":    positive(0, func(c call) error { return c.world.Tidy(c.ctx) }),
+}
+
+// call is one command of a story while it runs.
+type call struct {
+	ctx   context.Context
+	ts    *testscript.TestScript
+	world *sandbox.World
+	args  []string
+}
+
+// either is a command of a world with at least n arguments, which a story may
+// expect to fail.
+func either(n int, do func(call) error) command {
+	return func(ts *testscript.TestScript, neg bool, args []string) {
+		w := ts.Value(storyKey{}).(*story).world
+		if w == nil {
+			ts.Fatalf("the story has no world yet")
+		}
+		if len(args) < n {
+			ts.Fatalf("%d arguments are too few", len(args))
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		check(ts, neg, do(call{ctx, ts, w, args}))
+	}
+}
+
+// positive is a command that must succeed.
+func positive(n int, do func(call) error) command {
+	run := either(n, do)
+	return func(ts *testscript.TestScript, neg bool, args []string) {
+		if neg {
+			ts.Fatalf("this command cannot be expected to fail")
+		}
+		run(ts, false, args)
+	}
+}
+
+func check(ts *testscript.TestScript, neg bool, err error) {
+	switch {
+	case err != nil && !neg:
+		ts.Fatalf("%v", err)
+	case err == nil && neg:
+		ts.Fatalf("it succeeded unexpectedly")
+	case err != nil:
+		ts.Logf("[%v]", err)
+	}
+}
+
+func (c call) print(out string, err error) error {
+	fmt.Fprint(c.ts.Stdout(), out)
+	return err
+}
+
+func (c call) optional(i int) string {
+	if i < len(c.args) {
+		return c.args[i]
+	}
+	return ""
+}
+
+// hostOf and vm take HOST/NAME apart; NAME alone is on the first host.
+func (c call) hostOf(word string) string {
+	host, _, found := strings.Cut(word, "/")
+	if !found {
+		return ""
+	}
+	return host
+}
+
+func (c call) vm(i int) string { return c.args[i][strings.Index(c.args[i], "/")+1:] }
+
+func (c call) host(i int) *sandbox.Host {
+	h, err := c.world.Host(c.hostOf(c.args[i]))
+	c.ts.Check(err)
+	return h
+}
+
+// bringUp is the command `world`.
+func bringUp(ts *testscript.TestScript, neg bool, args []string) {
+	s := ts.Value(storyKey{}).(*story)
+	if neg || s.world != nil {
+		ts.Fatalf("a story has one world")
+	}
+	o := sandbox.Options{Hosts: []string{"host1"}, Binary: []string{filepath.Join(binaries, "sandbox"), "backstay"}}
+	for _, arg := range args {
+		switch key, value, _ := strings.Cut(arg, "="); key {
+		case "hosts":
+			n, err := strconv.Atoi(value)
+			ts.Check(err)
+			for i := 2; i <= n; i++ {
+				o.Hosts = append(o.Hosts, fmt.Sprintf("host%d", i))
+			}
+		case "qemu":
+			o.QEMU = sandbox.QEMU(value)
+		default:
+			ts.Fatalf("what is %q?", arg)
+		}
+	}
+	worlds <- struct{}{}
+	ts.Defer(func() { <-worlds })
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	w, err := sandbox.Up(ctx, o)
+	ts.Check(err)
+	s.world = w
+	ts.Defer(func() {
+		if err := w.Down(context.Background()); err != nil {
+			leftovers.add(fmt.Errorf("take the world of %s down: %w", ts.Name(), err))
+		}
+	})
+	ts.Setenv("BACKSTAY_CONFIG", w.Region.Client)
+	ts.Setenv("URL", w.Region.URL)
+	ts.Setenv("TOKEN", w.Region.Token)
+	ts.Setenv("SERVERLOG", w.Region.ServerLog())
+	ts.Setenv("IMAGES", sandbox.Images)
+	for i, unit := range w.Region.Units {
+		ts.Setenv(fmt.Sprintf("UNIT%d", i+1), strings.TrimPrefix(unit, "file://"))
+	}
+}
+
+// addVM is the command `vm`.
+func addVM(c call) error {
+	spec := sandbox.VMSpec{Name: c.args[0]}
+	var disks []string
+	for _, arg := range c.args[1:] {
+		switch key, value, _ := strings.Cut(arg, "="); key {
+		case "host":
+			spec.Host = value
+		case "disk":
+			disks = append(disks, value)
+		case "uefi":
+			spec.UEFI = true
+		case "tpm":
+			spec.TPM = true
+		case "noagent":
+			spec.NoAgent = true
+		case "off":
+			spec.Off = true
+		case "network":
+			spec.Network = value
+		default:
+			return fmt.Errorf("what is %q?", arg)
+		}
+	}
+	var err error
+	if spec.Disks, err = sandbox.ParseDisks(disks); err != nil {
+		return err
+	}
+	if err := c.world.AddVM(c.ctx, spec); err != nil || spec.Off {
+		return err
+	}
+	if spec.NoAgent {
+		return c.world.WaitConsole(c.ctx, spec.Host, spec.Name)
+	}
+	return c.world.WaitAgent(c.ctx, spec.Host, spec.Name)
+}
+
+// program is a command that runs a freshly built program.
+func program(name string) command {
+	return func(ts *testscript.TestScript, neg bool, args []string) {
+		check(ts, neg, ts.Exec(filepath.Join(binaries, name), args...))
+	}
+}
+
+// exits is the command `exits`.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE COMMAND ARGUMENTS...")
+	}
+	err := ts.Exec(args[1], args[2:]...)
+	code := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		code = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if strconv.Itoa(code) != args[0] {
+		ts.Fatalf("it ended with code %d, not %s", code, args[0])
+	}
+}

@@ -1,0 +1,82 @@
+//go:build integration
+
+// Package test tells what backstay does as stories: scripts in the folder
+// scripts that a user could read and type. Each story has a world of its own,
+// with a real libvirt, real guests and a real server.
+//
+// Besides the commands of testscript (https://pkg.go.dev/github.com/rogpeppe/go-internal/testscript)
+// and `backstay` itself, a story has:
+//
+//	world [hosts=N] [qemu=debian]        bring a world up; the first host is host1
+//	vm NAME [host=H] [disk=FORMAT[:SIZE]]... [uefi] [tpm] [noagent] [off] [network=N]
+//	guest VM COMMAND                     run a shell command in a guest
+//	sha256 VM DISK                       print the SHA-256 of a disk's whole content
+//	power VM                             print running, paused or shut-off
+//	destroy VM | start VM | undefine VM  as libvirt does it; disk files stay
+//	on HOST COMMAND ARGUMENTS...         run a command on a host
+//	kill9 server|mover|libvirtd [HOST]   end it as a crash does
+//	restart server|mover|libvirtd [HOST] start it again
+//	hold STEP, await STEP                make jobs wait before a step; wait until one does
+//	release STEP                         let it go on
+//	fault NAME, hit NAME, lift NAME      plan a fault; wait until it was met; end it
+//	exits CODE COMMAND ARGUMENTS...      the command ends with exactly this code
+//	expect PATH [OP] VALUE               a value in the last output, which is JSON; OP is = != < > ~
+//	remember NAME [PATH]                 keep the last output, or a value in it, as $NAME
+//	tidy                                 no job left anything behind on any host
+package test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// binaries is the folder of the freshly built programs.
+var binaries string
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "backstay-bin-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	binaries = dir
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", dir+"/", "../cmd/...")
+	build.Stdout, build.Stderr = os.Stderr, os.Stderr
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if err := build.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "build backstay and sandbox:", err)
+		return 1
+	}
+	return m.Run()
+}
+
+func TestStories(t *testing.T) {
+	stories, err := filepath.Glob("scripts/*.txtar")
+	if err != nil || len(stories) == 0 {
+		t.Fatalf("no stories: %v", err)
+	}
+	t.Cleanup(func() {
+		for _, err := range leftovers.all() {
+			t.Error(err)
+		}
+	})
+	testscript.Run(t, testscript.Params{
+		Dir:                "scripts",
+		RequireUniqueNames: true,
+		Cmds:               commands,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("PATH", binaries+string(os.PathListSeparator)+os.Getenv("PATH"))
+			env.Setenv("HOME", env.WorkDir)
+			env.Values[storyKey{}] = &story{}
+			return nil
+		},
+	})
+}
