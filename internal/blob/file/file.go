@@ -214,6 +214,9 @@ func (s *Store) Get(ctx context.Context, name string, offset, length int64) ([]b
 	if err != nil {
 		return nil, fmt.Errorf("get %s from %s: %w", name, s.root, readError(err))
 	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("get %s from %s: not a file: %w", name, s.root, blob.ErrNotExist)
+	}
 	from, to, err := blob.CheckRange(info.Size(), offset, length)
 	if err != nil {
 		return nil, fmt.Errorf("get %s from %s: %w", name, s.root, err)
