@@ -196,7 +196,8 @@ func chains(root *etree.Element, running bool) map[backstay.DiskTarget][]string 
 			continue
 		}
 		if running {
-			for _, l := range recordedChain(e) {
+			links, _ := recordedChain(e)
+			for _, l := range links {
 				all[target] = append(all[target], l.path)
 			}
 			continue
@@ -209,18 +210,20 @@ func chains(root *etree.Element, running bool) map[backstay.DiskTarget][]string 
 	return all
 }
 
-// recordedChain is the chain that a disk's element names.
-func recordedChain(disk *etree.Element) []link {
-	chain := []link{{attr(disk, "source", "file"), first(attr(disk, "driver", "type"), "raw")}}
+// recordedChain is the chain that a disk's element names. It is ended if it says
+// itself that nothing lies below its last file; otherwise the rest of the chain
+// is what that file's header says.
+func recordedChain(disk *etree.Element) (chain []link, ended bool) {
+	chain = []link{{attr(disk, "source", "file"), first(attr(disk, "driver", "type"), "raw")}}
 	for b := find(disk, "backingStore"); b != nil; b = find(b, "backingStore") {
 		source := find(b, "source")
 		if source == nil {
-			break
+			return chain, true
 		}
 		path := first(attr(source, "", "file"), attr(source, "", "dev"), attr(source, "", "name"))
 		chain = append(chain, link{path, attr(b, "format", "type")})
 	}
-	return chain
+	return chain, false
 }
 
 // console is the file or terminal that the guest's serial console is written to.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -153,7 +152,7 @@ func standsOn(overlay, active string) error {
 	if err != nil {
 		return err
 	}
-	if active == "" || filepath.Clean(h.backing) != filepath.Clean(active) {
+	if active == "" || !samePath(h.backing, active) {
 		return fmt.Errorf("overlay %s stands on %q, but the active layer is %q", overlay, h.backing, active)
 	}
 	return nil
@@ -191,15 +190,15 @@ func (h *Host) dropRecordedChains(l *libvirt.Libvirt, d libvirt.Domain, targets 
 }
 
 // headersTell tells whether the images' headers say the chain that the disk's
-// element says.
+// element says. libvirt records as much of a chain as its own steps touched.
 func headersTell(e *etree.Element) bool {
-	recorded := recordedChain(e)
+	recorded, ended := recordedChain(e)
 	found, complete := walk(recorded[0].path, recorded[0].format)
-	if !complete || len(found) != len(recorded) {
+	if !complete || len(recorded) > len(found) || (ended && len(recorded) != len(found)) {
 		return false
 	}
-	for i := range found {
-		if filepath.Clean(found[i].path) != filepath.Clean(recorded[i].path) || found[i].format != recorded[i].format {
+	for i := range recorded {
+		if !samePath(found[i].path, recorded[i].path) || found[i].format != recorded[i].format {
 			return false
 		}
 	}

@@ -81,7 +81,7 @@ func (h *Host) startMerge(ctx context.Context, id backstay.VMID, m hypervisor.Me
 			}
 			if job.found {
 				active = job.kind == libvirt.DomainBlockJobTypeActiveCommit
-				if active && attr(e, "mirror/source", "file") == m.Base && attr(e, "source", "file") == m.Top {
+				if active && samePath(attr(e, "mirror/source", "file"), m.Base) && samePath(attr(e, "source", "file"), m.Top) {
 					return nil
 				}
 				if other = job.kind == libvirt.DomainBlockJobTypeCommit; other {
@@ -103,9 +103,9 @@ func (h *Host) startMerge(ctx context.Context, id backstay.VMID, m hypervisor.Me
 
 // commit starts the job. Paths are given as libvirt itself writes them.
 func commit(l *libvirt.Libvirt, d libvirt.Domain, e *etree.Element, m hypervisor.Merge) (active bool, err error) {
-	chain := recordedChain(e)
+	chain, _ := recordedChain(e)
 	index := func(path string) int {
-		return slices.IndexFunc(chain, func(l link) bool { return filepath.Clean(l.path) == filepath.Clean(path) })
+		return slices.IndexFunc(chain, func(l link) bool { return samePath(l.path, path) })
 	}
 	top, base := index(m.Top), index(m.Base)
 	if top < 0 || base <= top {
@@ -117,6 +117,8 @@ func commit(l *libvirt.Libvirt, d libvirt.Domain, e *etree.Element, m hypervisor
 	}
 	return active, l.DomainBlockCommit(d, string(m.Target), libvirt.OptString{chain[base].path}, libvirt.OptString{chain[top].path}, 0, flags)
 }
+
+func samePath(a, b string) bool { return filepath.Clean(a) == filepath.Clean(b) }
 
 func liveDisk(l *libvirt.Libvirt, d libvirt.Domain, target backstay.DiskTarget) (*etree.Element, error) {
 	state, err := vmState(l, d)
@@ -222,8 +224,9 @@ func merged(l *libvirt.Libvirt, d libvirt.Domain, m hypervisor.Merge) error {
 	if err != nil {
 		return err
 	}
-	for _, l := range recordedChain(e) {
-		if filepath.Clean(l.path) == filepath.Clean(m.Top) {
+	chain, _ := recordedChain(e)
+	for _, l := range chain {
+		if samePath(l.path, m.Top) {
 			return fmt.Errorf("the VM still uses %s: the merge failed", m.Top)
 		}
 	}
