@@ -37,6 +37,9 @@ func (h *Host) transfer(ctx context.Context, r mover.TransferRequest, progress m
 		OnPack:   func(id string) { progress(mover.Report{Pack: id}) },
 		Progress: func(phase string, n, total int64) { progress(mover.Report{Phase: phase, Done: n, Total: total}) },
 	})
+	if backstay.IsCode(err, backstay.CodeExists) {
+		return h.transferredBefore(ctx, v, point)
+	}
 	if err != nil {
 		return done, fmt.Errorf("begin transfer: %w", err)
 	}
@@ -55,6 +58,27 @@ func (h *Host) transfer(ctx context.Context, r mover.TransferRequest, progress m
 	}
 	t.done.Disks = facts.Disks
 	return t.done, nil
+}
+
+// transferredBefore answers for a transfer that was committed and whose answer
+// was lost: a manifest is put only after everything else was proved (I2).
+func (h *Host) transferredBefore(ctx context.Context, v *vault.Vault, point *snapshot.Point) (done mover.Transferred, err error) {
+	there, err := v.OpenPoint(ctx, point.Record.ID)
+	if err != nil {
+		return done, err
+	}
+	facts := there.Facts()
+	if facts.VM.UUID != point.Record.VM.UUID {
+		return done, fmt.Errorf("the vault's point %s is of VM %s, and this one of %s", facts.ID, facts.VM.UUID, point.Record.VM.UUID)
+	}
+	done.Disks = facts.Disks
+	done.Modes = map[backstay.DiskTarget]string{}
+	for _, d := range facts.Disks {
+		if d.Included {
+			done.Modes[d.Target] = "committed by an earlier attempt"
+		}
+	}
+	return done, nil
 }
 
 // transferring is one transfer under way.
