@@ -123,14 +123,16 @@ func prepare(o Options) (*World, error) {
 // makeDir makes the world's folder, which others may pass but not list: QEMU may
 // run as another user.
 func makeDir(dir string) (string, error) {
-	var err error
 	if dir == "" {
-		dir, err = os.MkdirTemp("/tmp", "backstay-")
-	} else if dir, err = filepath.Abs(dir); err == nil {
-		err = os.MkdirAll(dir, 0o711)
+		made, err := os.MkdirTemp("/tmp", "backstay-")
+		if err != nil {
+			return "", fmt.Errorf("make the world's folder: %w", err)
+		}
+		return made, os.Chmod(made, 0o711)
 	}
+	dir, err := filepath.Abs(dir)
 	if err != nil {
-		return "", fmt.Errorf("make the world's folder: %w", err)
+		return "", err
 	}
 	for _, hidden := range []string{"/run/", "/var/run/", "/var/log/", "/var/lib/libvirt/", "/sys/"} {
 		if strings.HasPrefix(dir+"/", hidden) {
@@ -140,12 +142,15 @@ func makeDir(dir string) (string, error) {
 	if len(dir) > longestDir {
 		return "", fmt.Errorf("world folder %s: the path has more than %d bytes, too many for the sockets in it", dir, longestDir)
 	}
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return "", fmt.Errorf("make the world's folder: %w", err)
+	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return "", fmt.Errorf("read the world's folder: %w", err)
 	}
 	if len(entries) > 0 {
-		return "", fmt.Errorf("world folder %s is not empty", dir)
+		return "", fmt.Errorf("world folder %s is not empty: is a world up there?", dir)
 	}
 	return dir, os.Chmod(dir, 0o711)
 }

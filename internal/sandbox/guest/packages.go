@@ -33,13 +33,17 @@ type inputs struct {
 // gather finds the parts, and downloads and unpacks what is not there yet.
 func gather(ctx context.Context, cacheDir string) (inputs, error) {
 	var in inputs
-	var err error
+	// Asked once for both: apt takes half a second to think.
+	versions, err := candidates(ctx, agentPackage, grubPackage)
+	if err != nil {
+		return in, err
+	}
 	var version string
-	if in.agent, version, err = unpacked(ctx, cacheDir, agentPackage); err != nil {
+	if in.agent, version, err = unpacked(ctx, cacheDir, agentPackage, versions[agentPackage]); err != nil {
 		return in, err
 	}
 	in.versions = append(in.versions, version)
-	if in.grub, version, err = unpacked(ctx, cacheDir, grubPackage); err != nil {
+	if in.grub, version, err = unpacked(ctx, cacheDir, grubPackage, versions[grubPackage]); err != nil {
 		return in, err
 	}
 	in.versions = append(in.versions, version)
@@ -70,7 +74,12 @@ func kernel(ctx context.Context, cacheDir string) (image, modules string, err er
 		if !ok {
 			continue
 		}
-		dir, _, err := unpacked(ctx, cacheDir, "linux-image-"+name)
+		name = "linux-image-" + name
+		versions, err := candidates(ctx, name)
+		if err != nil {
+			return "", "", err
+		}
+		dir, _, err := unpacked(ctx, cacheDir, name, versions[name])
 		if err != nil {
 			return "", "", err
 		}
@@ -96,17 +105,16 @@ func newestKernel(root string) (image, modules string, ok bool) {
 }
 
 // unpacked returns the folder that holds a package's files, and its name and
-// version. It downloads the package if this version is not in the cache; when no
-// version can be learnt, one that is in the cache will do.
-func unpacked(ctx context.Context, cacheDir, pkg string) (dir, version string, err error) {
+// version. It downloads the package if this version is not in the cache; when apt
+// knows no version, one that is in the cache will do.
+func unpacked(ctx context.Context, cacheDir, pkg, v string) (dir, version string, err error) {
 	store := filepath.Join(cacheDir, "packages")
-	v, err := candidate(ctx, pkg)
-	if err != nil {
+	if v == "" {
 		if old, _ := filepath.Glob(filepath.Join(store, pkg+"_*")); len(old) > 0 {
 			newest := old[len(old)-1]
 			return newest, filepath.Base(newest), nil
 		}
-		return "", "", err
+		return "", "", fmt.Errorf("package %s is unknown to apt: run `apt-get update`", pkg)
 	}
 	name := pkg + "_" + strings.ReplaceAll(v, ":", "%3a")
 	dir = filepath.Join(store, name)
@@ -142,18 +150,24 @@ func download(ctx context.Context, work, pkg string) error {
 	return err
 }
 
-// candidate returns the version that apt would download.
-func candidate(ctx context.Context, pkg string) (string, error) {
-	out, err := run(ctx, "apt-cache", "policy", pkg)
+// candidates returns the version of each package that apt would download; one
+// that apt does not know is left out.
+func candidates(ctx context.Context, pkgs ...string) (map[string]string, error) {
+	out, err := run(ctx, "apt-cache", append([]string{"policy"}, pkgs...)...)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
+	versions := map[string]string{}
+	var pkg string
 	for line := range strings.Lines(out) {
+		if !strings.HasPrefix(line, " ") {
+			pkg, _, _ = strings.Cut(line, ":")
+		}
 		if v, ok := strings.CutPrefix(strings.TrimSpace(line), "Candidate: "); ok && v != "(none)" {
-			return v, nil
+			versions[pkg] = v
 		}
 	}
-	return "", errors.New("package " + pkg + " is unknown to apt: run `apt-get update`")
+	return versions, nil
 }
 
 // run runs a command and returns its standard output; an error has its last
