@@ -44,6 +44,7 @@ const (
 	CodeLayerInUse      Code = "layer-in-use"
 	CodeCancelled       Code = "cancelled"
 	CodeJobEnded        Code = "job-already-ended"
+	CodeUnfit           Code = "host-not-ready"
 	CodeJobCrashes      Code = "job-keeps-crashing"
 	CodeCatalogNewer    Code = "catalogue-too-new"
 )
@@ -93,6 +94,7 @@ var codes = map[Code]codeEntry{
 	CodeNotUp:           {KindFailed, "the VM runs, but did not answer in time; look at its console"},
 	CodeLayerInUse:      {KindRefused, "remove the VM or the point that stands on the layer first"},
 	CodeCancelled:       {KindFailed, "start it again when wanted"},
+	CodeUnfit:           {KindFailed, "do what stands beside each line that failed, and look again"},
 	CodeJobEnded:        {KindRefused, "nothing is to be done: the job has ended"},
 	CodeJobCrashes:      {KindFailed, "look in the server's log for what ended the server each time; retry the job when that is mended"},
 	CodeCatalogNewer:    {KindRefused, "start the newer release again, or restore the catalogue's file from before the upgrade"},

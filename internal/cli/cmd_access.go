@@ -1,0 +1,103 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/client"
+	"github.com/spf13/cobra"
+)
+
+// auditPage is how many entries are asked for at once.
+const auditPage = 1000
+
+func (a *app) auditCommands() *cobra.Command {
+	last := 100
+	list := &cobra.Command{
+		Use: "list", Short: "List what was asked for, by whom, and what came of it; oldest first",
+		Example: "  backstay audit list\n  backstay audit list --last 0 -o json", Args: exactly(),
+		RunE: a.call(func(ctx context.Context, c *client.Client, _ []string) error {
+			entries, err := auditTail(ctx, c, last)
+			if err != nil {
+				return err
+			}
+			return a.emit(entries, func(w io.Writer) {
+				row(w, "SEQ", "TIME", "USER", "ROLE", "ACTION", "TARGET", "OUTCOME", "JOB")
+				for _, e := range entries {
+					row(w, e.Seq, a.when(e.Time), e.User, e.Role, e.Action, e.Target, e.Outcome, e.Job)
+				}
+			})
+		}),
+	}
+	list.Flags().IntVar(&last, "last", last, "only the last so many; 0 for all")
+	return a.group("audit", "The log of all changes", "  backstay audit list", list)
+}
+
+// auditTail reads the whole log and keeps the last entries, or all if last is 0.
+func auditTail(ctx context.Context, c *client.Client, last int) ([]backstay.AuditEntry, error) {
+	entries, after := []backstay.AuditEntry{}, int64(0)
+	for {
+		page, err := c.Audit(ctx, after, auditPage)
+		if err != nil {
+			return nil, err
+		}
+		entries = append(entries, page...)
+		if last > 0 && len(entries) > last {
+			entries = entries[len(entries)-last:]
+		}
+		if len(page) < auditPage {
+			return entries, nil
+		}
+		after = page[len(page)-1].Seq
+	}
+}
+
+func (a *app) tokenCommands() *cobra.Command {
+	role := backstay.Reader
+	create := &cobra.Command{
+		Use: "create NAME --role R", Short: "Make a token and print its secret once", Example: "  backstay token create ci --role operator", Args: exactly("NAME"),
+		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
+			out, err := c.CreateToken(ctx, args[0], role)
+			if err != nil {
+				return err
+			}
+			return a.emit(out, func(w io.Writer) {
+				fmt.Fprintf(w, "token %s (%s), shown this once:\n\n    %s\n\n", out.Token.Name, out.Token.Role, out.Secret)
+				fmt.Fprintln(w, "Give it as --token, BACKSTAY_TOKEN, or in a client.yaml of mode 0600.")
+			})
+		}),
+	}
+	create.Flags().Var(oneOf(&role, backstay.Reader, backstay.Operator, backstay.Owner), "role", "what it may do")
+	mustHave(create, "role")
+	list := &cobra.Command{
+		Use: "list", Short: "List the tokens, without their secrets", Example: "  backstay token list", Args: exactly(),
+		RunE: a.call(func(ctx context.Context, c *client.Client, _ []string) error {
+			tokens, err := c.Tokens(ctx)
+			if err != nil {
+				return err
+			}
+			return a.emit(tokens, func(w io.Writer) {
+				row(w, "TOKEN", "ROLE", "CREATED", "ID")
+				for _, t := range tokens {
+					row(w, t.Name, t.Role, a.when(t.Created), t.ID)
+				}
+			})
+		}),
+	}
+	remove := &cobra.Command{
+		Use: "delete TOKEN", Short: "Delete a token by its name or id", Example: "  backstay token delete ci --yes", Args: exactly("TOKEN"),
+		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
+			if err := a.confirm("delete the token %s; whoever uses it is shut out at once", args[0]); err != nil {
+				return err
+			}
+			if err := c.DeleteToken(ctx, args[0]); err != nil {
+				return err
+			}
+			a.note("token %s is deleted", args[0])
+			return nil
+		}),
+	}
+	return a.group("token", "Keys to the API", "  backstay token create ci --role operator\n  backstay token list", create, list, a.yesFlag(remove))
+}

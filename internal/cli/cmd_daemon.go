@@ -1,0 +1,81 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/config"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) serverCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "server", Short: "Run the control plane of one region: API, scheduler, jobs",
+		Example: "  backstay server\n  backstay server --config /etc/backstay/backstay.yaml",
+		Args:    exactly(),
+		RunE: a.run(func(ctx context.Context, _ []string) error {
+			return a.daemons.Server(ctx, first(a.configPath, config.DefaultPath))
+		}),
+	}
+}
+
+func (a *app) agentCommand() *cobra.Command {
+	var o config.AgentOptions
+	c := &cobra.Command{
+		Use: "agent", Short: "Run the data mover of a host, for a server in another process",
+		Example: "  backstay agent --listen unix:///run/backstay/mover.sock",
+		Args:    exactly(),
+		RunE:    a.run(func(ctx context.Context, _ []string) error { return a.daemons.Agent(ctx, o) }),
+	}
+	c.Flags().StringVar(&o.Listen, "listen", "unix:///run/backstay/mover.sock", "socket to listen on; the server's configuration names it as the host's mover")
+	c.Flags().StringVar(&o.Libvirt, "libvirt", config.DefaultLibvirt, "URI of this machine's libvirt")
+	c.Flags().StringVar(&o.State, "state", "/var/lib/backstay/mover", "folder for the mover's key and journals")
+	return c
+}
+
+func (a *app) initCommand() *cobra.Command {
+	var o config.InitOptions
+	vault := "default"
+	c := &cobra.Command{
+		Use: "init", Short: "Write a configuration, make the default vault, print the recovery key once",
+		Example: "  backstay init\n" +
+			"  backstay init --unit /mnt/a/backstay --unit /mnt/b/backstay --unit /mnt/c/backstay\n" +
+			"  backstay init --dir ./try        # everything below one folder",
+		Args: exactly(),
+		RunE: a.run(func(ctx context.Context, _ []string) error {
+			o.Vault = backstay.VaultName(vault)
+			result, err := a.daemons.Init(ctx, o)
+			if err != nil {
+				return err
+			}
+			return a.emit(result, func(w io.Writer) { initDone(w, result) })
+		}),
+	}
+	f := c.Flags()
+	f.StringVar(&o.Dir, "dir", "", "put everything below this folder")
+	f.StringVar(&o.Listen, "listen", "", "address of the API (default "+config.DefaultListen+")")
+	f.StringVar(&o.Region, "region", "", "name of the region (default "+config.DefaultRegion+")")
+	f.StringVar(&o.Libvirt, "libvirt", "", "URI of this machine's libvirt (default "+config.DefaultLibvirt+")")
+	f.StringVar(&vault, "vault", vault, "name of the vault to make")
+	f.StringArrayVar(&o.Units, "unit", nil, "storage unit of the vault, a folder; once for each of three copies")
+	return c
+}
+
+// initDone says what was made. The recovery key is printed here and nowhere else.
+func initDone(w io.Writer, r config.InitResult) {
+	fmt.Fprintf(w, "The region %q is made:\n", r.Region)
+	row(w, "  configuration", r.ConfigPath)
+	row(w, "  data", r.DataDir)
+	row(w, "  vault "+string(r.VaultName), "three copies")
+	for _, u := range r.Units {
+		row(w, "", "  "+u)
+	}
+	row(w, "  owner's token", "in "+r.ClientConfigPath+", readable by you alone")
+	fmt.Fprintf(w, "\nThe recovery key of the vault %q, shown this once:\n\n    %s\n\n", r.VaultName, r.RecoveryKey)
+	fmt.Fprintln(w, "With it, everything in the vault can be read without this server; without it,")
+	fmt.Fprintln(w, "a lost server means a lost vault. Keep it on paper or in a password store, away")
+	fmt.Fprintln(w, "from this machine. backstay keeps no copy that it could show again.")
+	fmt.Fprintf(w, "\nNext: backstay server --config %s\n", r.ConfigPath)
+}

@@ -1,0 +1,158 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/client"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) pointCommands() *cobra.Command {
+	list := &cobra.Command{
+		Use: "list [VM]", Short: "List recovery points, newest first", Example: "  backstay point list\n  backstay point list web01 -o json",
+		Args: atMostOne, ValidArgsFunction: a.completeVMs(),
+		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
+			points, err := c.Points(ctx, first(args...))
+			if err != nil {
+				return err
+			}
+			return a.emit(points, func(w io.Writer) {
+				row(w, "POINT", "VM", "TIME", "CONSISTENCY", "TIERS", "VAULT", "EXPIRES")
+				for _, p := range points {
+					row(w, p.ID, vmLabel(p.VM), a.when(p.Time), p.Consistency, tiers(p), p.Vault, expires(a, p))
+				}
+			})
+		}),
+	}
+	show := &cobra.Command{
+		Use: "show POINT", Short: "Show one recovery point",
+		Example: "  backstay point show web01@latest\n  backstay point show web01@2026-11-22T10:00:00Z -o json",
+		Args:    exactly("POINT"), ValidArgsFunction: a.completePoints(),
+		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
+			p, err := c.Point(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			return a.emit(p, func(w io.Writer) { a.pointTable(w, p) })
+		}),
+	}
+	restores := &cobra.Command{
+		Use: "restores POINT", Short: "Show which restores a point allows, and if not, why",
+		Example: "  backstay point restores web01@latest -o json",
+		Args:    exactly("POINT"), ValidArgsFunction: a.completePoints(),
+		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
+			r, err := c.PointRestores(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			return a.emit(r, func(w io.Writer) { restoresTable(w, r) })
+		}),
+	}
+	return a.group("point", "Recovery points", "  backstay point list web01\n  backstay point show web01@latest",
+		list, show, restores, a.pointVerifyCommand(), a.pointDeleteCommand())
+}
+
+func (a *app) pointVerifyCommand() *cobra.Command {
+	var tier backstay.Tier
+	c := &cobra.Command{
+		Use: "verify POINT", Short: "Read a whole point and compute the SHA-256 of its disks",
+		Example: "  backstay point verify web01@latest\n  backstay point verify web01@latest --tier snapshot",
+		Args:    exactly("POINT"), ValidArgsFunction: a.completePoints(),
+		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
+			job, err := c.VerifyPoint(ctx, args[0], tier)
+			if err != nil {
+				return err
+			}
+			return a.started(ctx, c, job)
+		}),
+	}
+	c.Flags().Var(tierFlag(&tier), "tier", "the tier to read; the vault if the point is there")
+	return a.noWaitFlag(c)
+}
+
+func (a *app) pointDeleteCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use: "delete POINT", Short: "Delete a recovery point from all its tiers",
+		Example: "  backstay point delete 01K9ZQ --yes",
+		Args:    exactly("POINT"), ValidArgsFunction: a.completePoints(),
+		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
+			// What is asked about must be what is deleted: VM@latest may be
+			// another point a moment later.
+			p, err := c.Point(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			if err := a.confirm("delete the recovery point %s of %s, taken at %s", p.ID, vmLabel(p.VM), a.when(p.Time)); err != nil {
+				return err
+			}
+			job, err := c.DeletePoint(ctx, string(p.ID))
+			if err != nil {
+				return err
+			}
+			return a.started(ctx, c, job)
+		}),
+	}
+	return a.noWaitFlag(a.yesFlag(c))
+}
+
+func tiers(p backstay.RecoveryPoint) string {
+	var parts []string
+	for _, t := range p.Tiers {
+		if t.State == backstay.TierAvailable {
+			parts = append(parts, string(t.Tier))
+		} else {
+			parts = append(parts, fmt.Sprintf("%s (%s)", t.Tier, t.State))
+		}
+	}
+	return strings.Join(parts, " + ")
+}
+
+func expires(a *app, p backstay.RecoveryPoint) string {
+	if p.Pinned {
+		return "pinned"
+	}
+	return a.whenPtr(p.Expires)
+}
+
+func (a *app) pointTable(w io.Writer, p backstay.RecoveryPoint) {
+	row(w, "point", p.ID)
+	row(w, "VM", fmt.Sprintf("%s (%s)", vmLabel(p.VM), p.VM.UUID))
+	row(w, "time", a.when(p.Time))
+	row(w, "consistency", because(string(p.Consistency), p.ConsistencyReason))
+	row(w, "tiers", tiers(p))
+	row(w, "vault", p.Vault)
+	row(w, "expires", expires(a, p))
+	row(w, "parent", p.Parent)
+	row(w, "firmware", p.Firmware)
+	row(w, "vTPM", yesNo(p.TPM))
+	row(w, "made by job", p.Job)
+	row(w, "")
+	row(w, "DISK", "SIZE", "FORMAT", "CHANGED", "STORED", "SHA-256")
+	for _, d := range p.Disks {
+		if !d.Included {
+			row(w, d.Target, size(d.Size), d.Format, because("left out", d.Reason), "", "")
+			continue
+		}
+		sum := ""
+		if d.SHA256 != nil {
+			sum = *d.SHA256
+		}
+		row(w, d.Target, size(d.Size), d.Format, size(d.ChangedBytes), size(d.StoredBytes), sum)
+	}
+	row(w, "")
+	restoresTable(w, p.Restores)
+}
+
+func restoresTable(w io.Writer, r backstay.PossibleRestores) {
+	row(w, "RESTORE", "POSSIBLE")
+	for _, kind := range []struct {
+		name string
+		is   backstay.Allowed
+	}{{"create-vm", r.CreateVM}, {"replace-disks", r.ReplaceDisks}, {"disks", r.Disks}, {"files", r.Files}} {
+		row(w, kind.name, because(yesNo(kind.is.Allowed), kind.is.Reason))
+	}
+}

@@ -1,0 +1,114 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/client"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) restoreCommands() *cobra.Command {
+	return a.group("restore", "Restore a recovery point", "  backstay restore create-vm web01@latest --name web01-copy", a.createVMCommand())
+}
+
+func (a *app) createVMCommand() *cobra.Command {
+	var r backstay.RestoreRequest
+	var host, waitFor string
+	var networks []string
+	timeout := duration(0)
+	c := &cobra.Command{
+		Use: "create-vm POINT --name NEW", Short: "Restore a point as a new VM",
+		Long: "Restore a point as a new VM. Everything that would fail is checked first; a\nrefused check stops the restore before anything is touched. --dry-run prints\nthe plan and the checks.",
+		Example: "  backstay restore create-vm web01@latest --name web01-copy\n" +
+			"  backstay restore create-vm 01K9ZQ --name web01-old --tier vault --isolated\n" +
+			"  backstay restore create-vm web01@latest --name web01-test --network default=lab --wait-for port:192.168.122.50:80 --timeout 3m\n" +
+			"  backstay restore create-vm web01@latest --name web01-copy --dry-run -o json",
+		Args: exactly("POINT"), ValidArgsFunction: a.completePoints(),
+		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) (err error) {
+			r.Point, r.Host = backstay.PointID(args[0]), backstay.HostName(host)
+			if r.Probe, err = probe(waitFor, timeout); err != nil {
+				return err
+			}
+			if r.Networks, err = mapping(networks); err != nil {
+				return err
+			}
+			out, err := c.StartRestore(ctx, r)
+			if err != nil {
+				return err
+			}
+			if out.Job == nil {
+				return a.emit(out.Plan, func(w io.Writer) { planTable(w, out.Plan) })
+			}
+			return a.started(ctx, c, *out.Job)
+		}),
+	}
+	f := c.Flags()
+	f.StringVar(&r.Name, "name", "", "name of the new VM")
+	f.StringVar(&host, "host", "", "host that gets it; the point's own unless told otherwise")
+	f.StringVar(&r.Pool, "pool", "", "pool or folder for its disks; beside the source's unless told otherwise")
+	f.StringArrayVar(&networks, "network", nil, "put what was on one network on another: OLD=NEW; repeat for more")
+	f.BoolVar(&r.KeepMAC, "keep-mac", false, "keep the MAC addresses")
+	f.BoolVar(&r.KeepUUID, "keep-uuid", false, "keep the UUID")
+	f.BoolVar(&r.NoStart, "no-start", false, "do not start it")
+	f.BoolVar(&r.Isolated, "isolated", false, "give it no network: every link is down")
+	f.Var(tierFlag(&r.Tier), "tier", "the tier to read; the snapshot tier if the point has it")
+	f.StringVar(&waitFor, "wait-for", "agent", "when it is up: agent, console:TEXT, port:HOST:PORT, none")
+	f.Var(&timeout, "timeout", "how long it may take to come up; 0 for five minutes")
+	f.BoolVar(&r.DryRun, "dry-run", false, "print the plan and the checks, and do nothing")
+	mustHave(c, "name")
+	return a.noWaitFlag(c)
+}
+
+// mapping reads OLD=NEW pairs.
+func mapping(pairs []string) (map[string]string, error) {
+	var out map[string]string
+	for _, pair := range pairs {
+		from, to, ok := strings.Cut(pair, "=")
+		if !ok || from == "" || to == "" {
+			return nil, backstay.Errorf(backstay.CodeUsage, "--network %q is not understood", pair).Becausef("it must name two networks").Do("say --network OLD=NEW")
+		}
+		if other, twice := out[from]; twice && other != to {
+			return nil, backstay.Errorf(backstay.CodeUsage, "the network %s is mapped twice", from).Becausef("to %s and to %s", other, to).Do("keep one of the two")
+		}
+		if out == nil {
+			out = map[string]string{}
+		}
+		out[from] = to
+	}
+	return out, nil
+}
+
+func planTable(w io.Writer, p backstay.RestorePlan) {
+	row(w, "point", p.Point)
+	row(w, "from", fmt.Sprintf("%s tier of %s", p.Tier, vmLabel(p.Source)))
+	row(w, "new VM", fmt.Sprintf("%s/%s (%s)", p.Host, p.Name, p.UUID))
+	row(w, "writes at most", size(p.Bytes))
+	row(w, "starts", yesNo(p.Start))
+	row(w, "")
+	row(w, "DISK", "SIZE", "FORMAT", "FILE")
+	for _, d := range p.Disks {
+		row(w, d.Target, size(d.Size), d.Format, d.Path)
+	}
+	row(w, "")
+	row(w, "NIC", "KIND", "NETWORK", "LINK")
+	for _, n := range p.NICs {
+		link := "up"
+		if n.LinkDown {
+			link = "down"
+		}
+		row(w, n.MAC, n.Kind, n.Network, link)
+	}
+	row(w, "")
+	row(w, "CHECK", "RESULT", "DETAIL")
+	for _, c := range p.Preflight {
+		result := "ok"
+		if !c.OK {
+			result = "REFUSED"
+		}
+		row(w, c.Name, result, c.Detail)
+	}
+}

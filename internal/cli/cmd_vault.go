@@ -1,0 +1,128 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/api"
+	"github.com/backstay/backstay/client"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) vaultCommands() *cobra.Command {
+	list := &cobra.Command{
+		Use: "list", Short: "List the vaults, as last checked", Example: "  backstay vault list", Args: exactly(),
+		RunE: a.call(func(ctx context.Context, c *client.Client, _ []string) error {
+			vaults, err := c.Vaults(ctx)
+			if err != nil {
+				return err
+			}
+			return a.emit(vaults, func(w io.Writer) {
+				row(w, "VAULT", "REDUNDANCY", "COPIES", "FAILURE DOMAINS", "CHECKED", "NOTE")
+				for _, v := range vaults {
+					row(w, v.Name, v.Redundancy, v.Copies, v.FailureDomains, a.whenPtr(v.Checked), v.Note)
+				}
+			})
+		}),
+	}
+	show := &cobra.Command{
+		Use: "show VAULT", Short: "Check one vault now and show it", Example: "  backstay vault show default", Args: exactly("VAULT"),
+		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
+			v, err := c.Vault(ctx, backstay.VaultName(args[0]))
+			if err != nil {
+				return err
+			}
+			return a.emit(v, func(w io.Writer) { a.vaultTable(w, v) })
+		}),
+	}
+	usage := &cobra.Command{
+		Use: "usage VAULT", Short: "Show what a vault holds", Example: "  backstay vault usage default", Args: exactly("VAULT"),
+		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
+			u, err := c.VaultUsage(ctx, backstay.VaultName(args[0]))
+			if err != nil {
+				return err
+			}
+			return a.emit(u, func(w io.Writer) {
+				row(w, "vault", u.Vault)
+				row(w, "points", u.Points)
+				row(w, "objects", u.Objects)
+				row(w, "stored", size(u.StoredBytes)+" in each copy")
+				row(w, "of disks of", size(u.LogicalBytes))
+				if u.StoredBytes > 0 {
+					row(w, "ratio", fmt.Sprintf("%.1f : 1", float64(u.LogicalBytes)/float64(u.StoredBytes)))
+				}
+			})
+		}),
+	}
+	return a.group("vault", "Stores of recovery points", "  backstay vault list\n  backstay vault create second --unit /mnt/a --unit /mnt/b --unit /mnt/c",
+		a.vaultCreateCommand(), list, show, usage)
+}
+
+func (a *app) vaultTable(w io.Writer, v backstay.Vault) {
+	row(w, "vault", v.Name)
+	row(w, "id", v.ID)
+	row(w, "redundancy", v.Redundancy)
+	row(w, "created", a.when(v.Created))
+	row(w, "copies", v.Copies)
+	row(w, "failure domains", v.FailureDomains)
+	row(w, "checked", a.whenPtr(v.Checked))
+	row(w, "note", v.Note)
+	row(w, "")
+	row(w, "UNIT", "ZONE", "DEVICE", "STATE")
+	for _, u := range v.Units {
+		row(w, u.URL, u.Zone, u.Device, u.State)
+	}
+}
+
+func (a *app) vaultCreateCommand() *cobra.Command {
+	redundancy := backstay.LRS
+	var units []string
+	c := &cobra.Command{
+		Use: "create NAME --unit URL…", Short: "Make a vault and print its recovery key once",
+		Example: "  backstay vault create second --unit /mnt/a --unit /mnt/b --unit /mnt/c\n" +
+			"  backstay vault create zoned --redundancy ZRS --unit /mnt/a,zone=1 --unit /mnt/b,zone=2 --unit /mnt/c,zone=3",
+		Args: exactly("NAME"),
+		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
+			r := api.CreateVaultRequest{Name: backstay.VaultName(args[0]), Redundancy: redundancy}
+			for _, u := range units {
+				unit, err := newUnit(u)
+				if err != nil {
+					return err
+				}
+				r.Units = append(r.Units, unit)
+			}
+			out, err := c.CreateVault(ctx, r)
+			if err != nil {
+				return err
+			}
+			return a.emit(out, func(w io.Writer) {
+				a.vaultTable(w, out.Vault)
+				fmt.Fprintf(w, "\nThe recovery key of the vault %q, shown this once:\n\n    %s\n\n", out.Vault.Name, out.RecoveryKey)
+				fmt.Fprintln(w, "With it, everything in the vault can be read without this server. Keep it away from here.")
+			})
+		}),
+	}
+	c.Flags().Var(oneOf(&redundancy, backstay.LRS, backstay.ZRS), "redundancy", "copies in one zone, or in three")
+	c.Flags().StringArrayVar(&units, "unit", nil, "storage unit, a folder on the hosts: PATH[,zone=NAME]; once for each copy")
+	mustHave(c, "unit")
+	return c
+}
+
+func newUnit(s string) (api.NewUnit, error) {
+	at, zone, zoned := strings.Cut(s, ",zone=")
+	if !strings.Contains(at, "://") {
+		abs, err := filepath.Abs(at)
+		if err != nil {
+			return api.NewUnit{}, fmt.Errorf("find folder %s: %w", at, err)
+		}
+		at = "file://" + abs
+	}
+	if zoned && zone == "" {
+		return api.NewUnit{}, backstay.Errorf(backstay.CodeUsage, "the unit %q names no zone", s).Becausef("nothing follows zone=").Do("say PATH,zone=NAME")
+	}
+	return api.NewUnit{URL: at, Zone: zone}, nil
+}

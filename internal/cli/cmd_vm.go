@@ -1,0 +1,270 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/api"
+	"github.com/backstay/backstay/client"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) hostCommands() *cobra.Command {
+	list := &cobra.Command{
+		Use: "list", Short: "List the region's hosts", Example: "  backstay host list", Args: exactly(),
+		RunE: a.call(func(ctx context.Context, c *client.Client, _ []string) error {
+			hosts, err := c.Hosts(ctx)
+			if err != nil {
+				return err
+			}
+			return a.emit(hosts, func(w io.Writer) {
+				row(w, "HOST", "STATE", "LAST SEEN", "HYPERVISOR")
+				for _, h := range hosts {
+					row(w, h.Name, because(h.State, h.Reason), a.when(h.LastSeen), h.Facts.Hypervisor)
+				}
+			})
+		}),
+	}
+	show := &cobra.Command{
+		Use: "show HOST", Short: "Show one host", Example: "  backstay host show local", Args: exactly("HOST"),
+		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
+			h, err := c.Host(ctx, backstay.HostName(args[0]))
+			if err != nil {
+				return err
+			}
+			return a.emit(h, func(w io.Writer) { a.hostTable(w, h) })
+		}),
+	}
+	return a.group("host", "Machines that run libvirt", "  backstay host list\n  backstay host show local", list, show)
+}
+
+func (a *app) hostTable(w io.Writer, h backstay.Host) {
+	row(w, "host", h.Name)
+	row(w, "state", because(h.State, h.Reason))
+	row(w, "last seen", a.when(h.LastSeen))
+	row(w, "hypervisor", h.Facts.Hypervisor)
+	row(w, "KVM", yesNo(h.Facts.Accelerated))
+	row(w, "UEFI guests", yesNo(h.Facts.UEFI))
+	row(w, "vTPM", yesNo(h.Facts.TPM))
+	row(w, "networks", strings.Join(h.Facts.Networks, ", "))
+	row(w, "bridges", strings.Join(h.Facts.Bridges, ", "))
+	for _, p := range h.Facts.Pools {
+		row(w, "pool "+p.Name, fmt.Sprintf("%s, %s free", p.Path, size(p.Available)))
+	}
+}
+
+func (a *app) vmCommands() *cobra.Command {
+	list := &cobra.Command{
+		Use: "list", Short: "List all VMs, protected or not, and why one cannot be", Example: "  backstay vm list\n  backstay vm list -o json",
+		Args: exactly(),
+		RunE: a.call(func(ctx context.Context, c *client.Client, _ []string) error {
+			vms, err := c.VMs(ctx)
+			if err != nil {
+				return err
+			}
+			return a.emit(vms, func(w io.Writer) {
+				row(w, "VM", "STATE", "DISKS", "AGENT", "PROTECTION", "LAST POINT")
+				for _, vm := range vms {
+					row(w, vmLabel(vm.Ref()), vm.State, disks(vm.VM), vm.Agent, protection(vm), lastPoint(a, vm))
+				}
+			})
+		}),
+	}
+	show := &cobra.Command{
+		Use: "show VM", Short: "Show one VM, its disks and its protection", Example: "  backstay vm show web01\n  backstay vm show east/web01 -o json",
+		Args: exactly("VM"), ValidArgsFunction: a.completeVMs(),
+		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
+			vm, err := c.VM(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			return a.emit(vm, func(w io.Writer) { a.vmTable(w, vm) })
+		}),
+	}
+	return a.group("vm", "Virtual machines", "  backstay vm list\n  backstay vm show web01", list, show)
+}
+
+func (a *app) vmTable(w io.Writer, vm api.VMDetail) {
+	row(w, "VM", vmLabel(vm.Ref()))
+	row(w, "UUID", vm.ID)
+	row(w, "state", vm.State)
+	row(w, "machine", fmt.Sprintf("%s %s, %s, %d vCPUs, %s", vm.Arch, vm.Machine, vm.Firmware, vm.VCPUs, size(vm.MemoryMiB<<20)))
+	row(w, "vTPM", yesNo(vm.TPM))
+	row(w, "guest agent", vm.Agent)
+	row(w, "protection", protection(vm))
+	if p := vm.Protection; p != nil {
+		row(w, "last point", a.whenPtr(p.LastPoint))
+		row(w, "next due", a.whenPtr(p.NextDue))
+	}
+	row(w, "")
+	row(w, "DISK", "SIZE", "FORMAT", "BUS", "SOURCE", "BACKED UP")
+	for _, d := range vm.Disks {
+		row(w, d.Target, size(d.Size), d.Format, d.Bus, d.Source, backedUp(vm, d))
+	}
+	row(w, "")
+	row(w, "NIC", "KIND", "NETWORK", "MODEL")
+	for _, n := range vm.NICs {
+		row(w, n.MAC, n.Kind, n.Network, n.Model)
+	}
+}
+
+func backedUp(vm api.VMDetail, d backstay.Disk) string {
+	if d.Reason != "" {
+		return "not possible: " + d.Reason
+	}
+	if vm.Protection == nil {
+		return "possible"
+	}
+	for _, x := range vm.Protection.Excluded {
+		if x == d.Target {
+			return "left out"
+		}
+	}
+	return "yes"
+}
+
+func protection(vm api.VMDetail) string {
+	switch {
+	case vm.Protection != nil:
+		return fmt.Sprintf("%s, vault %s", vm.Protection.Policy, vm.Protection.Vault)
+	case vm.Reason != "":
+		return "not possible: " + vm.Reason
+	case len(vm.Possible()) == 0:
+		return "not possible: no disk can be backed up"
+	}
+	return "none"
+}
+
+func disks(vm backstay.VM) string {
+	var total int64
+	n := 0
+	for _, d := range vm.Disks {
+		if d.Device == "disk" {
+			n, total = n+1, total+d.Size
+		}
+	}
+	return fmt.Sprintf("%d, %s", n, size(total))
+}
+
+func lastPoint(a *app, vm api.VMDetail) string {
+	if vm.Protection == nil {
+		return ""
+	}
+	return a.whenPtr(vm.Protection.LastPoint)
+}
+
+func because(state, reason string) string {
+	if reason == "" {
+		return state
+	}
+	return state + ": " + reason
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+func (a *app) protectCommand() *cobra.Command {
+	var r api.ProtectRequest
+	var policy, vault string
+	var include, exclude []string
+	c := &cobra.Command{
+		Use: "protect VM --policy P --vault V", Short: "Put a VM under a policy, in a vault",
+		Example: "  backstay protect web01 --policy daily --vault default\n  backstay protect db01 --policy daily --vault default --exclude-disk vdb",
+		Args:    exactly("VM"), ValidArgsFunction: a.completeVMs(),
+		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
+			r.Policy, r.Vault = backstay.PolicyName(policy), backstay.VaultName(vault)
+			r.IncludeDisks, r.ExcludeDisks = diskTargets(include), diskTargets(exclude)
+			out, err := c.Protect(ctx, args[0], r)
+			if err != nil {
+				return err
+			}
+			for _, warning := range out.Warnings {
+				a.note("warning: %s", warning)
+			}
+			return a.emit(out.Item, func(w io.Writer) {
+				fmt.Fprintf(w, "%s is protected: policy %s, vault %s\n", vmLabel(out.Item.VM), out.Item.Policy, out.Item.Vault)
+			})
+		}),
+	}
+	f := c.Flags()
+	f.StringVar(&policy, "policy", "", "the policy")
+	f.StringVar(&vault, "vault", "", "the vault")
+	f.StringSliceVar(&include, "include-disk", nil, "back up only these disks")
+	f.StringSliceVar(&exclude, "exclude-disk", nil, "leave these disks out")
+	mustHave(c, "policy", "vault")
+	return c
+}
+
+// mustHave marks flags as required; it panics on a name that is not there,
+// which the test over all commands would find.
+func mustHave(c *cobra.Command, flags ...string) {
+	for _, name := range flags {
+		if err := c.MarkFlagRequired(name); err != nil {
+			panic(err)
+		}
+	}
+}
+
+func diskTargets(words []string) []backstay.DiskTarget {
+	var out []backstay.DiskTarget
+	for _, w := range words {
+		out = append(out, backstay.DiskTarget(w))
+	}
+	return out
+}
+
+func (a *app) unprotectCommand() *cobra.Command {
+	deleteData := false
+	c := &cobra.Command{
+		Use: "unprotect VM", Short: "End a VM's protection; its points stay unless told otherwise",
+		Example: "  backstay unprotect web01\n  backstay unprotect web01 --delete-data --yes",
+		Args:    exactly("VM"), ValidArgsFunction: a.completeVMs(),
+		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
+			if deleteData {
+				if err := a.confirm("end the protection of %s and delete all of its recovery points", args[0]); err != nil {
+					return err
+				}
+			}
+			out, err := c.Unprotect(ctx, args[0], deleteData)
+			if err != nil {
+				return err
+			}
+			err = a.emit(out, func(w io.Writer) {
+				fmt.Fprintf(w, "%s is no longer protected; %d recovery points stay\n", vmLabel(out.Item.VM), out.PointsKept)
+				for _, job := range out.Jobs {
+					fmt.Fprintf(w, "job %s deletes point %s\n", job.ID, job.Point)
+				}
+			})
+			if err != nil || a.noWait {
+				return err
+			}
+			return a.waitAll(ctx, c, out.Jobs)
+		}),
+	}
+	c.Flags().BoolVar(&deleteData, "delete-data", false, "delete the VM's recovery points too")
+	return a.noWaitFlag(a.yesFlag(c))
+}
+
+// waitAll waits for several jobs and returns the first error.
+func (a *app) waitAll(ctx context.Context, c *client.Client, jobs []backstay.Job) error {
+	var failed error
+	for _, job := range jobs {
+		p := a.progress(ctx)
+		ended, err := c.Follow(ctx, job.ID, p.show)
+		p.end()
+		if err != nil {
+			return err
+		}
+		if err := outcome(ended); err != nil && failed == nil {
+			failed = err
+		}
+	}
+	return failed
+}

@@ -1,0 +1,181 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/client"
+	"github.com/backstay/backstay/internal/config"
+	"github.com/spf13/cobra"
+)
+
+// call wraps a command that needs the server.
+func (a *app) call(fn func(ctx context.Context, c *client.Client, args []string) error) func(*cobra.Command, []string) error {
+	return a.run(func(ctx context.Context, args []string) error {
+		c, err := a.client()
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		err = fn(ctx, c, args)
+		if err != nil && ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
+			return errInterrupted
+		}
+		return err
+	})
+}
+
+// client makes the client of the server that flags, environment and the
+// client's configuration name, in this order.
+func (a *app) client() (*client.Client, error) {
+	server, token := first(a.server, a.Getenv("BACKSTAY_SERVER")), first(a.token, a.Getenv("BACKSTAY_TOKEN"))
+	if server == "" || token == "" {
+		c, err := a.clientConfig()
+		if err != nil {
+			return nil, err
+		}
+		if server == "" {
+			server = c.Server
+			token = first(token, c.Token)
+		} else if same(server, c.Server) {
+			// The file's token is for the file's server alone.
+			token = first(token, c.Token)
+		}
+	}
+	server = first(server, "http://"+config.DefaultListen)
+	if _, err := config.ServerURL(server); err != nil {
+		return nil, backstay.Errorf(backstay.CodeUsage, "%q is not the address of a server", server).Because(err).Do("say --server http://HOST:PORT")
+	}
+	return client.New(server, token), nil
+}
+
+func (a *app) clientConfig() (config.Client, error) {
+	path, named := a.configPath, true
+	if path == "" {
+		path, named = config.ClientPath(a.Getenv), a.Getenv("BACKSTAY_CONFIG") != ""
+	}
+	if path == "" {
+		return config.Client{}, nil
+	}
+	c, err := config.LoadClient(path)
+	if !named && errors.Is(err, fs.ErrNotExist) {
+		return config.Client{}, nil
+	}
+	return c, err
+}
+
+func same(a, b string) bool { return strings.TrimRight(a, "/") == strings.TrimRight(b, "/") }
+
+func first(values ...string) string {
+	for _, v := range values {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+// confirm makes sure that something is to be destroyed: it asks on a terminal,
+// and needs --yes elsewhere.
+func (a *app) confirm(format string, args ...any) error {
+	what := fmt.Sprintf(format, args...)
+	if a.yes {
+		return nil
+	}
+	if !a.IsTerminal(a.Stdin) {
+		return backstay.Errorf(backstay.CodeUsage, "this would %s", what).Becausef("nobody can be asked: stdin is not a terminal").Do("say --yes if it is meant")
+	}
+	fmt.Fprintf(a.Stderr, "This will %s. Type yes to go on: ", what)
+	answer, err := bufio.NewReader(a.Stdin).ReadString('\n')
+	if strings.TrimSpace(answer) == "yes" {
+		return nil
+	}
+	e := backstay.Errorf(backstay.CodeCancelled, "nothing was done").Becausef("the answer was not yes")
+	if err != nil {
+		e = e.Because(err)
+	}
+	return e.Do("say --yes if it is meant")
+}
+
+// yesFlag and noWaitFlag are on the commands that need them.
+func (a *app) yesFlag(c *cobra.Command) *cobra.Command {
+	c.Flags().BoolVar(&a.yes, "yes", false, "do not ask")
+	return c
+}
+
+func (a *app) noWaitFlag(c *cobra.Command) *cobra.Command {
+	c.Flags().BoolVar(&a.noWait, "no-wait", false, "return at once; the job goes on")
+	return c
+}
+
+// complete offers what the server lists, for the shell's completion. A server
+// that does not answer at once offers nothing.
+func (a *app) complete(list func(ctx context.Context, c *client.Client) ([]string, error)) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		c, err := a.client()
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		defer c.Close()
+		ctx, cancel := context.WithTimeout(cmd.Context(), 2*time.Second)
+		defer cancel()
+		all, err := list(ctx, c)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		var fitting []string
+		for _, word := range all {
+			if strings.HasPrefix(word, typed) {
+				fitting = append(fitting, word)
+			}
+		}
+		return fitting, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+func (a *app) completeVMs() cobra.CompletionFunc {
+	return a.complete(func(ctx context.Context, c *client.Client) (out []string, err error) {
+		vms, err := c.VMs(ctx)
+		seen := map[string]int{}
+		for _, vm := range vms {
+			seen[vm.Name]++
+		}
+		for _, vm := range vms {
+			if seen[vm.Name] > 1 {
+				out = append(out, vmLabel(vm.Ref()))
+			} else {
+				out = append(out, vm.Name)
+			}
+		}
+		return out, err
+	})
+}
+
+func (a *app) completePoints() cobra.CompletionFunc {
+	return a.complete(func(ctx context.Context, c *client.Client) (out []string, err error) {
+		points, err := c.Points(ctx, "")
+		for _, p := range points {
+			out = append(out, string(p.ID))
+		}
+		return out, err
+	})
+}
+
+func (a *app) completeJobs() cobra.CompletionFunc {
+	return a.complete(func(ctx context.Context, c *client.Client) (out []string, err error) {
+		jobs, err := c.Jobs(ctx, 50)
+		for _, j := range jobs {
+			out = append(out, string(j.ID))
+		}
+		return out, err
+	})
+}

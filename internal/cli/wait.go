@@ -1,0 +1,202 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/client"
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+)
+
+// started says that a job began and, unless told otherwise, waits for its end.
+// The result is printed on stdout; an error comes back for a job that did not
+// succeed.
+func (a *app) started(ctx context.Context, c *client.Client, job backstay.Job) error {
+	if a.output == "table" {
+		fmt.Fprintf(a.Stdout, "job %s\n", job.ID)
+	} else {
+		a.note("job %s", job.ID)
+	}
+	if a.noWait {
+		if a.output == "table" {
+			a.note("follow it with: backstay job watch %s", job.ID)
+			return nil
+		}
+		return a.emit(job, nil)
+	}
+	return a.wait(ctx, c, job.ID)
+}
+
+// wait follows a job to its end and prints what became of it.
+func (a *app) wait(ctx context.Context, c *client.Client, id backstay.JobID) error {
+	p := a.progress(ctx)
+	job, err := c.Follow(ctx, id, p.show)
+	p.end()
+	if ctx.Err() != nil && !job.State.Ended() {
+		a.note("stopped waiting; the job goes on\nfollow it with: backstay job watch %s\ncancel it with: backstay job cancel %s", id, id)
+		return errInterrupted
+	}
+	if err != nil {
+		return err
+	}
+	for _, w := range job.Warnings {
+		a.note("warning: %s", oneLine(w))
+	}
+	if err := a.emit(job, func(w io.Writer) { a.summary(w, job) }); err != nil {
+		return err
+	}
+	return outcome(job)
+}
+
+// outcome is the error of a job that did not succeed, or nil.
+func outcome(job backstay.Job) error {
+	switch job.State {
+	case backstay.JobSucceeded, backstay.JobWarning:
+		return nil
+	case backstay.JobCancelled:
+		return backstay.Errorf(backstay.CodeCancelled, "the job %s was cancelled", job.ID).Becausef("somebody cancelled it; what it did is undone")
+	}
+	if job.Error != nil {
+		e := *job.Error
+		if known, ok := backstay.Codes()[e.Code]; ok && e.Kind == "" {
+			e.Kind = known.Kind
+		}
+		return &e
+	}
+	return backstay.Errorf(backstay.CodeInternal, "the job %s ended as %s", job.ID, job.State)
+}
+
+// summary is one line about an ended job, and one for each thing it made.
+func (a *app) summary(w io.Writer, job backstay.Job) {
+	took := ""
+	if job.Started != nil && job.Ended != nil {
+		took = " in " + span(job.Ended.Sub(*job.Started))
+	}
+	fmt.Fprintf(w, "%s of %s: %s%s\n", job.Kind, job.Target, job.State, took)
+	r, s := job.Result, job.Stats
+	if r.Point != "" {
+		fmt.Fprintf(w, "point %s\n", r.Point)
+	}
+	if r.VM != nil {
+		fmt.Fprintf(w, "VM %s (%s)\n", vmLabel(*r.VM), r.VM.UUID)
+	}
+	if r.UpSeconds > 0 {
+		fmt.Fprintf(w, "up after %.1f s\n", r.UpSeconds)
+	}
+	for _, d := range sortedKeys(r.SHA256) {
+		fmt.Fprintf(w, "disk %s sha256 %s\n", d, r.SHA256[d])
+	}
+	if job.Kind == backstay.JobBackup && job.State != backstay.JobFailed && job.State != backstay.JobCancelled {
+		fmt.Fprintf(w, "read %s, changed %s, stored %s; guest frozen for %d ms at most\n", size(s.BytesRead), size(s.BytesDirty), size(s.BytesNew), s.FreezeMs)
+	}
+}
+
+// progress shows how a job goes on, on stderr.
+type progress interface {
+	show(job backstay.Job)
+	end()
+}
+
+func (a *app) progress(ctx context.Context) progress {
+	if a.IsTerminal(a.Stderr) {
+		return newBar(ctx, a.Stderr)
+	}
+	return &lines{a: a}
+}
+
+// phase names what a job is doing now.
+func phase(job backstay.Job) string {
+	if job.State == backstay.JobQueued {
+		if job.Waiting != "" {
+			return "queued: " + job.Waiting
+		}
+		return "queued"
+	}
+	for _, t := range job.Tasks {
+		if t.State == backstay.TaskRunning {
+			return t.Name
+		}
+	}
+	return string(job.State)
+}
+
+// amount writes bytes, rate and time left, as far as they are known.
+func amount(job backstay.Job) string {
+	if job.BytesTotal == 0 {
+		return ""
+	}
+	parts := []string{size(job.BytesDone) + " of " + size(job.BytesTotal)}
+	if job.State == backstay.JobRunning && job.BytesPerSecond > 0 {
+		parts = append(parts, size(job.BytesPerSecond)+"/s")
+	}
+	if job.EtaSeconds != nil && !job.State.Ended() {
+		parts = append(parts, span(time.Duration(*job.EtaSeconds)*time.Second)+" left")
+	}
+	return strings.Join(parts, ", ")
+}
+
+// lines shows progress where there is no terminal: a line for each new phase,
+// and for each further tenth.
+type lines struct {
+	a     *app
+	phase string
+	tenth int
+}
+
+func (l *lines) show(job backstay.Job) {
+	now, tenth := phase(job), int(job.Percent/10)
+	if now == l.phase && tenth <= l.tenth {
+		return
+	}
+	l.phase, l.tenth = now, tenth
+	text := fmt.Sprintf("%s %s: %s %.0f %%", job.Kind, job.Target, now, job.Percent)
+	if more := amount(job); more != "" {
+		text += " (" + more + ")"
+	}
+	l.a.note("%s", text)
+}
+
+func (l *lines) end() {}
+
+// bar shows progress on a terminal.
+type bar struct {
+	container *mpb.Progress
+	bar       *mpb.Bar
+	job       atomic.Pointer[backstay.Job]
+}
+
+// steps is the resolution of the bar: tenths of a percent.
+const steps = 1000
+
+func newBar(ctx context.Context, w io.Writer) *bar {
+	b := &bar{container: mpb.NewWithContext(ctx, mpb.WithOutput(w), mpb.WithWidth(40), mpb.WithAutoRefresh())}
+	b.job.Store(&backstay.Job{State: backstay.JobQueued})
+	b.bar = b.container.AddBar(steps,
+		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return phase(*b.job.Load()) + " " })),
+		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string {
+			job := b.job.Load()
+			return strings.TrimRight(fmt.Sprintf(" %3.0f %%  %s", job.Percent, amount(*job)), " ")
+		})),
+	)
+	return b
+}
+
+func (b *bar) show(job backstay.Job) {
+	b.job.Store(&job)
+	// A full bar would end by itself; the job decides when it has ended.
+	b.bar.SetCurrent(min(int64(job.Percent*steps/100), steps-1))
+	if job.State == backstay.JobSucceeded || job.State == backstay.JobWarning {
+		b.bar.SetCurrent(steps)
+	}
+}
+
+func (b *bar) end() {
+	b.bar.Abort(false) // no effect on one that is full
+	b.container.Wait()
+}
