@@ -76,7 +76,7 @@ func TestAnyFlippedBitIsDetectedAndOneCopyIsEnough(t *testing.T) {
 	for _, name := range p.objects("") {
 		good := p.get(0, name)
 		places := []int{0, 9, 13, 17, 33, 49, 55, 63, len(good) - 1, len(good) - 17, len(good) - 33, len(good) - 60}
-		for range 12 {
+		for range 5 {
 			places = append(places, r.IntN(len(good)))
 		}
 		for _, at := range places {
@@ -227,7 +227,7 @@ func (w *world) flaky(faults ...*fault.Fault) (*fault.Store, *vault.Vault) {
 }
 
 func TestKilledAtAnyPutNothingIsVisibleAndTheNextAttemptWorks(t *testing.T) {
-	data := make([]byte, 40<<20)
+	data := make([]byte, 18<<20)
 	r := rand.New(rand.NewPCG(5, 5))
 	for i := range data {
 		data[i] = byte(r.Uint32())
