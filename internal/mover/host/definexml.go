@@ -144,6 +144,11 @@ func (e *definitionEditor) firmware(def tier.Definition) {
 	if system == nil {
 		return
 	}
+	if system.SelectAttr("firmware") == nil {
+		// The wishes by which libvirt chose the firmware of a run; it refuses them
+		// beside the choice itself.
+		removeAll(system, "firmware")
+	}
 	old := system.SelectElement("nvram")
 	if len(def.NVRAM) == 0 {
 		if old != nil {
