@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/google/uuid"
@@ -164,6 +165,9 @@ func companionsOf(def tier.Definition, plan backstay.RestorePlan, d newDefinitio
 	for name, content := range def.TPM {
 		if !filepath.IsLocal(name) {
 			continue // made by nobody that we know
+		}
+		if !strings.Contains(name, "/") { // of a folder that the owner chose for the files themselves
+			name = filepath.Join("tpm2", name)
 		}
 		c.folder = filepath.Join(tpmFolder, string(plan.UUID))
 		c.tpm[filepath.Join(c.folder, name)] = content

@@ -1,0 +1,81 @@
+package host
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"slices"
+	"testing"
+)
+
+// TestEqualSumsMeanEqualDisks, in whatever order the content was seen.
+func TestEqualSumsMeanEqualDisks(t *testing.T) {
+	const size = 3<<20 + 512
+	r := rand.New(rand.NewPCG(3, 4))
+	disk := make([]byte, size)
+	for i := range disk[:size/2] {
+		disk[i] = byte(r.Uint32())
+	}
+	disk[size-1] = 1
+	sum := func(s *diskSums, disk []byte, order []int) *diskSums {
+		for _, i := range order {
+			end := min((i+1)*8192, size)
+			must(t, s.add(int64(i*8192), disk[i*8192:end]))
+		}
+		return s
+	}
+	order := make([]int, (size+8191)/8192)
+	for i := range order {
+		order[i] = i
+	}
+	empty, err := newDiskSums(size)
+	must(t, err)
+	a, _ := empty.again()
+	sum(a, disk, order)
+	b, _ := empty.again()
+	r.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+	sum(b, disk, order)
+	if _, same := a.equal(b); !same {
+		t.Error("order matters")
+	}
+	for _, at := range []int{0, 4095, 1 << 20, size - 1, size - 600} {
+		changed := slices.Clone(disk)
+		changed[at] ^= 0x40
+		c, _ := empty.again()
+		if where, same := a.equal(sum(c, changed, order)); same || where != int64(at)/sumPage*sumPage {
+			t.Errorf("a bit at %d: same %v, found at %d", at, same, where)
+		}
+	}
+	if err := empty.add(100, disk[:4096]); err == nil {
+		t.Error("content off the steps was taken")
+	}
+}
+
+// TestZerosAreLeftOutAndNothingElse: what writeNonZero writes is the data.
+func TestZerosAreLeftOutAndNothingElse(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	for range 200 {
+		data := make([]byte, 512*(1+r.IntN(1024)))
+		for at := 0; at < len(data); at += 4096 * (1 + r.IntN(40)) {
+			copy(data[at:], bytes.Repeat([]byte{byte(1 + r.IntN(255))}, 4096*r.IntN(5)))
+		}
+		got := make(memory, len(data)+4096)
+		wrote, err := writeNonZero(got, 4096, data)
+		must(t, err)
+		if !bytes.Equal(got[4096:], data) {
+			t.Fatal("the content is not the same")
+		}
+		if bytes.Equal(data, make([]byte, len(data))) && wrote != 0 {
+			t.Errorf("%d bytes of zeros were written", wrote)
+		}
+	}
+	got := make(memory, 1<<20)
+	data := make([]byte, 1<<20)
+	data[0], data[512<<10] = 1, 1
+	if wrote, _ := writeNonZero(got, 0, data); wrote != 2*4096 {
+		t.Errorf("two steps of data took %d bytes", wrote)
+	}
+}
+
+type memory []byte
+
+func (m memory) WriteAt(p []byte, off int64) (int, error) { return copy(m[off:], p), nil }
