@@ -60,8 +60,8 @@ func (im *Images) Allocated(ctx context.Context, path, format string) ([]backsta
 // neighbours joined, and how many bytes the list describes without a gap.
 func readMap(r io.Reader) (ranges []backstay.Range, covered int64, err error) {
 	d := json.NewDecoder(r)
-	if _, err := d.Token(); err != nil {
-		return nil, 0, fmt.Errorf("read map: %w", err)
+	if start, err := d.Token(); err != nil || start != json.Delim('[') {
+		return nil, 0, fmt.Errorf("read map: it is not a list (%v)", err)
 	}
 	for d.More() {
 		var e struct {
