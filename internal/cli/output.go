@@ -104,7 +104,7 @@ func row(w io.Writer, cells ...any) {
 			io.WriteString(w, "\t")
 		}
 		text := fmt.Sprint(c)
-		if text == "" {
+		if text == "" && len(cells) > 1 {
 			text = "-"
 		}
 		io.WriteString(w, text)

@@ -31,7 +31,7 @@ func (d *duration) Set(s string) error {
 	for unit, length := range map[string]time.Duration{"d": 24 * time.Hour, "w": 7 * 24 * time.Hour} {
 		if number, ok := strings.CutSuffix(s, unit); ok {
 			n, err := strconv.ParseFloat(number, 64)
-			if err != nil || n < 0 || n*float64(length) > float64(1<<62) {
+			if err != nil || !(n >= 0 && n*float64(length) < float64(1<<62)) { // also for NaN
 				return fmt.Errorf("%q is not a duration such as 90s, 4h or 30d", s)
 			}
 			*d = duration(n * float64(length))

@@ -107,6 +107,14 @@ func label(ref backstay.VMRef) string { return string(ref.Host) + "/" + ref.Name
 // means.
 func (s *server) point(ctx context.Context, name string) (backstay.RecoveryPoint, error) {
 	callOf(ctx).target = name
+	p, err := s.findPoint(ctx, name)
+	if err == nil {
+		callOf(ctx).target = string(p.ID) + " of " + label(p.VM)
+	}
+	return p, err
+}
+
+func (s *server) findPoint(ctx context.Context, name string) (backstay.RecoveryPoint, error) {
 	if i := strings.LastIndex(name, "@"); i >= 0 {
 		return s.pointAt(ctx, name[:i], name[i+1:])
 	}

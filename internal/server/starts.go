@@ -97,7 +97,7 @@ func (s *server) startRestore(ctx context.Context, in *restoreInput) (*started[a
 	if err != nil {
 		return nil, err
 	}
-	callOf(ctx).target = fmt.Sprintf("%s of %s as %s", p.ID, label(p.VM), request.Name)
+	callOf(ctx).target += " as " + request.Name
 	request.Point = p.ID
 	if allowed := possible(p).CreateVM; !allowed.Allowed {
 		return nil, backstay.Errorf(backstay.CodeNotRestorable, "the point %s cannot be restored", p.ID).Becausef("%s", allowed.Reason)

@@ -1,0 +1,174 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/spf13/cobra"
+)
+
+func TestEveryCommandHasHelpWithExamples(t *testing.T) {
+	a := newApp(Env{Stdout: &bytes.Buffer{}, Stderr: &bytes.Buffer{}}, Daemons{})
+	count := 0
+	var visit func(c *cobra.Command)
+	visit = func(c *cobra.Command) {
+		count++
+		if c.Short == "" || !strings.Contains(c.Example, "backstay") {
+			t.Errorf("`%s` has no help or no example", c.CommandPath())
+		}
+		for _, child := range c.Commands() {
+			visit(child)
+		}
+	}
+	visit(a.root)
+	if count < 45 {
+		t.Errorf("only %d commands were seen", count)
+	}
+}
+
+// Everything of the contract that this release has.
+func TestTheCommandsOfTheContractAreThere(t *testing.T) {
+	a := newApp(Env{}, Daemons{})
+	for _, path := range []string{
+		"server", "agent", "init", "doctor", "host list", "host show", "vm list", "vm show", "vault create", "vault list", "vault show", "vault usage",
+		"policy create", "policy list", "policy show", "policy delete", "protect", "unprotect", "backup", "point list", "point show", "point verify",
+		"point restores", "point delete", "restore create-vm", "job list", "job show", "job watch", "job cancel", "job retry", "audit list",
+		"token create", "token list", "token delete", "completion bash", "completion zsh", "completion fish",
+	} {
+		c, rest, err := a.root.Find(strings.Fields(path))
+		if err != nil || len(rest) > 0 || c.CommandPath() != "backstay "+path {
+			t.Errorf("no command `%s`: %v", path, err)
+		}
+	}
+}
+
+func TestSizesAndTimesAreForPeople(t *testing.T) {
+	for n, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 1<<20 - 1: "1.0 MiB", 10 << 30: "10.0 GiB", 1<<63 - 1: "8.0 EiB"} {
+		if got := size(n); got != want {
+			t.Errorf("%d: got %s, want %s", n, got, want)
+		}
+	}
+	for d, want := range map[time.Duration]string{
+		0: "0 s", 59 * time.Second: "59 s", 90 * time.Second: "1 min 30 s", 2 * time.Hour: "2 h", 49 * time.Hour: "2 d 1 h",
+	} {
+		if got := span(d); got != want {
+			t.Errorf("%v: got %s, want %s", d, got, want)
+		}
+	}
+	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	a := newApp(Env{Now: func() time.Time { return now }}, Daemons{})
+	if got := a.when(now.Add(-2 * time.Hour)); !strings.HasSuffix(got, "(2 h ago)") {
+		t.Error(got)
+	}
+	if got := a.when(now.Add(48 * time.Hour)); !strings.HasSuffix(got, "(in 2 d)") {
+		t.Error(got)
+	}
+}
+
+func TestDurationsTakeDaysAndWeeks(t *testing.T) {
+	for s, want := range map[string]time.Duration{"30d": 720 * time.Hour, "2w": 336 * time.Hour, "90m": 90 * time.Minute, "0": 0, "1.5d": 36 * time.Hour} {
+		var d duration
+		if err := d.Set(s); err != nil || time.Duration(d) != want {
+			t.Errorf("%s: got %v, %v", s, time.Duration(d), err)
+		}
+	}
+	for _, s := range []string{"", "d", "-1d", "-4h", "soon", "99999999999999999w", "NaNd"} {
+		var d duration
+		if err := d.Set(s); err == nil {
+			t.Errorf("%q was taken as %v", s, time.Duration(d))
+		}
+	}
+}
+
+func TestWaitForIsReadOrRefused(t *testing.T) {
+	for s, want := range map[string]backstay.Probe{
+		"agent": {Kind: "agent"}, "none": {Kind: "none"}, "console:login:": {Kind: "console", Text: "login:"}, "port:10.0.0.1:80": {Kind: "port", Text: "10.0.0.1:80"},
+	} {
+		if got, err := probe(s, 0); err != nil || got != want {
+			t.Errorf("%s: got %+v, %v", s, got, err)
+		}
+	}
+	for _, s := range []string{"", "console", "console:", "port:80", "agent:x", "moon"} {
+		if _, err := probe(s, 0); !backstay.IsCode(err, backstay.CodeUsage) {
+			t.Errorf("%q: %v", s, err)
+		}
+	}
+}
+
+// machine makes a host for doctor out of a folder.
+func machine(t *testing.T) doctor {
+	t.Helper()
+	root, err := os.MkdirTemp("", "d") // short: a socket's path is limited
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(root) })
+	for name, content := range map[string]string{
+		"/dev/kvm": "", "/usr/share/OVMF/OVMF_CODE_4M.fd": "", "/sys/module/apparmor/parameters/enabled": "Y\n", "/etc/apparmor.d/libvirt/TEMPLATE.qemu": "",
+	} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(root+name), 0o755), os.WriteFile(root+name, []byte(content), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll(root+"/run/libvirt", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", root+"/run/libvirt/libvirt-sock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return doctor{
+		root: root, data: "/var/lib/backstay",
+		command: func(_ context.Context, name string, _ ...string) (string, error) {
+			return name + " version 7.2.22", nil
+		},
+		server: func(context.Context) error { return nil },
+	}
+}
+
+func states(r report) map[string]finding {
+	out := map[string]finding{}
+	for _, f := range r.Findings {
+		out[f.Name] = f
+	}
+	return out
+}
+
+func TestDoctorSaysWhatIsMissingAndWhatToDo(t *testing.T) {
+	d := machine(t)
+	if r := d.examine(t.Context()); !r.OK {
+		t.Errorf("a complete host: %+v", r.Findings)
+	}
+	d.command = func(_ context.Context, name string, _ ...string) (string, error) {
+		return "", errors.New(name + ": not found")
+	}
+	d.server = func(context.Context) error {
+		return backstay.Errorf(backstay.CodeServerAway, "the server does not answer")
+	}
+	for _, gone := range []string{"/dev/kvm", "/run/libvirt/libvirt-sock", "/usr/share/OVMF/OVMF_CODE_4M.fd", "/etc/apparmor.d/libvirt/TEMPLATE.qemu"} {
+		if err := os.Remove(d.root + gone); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := d.examine(t.Context())
+	got := states(r)
+	for name, want := range map[string]string{
+		"libvirt": "fail", "qemu-img": "fail", "qemu-nbd": "fail", "swtpm": "warn", "kvm": "warn", "uefi firmware": "warn", "apparmor": "warn", "server": "warn",
+	} {
+		if f := got[name]; f.State != want || f.Action == "" || f.Detail == "" {
+			t.Errorf("%s: %+v, want %s", name, f, want)
+		}
+	}
+	if r.OK {
+		t.Error("a host without libvirt is called ready")
+	}
+}
