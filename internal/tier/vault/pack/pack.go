@@ -12,6 +12,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/backstay/backstay/internal/tier/vault/chunk"
 	"github.com/backstay/backstay/internal/tier/vault/seal"
@@ -120,6 +121,11 @@ func (b *Builder) Fits(encoded int) bool {
 // Add seals an encoded chunk into the pack. The caller asked Fits.
 func (b *Builder) Add(kind chunk.Kind, name chunk.Name, plain int, encoded []byte) Entry {
 	e := Entry{Kind: kind, Name: name, Ordinal: uint32(b.Len()), Offset: uint32(len(b.data)), Plain: uint32(plain)}
+	// Sealing grows a slice to exactly what it needs, which copies the pack for
+	// every chunk; doubling it first does not.
+	if need := len(encoded) + seal.Overhead; cap(b.data)-len(b.data) < need {
+		b.data = slices.Grow(b.data, max(need, len(b.data)))
+	}
 	b.data = b.box.Seal(b.data, uint64(e.Ordinal), encoded, bound(e))
 	sealed := b.data[e.Offset:]
 	e.Sealed = uint32(len(sealed))
