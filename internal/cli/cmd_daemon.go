@@ -68,9 +68,9 @@ func initDone(w io.Writer, r config.InitResult) {
 	fmt.Fprintf(w, "The region %q is made:\n", r.Region)
 	row(w, "  configuration", r.ConfigPath)
 	row(w, "  data", r.DataDir)
-	row(w, "  vault "+string(r.VaultName), "three copies")
+	row(w, "  vault "+string(r.VaultName), "a copy in each of these; `backstay vault show` tells on how many devices they are")
 	for _, u := range r.Units {
-		row(w, "", "  "+u)
+		row(w, " ", "  "+u)
 	}
 	row(w, "  owner's token", "in "+r.ClientConfigPath+", readable by you alone")
 	fmt.Fprintf(w, "\nThe recovery key of the vault %q, shown this once:\n\n    %s\n\n", r.VaultName, r.RecoveryKey)

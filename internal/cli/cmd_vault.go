@@ -52,7 +52,7 @@ func (a *app) vaultCommands() *cobra.Command {
 				row(w, "objects", u.Objects)
 				row(w, "stored", size(u.StoredBytes)+" in each copy")
 				row(w, "of disks of", size(u.LogicalBytes))
-				if u.StoredBytes > 0 {
+				if u.StoredBytes > 0 && u.LogicalBytes > 0 {
 					row(w, "ratio", fmt.Sprintf("%.1f : 1", float64(u.LogicalBytes)/float64(u.StoredBytes)))
 				}
 			})

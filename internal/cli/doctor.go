@@ -62,7 +62,7 @@ func (a *app) doctorCommand() *cobra.Command {
 				for _, f := range r.Findings {
 					row(w, f.State, f.Name, f.Detail)
 					if f.Action != "" {
-						row(w, "", "", "-> "+f.Action)
+						row(w, " ", " ", "-> "+f.Action)
 					}
 				}
 			})

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/api"
 	"github.com/danielgtaylor/huma/v2"
 )
 
@@ -133,6 +134,10 @@ func (s *server) finishOpenAPI() {
 				schema.Properties[key] = &huma.Schema{AnyOf: []*huma.Schema{p, {Type: "null"}}}
 			}
 		}
+	}
+	for _, path := range []string{api.PathBackups, api.PathRestores} {
+		answers := doc.Paths[path].Post.Responses // a dry run starts nothing, and so is no 202
+		answers["200"] = &huma.Response{Description: "A dry run: the plan alone", Content: answers["202"].Content}
 	}
 	body, err := json.Marshal(doc)
 	if err != nil {
