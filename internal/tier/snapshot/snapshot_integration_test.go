@@ -279,13 +279,14 @@ func (l *lab) equalOutside(target backstay.DiskTarget, first, second backstay.Po
 	}
 }
 
-// TestMergeCutOffIsFinishedByTheNextStart ends the process at each durable step
-// of dropping the newest point of a running guest, whose merge moves the VM.
+// TestMergeCutOffIsFinishedByTheNextStart ends the process at every third durable
+// step of dropping the newest point of a running guest, whose merge moves the
+// VM. The fake host is cut off at each.
 func TestMergeCutOffIsFinishedByTheNextStart(t *testing.T) {
 	l := newLab(t)
 	l.write()
 	kept := l.take()
-	for n := 0; ; n++ {
+	for n := 0; ; n += 3 {
 		l.write()
 		id := l.take()
 		l.write()
