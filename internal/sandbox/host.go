@@ -296,3 +296,6 @@ func firstCore() (string, error) {
 	}
 	return "", errors.New("find a core: there is none")
 }
+
+// MoverPID is the process of the mover, for looking at its memory.
+func (h *Host) MoverPID() int { return h.mover.PID }
