@@ -64,10 +64,33 @@ func (t *Tier) merge(ctx context.Context, m *mergeIntent, again bool, progress P
 	if err := t.rebaseAbove(ctx, b, m); err != nil {
 		return err
 	}
+	// A running hypervisor leaves what it merged to the host's cache; the only
+	// other copy goes away soon.
+	if err := syncImages(into, b.children(child.ID)...); err != nil {
+		return err
+	}
 	if err := t.recordMerge(m); err != nil {
 		return err
 	}
 	return t.removeMerged(ctx, m, child)
+}
+
+// syncImages makes the content of layers durable. A file that is gone has none.
+func syncImages(into *Layer, above ...*Layer) error {
+	for _, l := range append(above, into) {
+		file, err := os.Open(l.File)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = fsync(file)
+			_ = file.Close() // only opened to be read
+		}
+		if err != nil {
+			return fmt.Errorf("make layer durable: %w", err)
+		}
+	}
+	return nil
 }
 
 // commit brings Child's content into Into and the VM off Child.
