@@ -123,7 +123,7 @@ func (r *run) public(failure error) *backstay.Error {
 // would run again. So it is tried until it is written, or the server stops, or
 // another life has the job.
 func (r *run) finish(end outcome) {
-	for tries := 1; ; tries++ {
+	for tries, pause := 1, 100*time.Millisecond; ; tries, pause = tries+1, min(2*pause, 5*time.Second) {
 		err := r.update(func(rec *catalog.JobRecord) error {
 			if end.left {
 				rec.Release()
@@ -137,10 +137,10 @@ func (r *run) finish(end outcome) {
 			break
 		}
 		r.q.opts.Log.Error("end of a job cannot be written", "job", r.id, "error", err)
-		if errors.Is(context.Cause(r.ctx), backstay.ErrStopping) && tries >= 3 {
+		if r.root.Err() != nil && tries >= 3 {
 			return
 		}
-		time.Sleep(time.Second)
+		time.Sleep(pause)
 	}
 	if !end.left {
 		r.q.stateChanged(r.Job())

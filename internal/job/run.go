@@ -26,6 +26,7 @@ type run struct {
 	id     backstay.JobID
 	fence  int64
 	params json.RawMessage
+	root   context.Context // the queue's: ended means that the server stops
 	ctx    context.Context // the runner's; its cause says why it ended
 	cancel context.CancelCauseFunc
 
@@ -39,7 +40,7 @@ type run struct {
 
 func newRun(root context.Context, q *Queue, rec catalog.JobRecord) *run {
 	ctx, cancel := context.WithCancelCause(root)
-	r := &run{q: q, id: rec.ID, fence: rec.Fence, params: rec.Params, ctx: ctx, cancel: cancel, rec: rec}
+	r := &run{q: q, id: rec.ID, fence: rec.Fence, params: rec.Params, root: root, ctx: ctx, cancel: cancel, rec: rec}
 	r.meter.resume(rec.BytesDone, rec.BytesTotal)
 	if rec.Job.State == backstay.JobCancelling {
 		cancel(backstay.ErrCancelled)
