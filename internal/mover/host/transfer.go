@@ -9,6 +9,7 @@ import (
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/blob"
 	"github.com/backstay/backstay/internal/mover"
+	"github.com/backstay/backstay/internal/tier"
 	"github.com/backstay/backstay/internal/tier/snapshot"
 	"github.com/backstay/backstay/internal/tier/vault"
 )
@@ -44,7 +45,7 @@ func (h *Host) transfer(ctx context.Context, r mover.TransferRequest, progress m
 		return done, fmt.Errorf("begin transfer: %w", err)
 	}
 	defer w.Abort() // does nothing after a commit
-	t := transferring{Host: h, request: r, point: point, writer: w}
+	t := transferring{Host: h, request: r, point: point, writer: w, data: map[backstay.DiskTarget]int64{}}
 	t.done.Modes = map[backstay.DiskTarget]string{}
 	for _, d := range point.Disks {
 		if err := t.disk(ctx, d); err != nil {
@@ -89,6 +90,25 @@ type transferring struct {
 	writer  *vault.Writer
 	done    mover.Transferred
 	written map[backstay.DiskTarget]vault.DiskStats
+	data    map[backstay.DiskTarget]int64
+}
+
+// dataBytes adds up what of an image is not known to be zero: what a restore
+// will have to write. It asks a GiB at a time, so that the answers stay small.
+func dataBytes(image tier.Image) (int64, error) {
+	var total int64
+	for at := int64(0); at < image.Size(); at += 1 << 30 {
+		extents, err := image.Extents(at, min(1<<30, image.Size()-at))
+		if err != nil {
+			return 0, err
+		}
+		for _, e := range extents {
+			if !e.Zero {
+				total += e.Length
+			}
+		}
+	}
+	return total, nil
 }
 
 // disk carries one disk. The layer is kept from being merged meanwhile.
@@ -107,6 +127,9 @@ func (t *transferring) disk(ctx context.Context, d snapshot.PointLayers) (err er
 	})
 	if err != nil {
 		return fmt.Errorf("store disk %s: %w", d.Target, err)
+	}
+	if t.data[d.Target], err = dataBytes(image); err != nil {
+		return fmt.Errorf("measure disk %s: %w", d.Target, err)
 	}
 	t.count(d.Target, stats, backstay.TotalLength(changed), ok)
 	t.done.Modes[d.Target] = stats.Mode
@@ -135,7 +158,7 @@ func (t *transferring) count(target backstay.DiskTarget, s vault.DiskStats, mapp
 func (t *transferring) disks(disks []backstay.PointDisk) []backstay.PointDisk {
 	for i, d := range disks {
 		if s, ok := t.written[d.Target]; ok {
-			disks[i].ChangedBytes, disks[i].StoredBytes = s.BytesChanged, s.BytesNew
+			disks[i].ChangedBytes, disks[i].StoredBytes, disks[i].DataBytes = s.BytesChanged, s.BytesNew, t.data[d.Target]
 		}
 	}
 	return disks
