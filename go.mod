@@ -22,6 +22,7 @@ require (
 	golang.org/x/term v0.47.0
 	lukechampine.com/blake3 v1.4.1
 	modernc.org/sqlite v1.60.1
+	pgregory.net/rapid v1.3.0
 )
 
 require (

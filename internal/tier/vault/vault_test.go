@@ -78,7 +78,7 @@ func TestImageTellsDataFromZeros(t *testing.T) {
 
 func TestIncrementalReadsAndStoresOnlyWhatChanged(t *testing.T) {
 	w := newWorld(t)
-	data := sparse(1, 64<<20)
+	data := sparse(1, 24<<20)
 	first, second := newID(), newID()
 	w.backup(vault.WriteOptions{Point: first}, source{target: "vda", disk: &disk{data: data}})
 	before := slices.Clone(data)

@@ -297,6 +297,7 @@ func (w *Writer) finishPack() error {
 		// A pack that is there already is this very one, put by a call whose answer
 		// was lost: ids are random. The read-back proves it.
 		err := w.v.store.Put(w.putCtx, id.Object(), data)
+		pack.Recycle(data)
 		if err != nil && !errors.Is(err, blob.ErrExist) {
 			return writeError(id.Object(), err)
 		}

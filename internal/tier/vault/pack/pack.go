@@ -12,7 +12,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math"
-	"slices"
+	"sync"
 
 	"github.com/backstay/backstay/internal/tier/vault/chunk"
 	"github.com/backstay/backstay/internal/tier/vault/seal"
@@ -104,8 +104,18 @@ func NewBuilder(keys *seal.Keys, id ID, epoch uint32) (*Builder, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Builder{id: id, head: head, box: box, data: head.Encode(nil)}, nil
+	data := *spare.Get().(*[]byte)
+	return &Builder{id: id, head: head, box: box, data: head.Encode(data[:0])}, nil
 }
+
+// spare keeps the memory of packs that were put, at most one Target each.
+var spare = sync.Pool{New: func() any {
+	b := make([]byte, 0, Target)
+	return &b
+}}
+
+// Recycle takes back the bytes of a finished pack when nobody uses them any more.
+func Recycle(data []byte) { spare.Put(&data) }
 
 // ID returns the pack's id.
 func (b *Builder) ID() ID { return b.id }
@@ -121,11 +131,6 @@ func (b *Builder) Fits(encoded int) bool {
 // Add seals an encoded chunk into the pack. The caller asked Fits.
 func (b *Builder) Add(kind chunk.Kind, name chunk.Name, plain int, encoded []byte) Entry {
 	e := Entry{Kind: kind, Name: name, Ordinal: uint32(b.Len()), Offset: uint32(len(b.data)), Plain: uint32(plain)}
-	// Sealing grows a slice to exactly what it needs, which copies the pack for
-	// every chunk; doubling it first does not.
-	if need := len(encoded) + seal.Overhead; cap(b.data)-len(b.data) < need {
-		b.data = slices.Grow(b.data, max(need, len(b.data)))
-	}
 	b.data = b.box.Seal(b.data, uint64(e.Ordinal), encoded, bound(e))
 	sealed := b.data[e.Offset:]
 	e.Sealed = uint32(len(sealed))
