@@ -15,6 +15,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/client"
 	"github.com/backstay/backstay/internal/sandbox"
 )
 
@@ -244,13 +246,41 @@ func addVM(c call) error {
 	if spec.Disks, err = sandbox.ParseDisks(disks); err != nil {
 		return err
 	}
-	if err := c.world.AddVM(c.ctx, spec); err != nil || spec.Off {
+	if err := c.world.AddVM(c.ctx, spec); err != nil {
 		return err
 	}
-	if spec.NoAgent {
-		return c.world.WaitConsole(c.ctx, spec.Host, spec.Name)
+	switch {
+	case spec.Off:
+	case spec.NoAgent:
+		err = c.world.WaitConsole(c.ctx, spec.Host, spec.Name)
+	default:
+		err = c.world.WaitAgent(c.ctx, spec.Host, spec.Name)
 	}
-	return c.world.WaitAgent(c.ctx, spec.Host, spec.Name)
+	if err != nil {
+		return err
+	}
+	return c.discovered(spec)
+}
+
+// discovered waits until the server has heard of a VM.
+func (c call) discovered(spec sandbox.VMSpec) error {
+	h, err := c.world.Host(spec.Host)
+	if err != nil {
+		return err
+	}
+	region := client.New(c.world.Region.URL, c.world.Region.Token)
+	defer region.Close()
+	for {
+		_, err := region.VM(c.ctx, h.Name+"/"+spec.Name)
+		if err == nil || !backstay.IsCode(err, backstay.CodeUnknownVM) {
+			return err
+		}
+		select {
+		case <-c.ctx.Done():
+			return err
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 // program is a command that runs a freshly built program.

@@ -336,7 +336,7 @@ func (b *backupRun) endTransfer(ctx context.Context, failure error) error {
 		return failure
 	}
 	coded := transferError(failure)
-	return b.run.Warn(fmt.Sprintf("%s; the point is kept in the snapshot tier; %s", coded.Error(), coded.Action))
+	return b.run.Warn(fmt.Sprintf("%s; the point is kept in the snapshot tier and is not offered from the vault; %s", coded.Error(), coded.Action))
 }
 
 func transferError(err error) *backstay.Error {
