@@ -129,6 +129,7 @@ func (w *Writer) prove(ctx context.Context, stats *CommitStats) ([]pack.Director
 	}
 	stats.BytesRead = w.total
 	w.report.Unlock()
+	w.progress("validate", 0) // whoever follows learns of the phase before it can fail
 	packs := make([]pack.Directory, len(w.made))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(provesAhead)

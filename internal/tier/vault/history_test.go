@@ -21,7 +21,7 @@ func TestAnyHistoryKeepsEveryPointsBytes(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		w := newWorld(t)
 		model := map[backstay.PointID][]byte{}
-		data := sparse(rapid.Uint64().Draw(rt, "disk"), 3<<20+512)
+		data := sparse(rapid.Uint64().Draw(rt, "disk"), 1<<20+512)
 		var newest backstay.PointID
 		var since []backstay.Range // changes since newest
 		fail := func(err error) {
@@ -56,18 +56,7 @@ func TestAnyHistoryKeepsEveryPointsBytes(t *testing.T) {
 					break
 				}
 			},
-			"damage one copy": func(rt *rapid.T) {
-				names := w.objects("points/")
-				if len(names) == 0 {
-					return
-				}
-				name := rapid.SampledFrom(names).Draw(rt, "object")
-				bad := slices.Clone(w.get(0, name))
-				bad[rapid.IntRange(0, len(bad)-1).Draw(rt, "byte")] ^= 1
-				good := w.get(1, name)
-				w.copies[2].Replace(name, bad)
-				w.copies[0].Replace(name, good)
-			},
+			"damage one copy": func(rt *rapid.T) { damageOneCopy(rt, w) },
 			"reopen": func(rt *rapid.T) { w.vault = w.open(w.store) },
 			"": func(rt *rapid.T) {
 				headers, err := w.vault.Points(w.ctx)
@@ -87,6 +76,18 @@ func TestAnyHistoryKeepsEveryPointsBytes(t *testing.T) {
 	})
 }
 
+// damageOneCopy flips a bit of a manifest in the last copy.
+func damageOneCopy(rt *rapid.T, w *world) {
+	names := w.objects("points/")
+	if len(names) == 0 {
+		return
+	}
+	name := rapid.SampledFrom(names).Draw(rt, "object")
+	bad := slices.Clone(w.get(0, name))
+	bad[rapid.IntRange(0, len(bad)-1).Draw(rt, "byte")] ^= 1
+	w.copies[2].Replace(name, bad)
+}
+
 // TestMain keeps the fast path fast: -rapid.checks=1000 asks for more histories.
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -94,6 +95,7 @@ func TestMain(m *testing.M) {
 	flag.Visit(func(f *flag.Flag) { asked = asked || f.Name == "rapid.checks" })
 	if !asked {
 		_ = flag.Set("rapid.checks", "4")
+		_ = flag.Set("rapid.steps", "12")
 	}
 	os.Exit(m.Run())
 }
