@@ -2,6 +2,7 @@ package pack
 
 import (
 	"bytes"
+	"errors"
 	"testing"
 
 	backstay "github.com/backstay/backstay"
@@ -69,4 +70,25 @@ func FuzzCheck(f *testing.F) {
 		_ = Check(data)
 		_, _ = Verify(keys, id, data)
 	})
+}
+
+// TestChunkUnderAWrongNameIsFound is what sealing alone cannot find: content
+// that was changed between its naming and its sealing.
+func TestChunkUnderAWrongNameIsFound(t *testing.T) {
+	keys, _, _ := some(t)
+	b, err := NewBuilder(keys, NewID(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := bytes.Repeat([]byte{7}, 4096)
+	name := keys.Name(chunk.Data, plain)
+	plain[100] ^= 1
+	encoded, err := chunk.Encode(nil, plain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Add(chunk.Data, name, len(plain), encoded)
+	if _, err := Verify(keys, b.ID(), b.Finish()); !errors.Is(err, seal.ErrWrong) {
+		t.Errorf("verify: %v", err)
+	}
 }
