@@ -22,6 +22,7 @@ type world struct {
 	catalog *catalog.Catalog
 	runner  job.Runner // of backup jobs
 	log     *logged
+	poll    time.Duration
 }
 
 func newWorld(t *testing.T, runner job.Runner) *world {
@@ -35,7 +36,7 @@ func newWorld(t *testing.T, runner job.Runner) *world {
 			t.Error(err)
 		}
 	})
-	return &world{t: t, catalog: c, runner: runner, log: &logged{}}
+	return &world{t: t, catalog: c, runner: runner, log: &logged{}, poll: 20 * time.Millisecond}
 }
 
 // logged keeps the log's text.
@@ -64,7 +65,7 @@ func (w *world) server(change func(*job.Options)) *server {
 	own := *w.catalog
 	own.Jobs = s.dead
 	opts := job.Options{
-		Catalog: &own, Region: "here", Poll: 20 * time.Millisecond, Exclusive: true,
+		Catalog: &own, Region: "here", Poll: w.poll, Exclusive: true,
 		Runners: map[backstay.JobKind]job.Runner{backstay.JobBackup: w.runner},
 		Tasks:   map[backstay.JobKind][]string{backstay.JobBackup: {"prepare", "transfer", "validate"}},
 		Log:     slog.New(slog.NewTextHandler(w.log, nil)),
