@@ -464,7 +464,7 @@ func TestAReplyThatBreaksTheProtocolEndsTheConnection(t *testing.T) {
 				_, err = c.ReadAt(make([]byte, 4096), 4096)
 			}
 			if !errors.Is(err, ErrProtocol) || !errors.Is(err, ErrClosed) {
-				t.Errorf("got %v", err)
+				t.Fatalf("got %v", err)
 			}
 			if _, err := c.ReadAt(make([]byte, 1), 0); !errors.Is(err, ErrClosed) {
 				t.Errorf("the connection goes on: %v", err)
