@@ -12,7 +12,7 @@ import (
 // Due times lie on a grid: the instant at which the item's protection began, and
 // every interval of the policy after it. So they do not drift by the time that
 // backups take, and any number of missed ones is made up for by one. An item
-// with no point is due at once; a policy without an interval is never due, and
+// with no point is due firstAfter its protection began; a policy without an interval is never due, and
 // next is zero. A last point that lies after now, because the clock was set
 // back, counts as taken now.
 func Due(policy backstay.Policy, item backstay.ProtectedItem, last *time.Time, now time.Time) (due bool, next time.Time) {
@@ -21,7 +21,11 @@ func Due(policy backstay.Policy, item backstay.ProtectedItem, last *time.Time, n
 		return false, time.Time{}
 	}
 	if last == nil {
-		return true, now
+		next = item.Since.Add(min(firstAfter, every))
+		if item.Since.After(now) {
+			next = now
+		}
+		return !now.Before(next), next
 	}
 	from := *last
 	if from.After(now) {
@@ -30,6 +34,10 @@ func Due(policy backstay.Policy, item backstay.ProtectedItem, last *time.Time, n
 	next = gridAfter(item.Since, every, from)
 	return !now.Before(next), next
 }
+
+// firstAfter is how long a new item waits for its first point: long enough for
+// whoever protects a VM to take it by hand, as most do, and to see it work.
+const firstAfter = 10 * time.Minute
 
 // gridAfter returns the first instant after t that is a whole number of
 // intervals away from origin.

@@ -271,8 +271,8 @@ func (q *Queue) Retry(ctx context.Context, id backstay.JobID, user string) (back
 		Kind: rec.Kind, Target: rec.Target, Point: rec.Point, User: user, Params: rec.Params,
 		VMs: rec.VMs, Host: rec.Host, Vault: rec.Vault, Retries: id,
 	}
-	if rec.Point == rec.Result.Point {
-		request.Point = "" // the old job made the point; the new one makes its own
+	if rec.Kind == backstay.JobBackup {
+		request.Point = "" // the old job made its point, the new one makes its own
 	}
 	return q.Submit(ctx, request)
 }

@@ -67,6 +67,7 @@ CREATE TABLE jobs (
     body          TEXT   NOT NULL
 );
 CREATE INDEX jobs_by_state ON jobs (state, id);
+CREATE INDEX jobs_by_time ON jobs (created_us, id);
 
 CREATE TABLE tasks (
     job        TEXT   NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
