@@ -22,7 +22,7 @@ func TestWhenAnItemIsDue(t *testing.T) {
 		next   time.Time
 	}{
 		{"without an interval never", backstay.Policy{}, nil, false, time.Time{}},
-		{"without a point at once", hourly, nil, true, noon},
+		{"without a point soon after the protection began", hourly, nil, true, noon.Add(-100*time.Hour + firstAfter)},
 		{"at the full interval", hourly, at(-time.Hour + 30*time.Second), true, noon},
 		{"not before", hourly, at(time.Second - time.Hour), true, noon},
 		{"not twice in one interval", hourly, at(0), false, noon.Add(time.Hour)},
@@ -36,6 +36,19 @@ func TestWhenAnItemIsDue(t *testing.T) {
 				t.Errorf("due %v, next %v; want %v, %v", due, next, c.due, c.next)
 			}
 		})
+	}
+}
+
+func TestANewItemWaitsALittleForItsFirstPoint(t *testing.T) {
+	fresh := backstay.ProtectedItem{Since: noon}
+	if due, next := Due(hourly, fresh, nil, noon.Add(time.Minute)); due || !next.Equal(noon.Add(firstAfter)) {
+		t.Errorf("a minute after protection: due %v, next %v", due, next)
+	}
+	if due, _ := Due(hourly, fresh, nil, noon.Add(firstAfter)); !due {
+		t.Error("not due when the wait is over")
+	}
+	if due, _ := Due(hourly, fresh, nil, noon.Add(-time.Hour)); !due {
+		t.Error("not due although the clock was set back behind the protection")
 	}
 }
 
