@@ -88,7 +88,9 @@ func (e *engines) queueOptions(r *region) job.Options {
 // runner decodes a job's parameters and keeps sweeps off its host while it runs.
 func runner[P any](e *engines, run func(context.Context, backstay.Run, P) error) job.Runner {
 	return func(ctx context.Context, jobRun backstay.Run) error {
-		record, err := e.region.catalog.Jobs.Job(ctx, jobRun.Job().ID)
+		// A job that was cancelled while no server ran gets one more life, whose
+		// context has ended already, in which to undo what it did.
+		record, err := e.region.catalog.Jobs.Job(context.WithoutCancel(ctx), jobRun.Job().ID)
 		if err != nil {
 			return fmt.Errorf("read the job: %w", err)
 		}

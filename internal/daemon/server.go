@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -32,9 +31,6 @@ import (
 // which a crash cut off find them. A host that is away longer does not keep
 // the others waiting.
 const firstContact = 15 * time.Second
-
-// stopGrace is how long requests may take to end when the server stops.
-const stopGrace = 5 * time.Second
 
 // region is a running server.
 type region struct {
@@ -194,30 +190,15 @@ func (r *region) serve(ctx context.Context, listener net.Listener) error {
 		Catalog: r.catalog, Jobs: queueAdapter{r.queue}, Planner: r.engines, Vaults: r.vaults,
 		Region: r.config.Region, Now: time.Now, Log: r.log, Metrics: r.metrics,
 	})
-	httpServer := &http.Server{
-		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
-		BaseContext: func(net.Listener) context.Context { return background },
-		ErrorLog:    slog.NewLogLogger(r.log.Handler(), slog.LevelWarn),
-	}
-	failed := make(chan error, 1)
-	go func() { failed <- httpServer.Serve(listener) }()
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(ctx, listener, handler, r.log) }()
 	started := make(chan struct{})
 	r.tasks.Go(func() {
 		defer close(started)
 		r.startJobs(background)
 	})
-	var err error
-	select {
-	case <-ctx.Done():
-	case err = <-failed:
-	}
+	err := <-served
 	r.log.Info("region stopping")
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
-	defer cancel()
-	if shutErr := httpServer.Shutdown(grace); shutErr != nil {
-		// Followers of jobs stay connected for as long as the job runs.
-		err = errors.Join(err, httpServer.Close())
-	}
 	stopBackground()
 	<-started
 	r.queue.Stop()

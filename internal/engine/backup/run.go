@@ -46,11 +46,13 @@ type backupRun struct {
 
 // Run runs one backup job, or goes on with it after a crash.
 func (r *Runner) Run(ctx context.Context, run backstay.Run, params backstay.BackupParams) error {
-	item, err := r.Catalog.Items.Item(ctx, params.VM)
+	// What is read first is needed for undoing too, when ctx has ended already.
+	reads := context.WithoutCancel(ctx)
+	item, err := r.Catalog.Items.Item(reads, params.VM)
 	if err != nil {
 		return backstay.Errorf(backstay.CodeNotProtected, "the VM is not protected").Because(err)
 	}
-	vm, err := r.Catalog.VMs.VM(ctx, params.VM)
+	vm, err := r.Catalog.VMs.VM(reads, params.VM)
 	if err != nil {
 		return backstay.Errorf(backstay.CodeUnknownVM, "no host has the VM %s any more", item.VM.Name).Because(err)
 	}
@@ -59,7 +61,7 @@ func (r *Runner) Run(ctx context.Context, run backstay.Run, params backstay.Back
 		return err
 	}
 	if params.Consistency == "" {
-		policy, err := r.Catalog.Policies.Policy(ctx, item.Policy)
+		policy, err := r.Catalog.Policies.Policy(reads, item.Policy)
 		if err != nil {
 			return fmt.Errorf("read policy %s: %w", item.Policy, err)
 		}

@@ -278,3 +278,15 @@ func TestAnUnprotectedVMIsRefused(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+func TestALifeThatIsOnlyForUndoingUndoes(t *testing.T) {
+	w := newWorld(t)
+	w.killAt = "after prepare"
+	_ = w.live(backstay.BackupParams{VM: "uuid-1"})
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(backstay.ErrCancelled)
+	_ = w.runner().Run(ctx, w, backstay.BackupParams{VM: "uuid-1"})
+	if w.prepared != "" {
+		t.Errorf("%s is still prepared", w.prepared)
+	}
+}

@@ -130,7 +130,7 @@ func (r *Runner) Run(ctx context.Context, run backstay.Run, params backstay.Rest
 	if params.Plan.Tier == backstay.VaultTier {
 		access, err := r.Vault(ctx, params.Plan.Vault)
 		if err != nil {
-			return err
+			return r.end(ctx, run, m, request, err) // an earlier life may have left something
 		}
 		request.Vault = &access
 	}

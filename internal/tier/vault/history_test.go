@@ -57,7 +57,7 @@ func TestAnyHistoryKeepsEveryPointsBytes(t *testing.T) {
 				}
 			},
 			"damage one copy": func(rt *rapid.T) { damageOneCopy(rt, w) },
-			"reopen": func(rt *rapid.T) { w.vault = w.open(w.store) },
+			"reopen":          func(rt *rapid.T) { w.vault = w.open(w.store) },
 			"": func(rt *rapid.T) {
 				headers, err := w.vault.Points(w.ctx)
 				fail(err)
