@@ -63,6 +63,9 @@ var commands = map[string]command{
 	"vm":       positive(1, addVM),
 	"backstay": program("backstay"),
 	"exits":    exits,
+	"until":    until,
+	"object":   object,
+	"damage":   damage,
 	"expect":   expect,
 	"remember": remember,
 	"guest": either(2, func(c call) error {

@@ -21,6 +21,7 @@ import (
 //	hold-STEP      the job waits before the step for as long as the file is there
 //	hold-put       puts of packs wait
 //	hold-get       gets of packs wait
+//	hold-content   gets of packs wait if they bring much disk content
 //	corrupt-put    the next pack is changed on its way, in one copy; the file goes
 //	full           every put fails: no room
 //	read-only      every put fails: not writable
@@ -88,6 +89,9 @@ type faultyUnit struct {
 	faults Faults
 }
 
+// muchContent is more than what a get of tables brings, in bytes.
+const muchContent = 512 << 10
+
 func isPack(name string) bool { return strings.HasPrefix(name, "packs/") }
 
 // Put implements blob.Store.
@@ -117,6 +121,11 @@ func (u *faultyUnit) Put(ctx context.Context, name string, data []byte) error {
 func (u *faultyUnit) Get(ctx context.Context, name string, offset, length int64) ([]byte, error) {
 	if isPack(name) {
 		if err := u.faults.hold(ctx, "hold-get"); err != nil {
+			return nil, err
+		}
+	}
+	if isPack(name) && length >= muchContent {
+		if err := u.faults.hold(ctx, "hold-content"); err != nil {
 			return nil, err
 		}
 	}

@@ -128,13 +128,13 @@ func (t *Tier) switchDisks(ctx context.Context, in *intent, domain *hypervisor.D
 	return outcome{backstay.CrashConsistent, reason, 0}, nil
 }
 
-// quiesceCause takes the sentinel's own words off, which the reason repeats.
+// quiesceCause is what comes behind the sentinel: the caller says the rest.
 func quiesceCause(err error) string {
-	text := strings.ReplaceAll(err.Error(), hypervisor.ErrNotQuiesced.Error(), "")
-	if text = strings.Trim(text, ": "); text == "" {
+	_, cause, _ := strings.Cut(err.Error(), hypervisor.ErrNotQuiesced.Error())
+	if cause = strings.Trim(cause, ": "); cause == "" {
 		return "the guest agent refused"
 	}
-	return text
+	return cause
 }
 
 // crashReason says why nothing was frozen.

@@ -1,0 +1,80 @@
+//go:build integration
+
+package test
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// until is the command `until`.
+func until(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: until REGEXP COMMAND ARGUMENTS...")
+	}
+	pattern, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	for deadline := time.Now().Add(patience); ; {
+		err := ts.Exec(args[1], args[2:]...)
+		if err == nil && pattern.MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("it never said %s; in the end: %v", args[0], err)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// object is the command `object`.
+func object(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: object UNIT KIND")
+	}
+	var largest string
+	var size int64
+	err := filepath.WalkDir(filepath.Join(args[0], args[1]), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil && info.Size() > size {
+			largest, size = path, info.Size()
+		}
+		return err
+	})
+	ts.Check(err)
+	if largest == "" {
+		ts.Fatalf("the unit %s has no %s", args[0], args[1])
+	}
+	name, err := filepath.Rel(args[0], largest)
+	ts.Check(err)
+	fmt.Fprintln(ts.Stdout(), name)
+}
+
+// damage is the command `damage`.
+func damage(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: damage flip|cut|remove FILE")
+	}
+	data, err := os.ReadFile(args[1])
+	ts.Check(err)
+	switch args[0] {
+	case "flip":
+		data[len(data)/3] ^= 0x04
+	case "cut":
+		data = data[:len(data)/2]
+	case "remove":
+		ts.Check(os.Remove(args[1]))
+		return
+	default:
+		ts.Fatalf("what is %q?", args[0])
+	}
+	ts.Check(os.WriteFile(args[1], data, 0o600))
+}
