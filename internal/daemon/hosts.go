@@ -19,10 +19,9 @@ type hosts struct {
 	catalog *catalog.Catalog
 	log     *slog.Logger
 	now     func() time.Time
-	movers  map[backstay.HostName]mover.Mover
-
-	mu     sync.Mutex
-	states map[backstay.HostName]*hostState // guarded by mu; the values have their own locks
+	// movers and states do not change once run was called.
+	movers map[backstay.HostName]mover.Mover
+	states map[backstay.HostName]*hostState
 }
 
 // hostState is one host's. The gate is held for reading while a job runs on the
