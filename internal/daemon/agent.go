@@ -24,6 +24,7 @@ func (d *Daemon) Agent(ctx context.Context, o config.AgentOptions) error {
 	if !ok || !filepath.IsAbs(socket) {
 		return backstay.Errorf(backstay.CodeUsage, "%q is not a place to listen", o.Listen).Do("give --listen unix:///absolute/path.sock")
 	}
+	limitMemory()
 	log := newLogger(config.Log{Level: "info", Format: "text"}, os.Stderr)
 	keys := keyfile.New(filepath.Join(o.State, "keys"))
 	m, closeHost, err := d.hostMover(ctx, hostOptions{libvirt: o.Libvirt, state: o.State, keys: keys, log: log})

@@ -8,6 +8,8 @@ package daemon
 
 import (
 	"context"
+	"os"
+	"runtime/debug"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/blob"
@@ -25,4 +27,15 @@ type Hooks struct {
 // Daemon is the set of long-running commands. Its zero value is what users run.
 type Daemon struct {
 	Hooks Hooks
+}
+
+// memoryLimit is where the garbage collector begins to work harder, in bytes:
+// below the 256 MiB that a server or mover may take beside the guests.
+const memoryLimit = 192 << 20
+
+// limitMemory sets the limit, unless the user did with GOMEMLIMIT.
+func limitMemory() {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit)
+	}
 }

@@ -56,6 +56,7 @@ func (d *Daemon) Server(ctx context.Context, configPath string) error {
 	if err != nil {
 		return err
 	}
+	limitMemory()
 	r := &region{daemon: d, config: cfg, log: newLogger(cfg.Log, os.Stderr), metrics: prometheus.NewRegistry()}
 	defer r.close()
 	if err := r.open(ctx); err != nil {
