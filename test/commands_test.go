@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -59,15 +60,16 @@ type command = func(ts *testscript.TestScript, neg bool, args []string)
 
 // commands are those of a story besides testscript's own.
 var commands = map[string]command{
-	"world":    bringUp,
-	"vm":       positive(1, addVM),
-	"backstay": program("backstay"),
-	"exits":    exits,
-	"until":    until,
-	"object":   object,
-	"damage":   damage,
-	"expect":   expect,
-	"remember": remember,
+	"world":      bringUp,
+	"vm":         positive(1, addVM),
+	"backstay":   program("backstay"),
+	"exits":      exits,
+	"eventually": eventually,
+	"until":      until,
+	"object":     object,
+	"damage":     damage,
+	"expect":     expect,
+	"remember":   remember,
 	"guest": either(2, func(c call) error {
 		out, err := c.world.Guest(c.ctx, c.hostOf(c.args[0]), c.vm(0), strings.Join(c.args[1:], " "))
 		return c.print(out, err)
@@ -308,5 +310,23 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if strconv.Itoa(code) != args[0] {
 		ts.Fatalf("it ended with code %d, not %s", code, args[0])
+	}
+}
+
+// eventually is the command `eventually`: it repeats a program until what it
+// prints matches, and fails after the story's patience.
+func eventually(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: eventually PATTERN COMMAND ARGUMENTS...")
+	}
+	pattern, err := regexp.Compile(args[0])
+	ts.Check(err)
+	for begin := time.Now(); ; time.Sleep(500 * time.Millisecond) {
+		if err := ts.Exec(args[1], args[2:]...); err == nil && pattern.MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+		if time.Since(begin) > patience {
+			ts.Fatalf("it never printed %q", args[0])
+		}
 	}
 }
