@@ -69,7 +69,7 @@ func damage(ts *testscript.TestScript, neg bool, args []string) {
 	case "flip":
 		data[len(data)/3] ^= 0x04
 	case "cut":
-		data = data[:len(data)/2]
+		data = data[:len(data)/4]
 	case "remove":
 		ts.Check(os.Remove(args[1]))
 		return

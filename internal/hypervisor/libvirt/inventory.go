@@ -3,6 +3,7 @@ package libvirt
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/beevik/etree"
 	"github.com/digitalocean/go-libvirt"
@@ -27,9 +28,18 @@ func (m marks) reason(vm *backstay.VM) string {
 	case len(vm.Disks) == 0:
 		return "it has no disk"
 	case len(vm.Possible()) == 0:
-		return "none of its disks can be backed up"
+		return "none of its disks can be backed up: " + impossible(vm.Disks)
 	}
 	return ""
+}
+
+// impossible names each disk with its reason.
+func impossible(disks []backstay.Disk) string {
+	var reasons []string
+	for _, d := range disks {
+		reasons = append(reasons, string(d.Target)+": "+d.Reason)
+	}
+	return strings.Join(reasons, "; ")
 }
 
 // VMs lists every domain. One that vanishes meanwhile is left out.

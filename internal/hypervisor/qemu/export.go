@@ -23,6 +23,7 @@ const (
 	maxSocketPath  = 107              // sun_path of Linux, without the zero
 	defaultClients = 4                // hypervisor.ExportOptions.Connections
 	stopPatience   = 10 * time.Second // for a server to flush and go
+	stopAgain      = 20 * time.Millisecond
 )
 
 // node is an image as QEMU's block layer wants it: driver and file spelt out, so
@@ -147,18 +148,25 @@ func (e *export) ready(ctx context.Context, pidFile string) error {
 	}
 }
 
-// stop ends a server: politely, so that it flushes, then by force.
+// stop ends a server: politely, so that it flushes, then by force. qemu-nbd
+// forgets a signal that comes before it is in its main loop, so it is told again.
 func stop(p *process, files ...string) error {
-	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	again := time.NewTicker(stopAgain)
+	defer again.Stop()
 	patience := time.NewTimer(stopPatience)
 	defer patience.Stop()
 	var err error
-	select {
-	case <-p.done:
-	case <-patience.C:
-		_ = p.cmd.Process.Kill()
-		<-p.done
-		err = errors.New("stop nbd server: it did not end by itself and was killed")
+	for ended := false; !ended; {
+		_ = p.cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-p.done:
+			ended = true
+		case <-again.C:
+		case <-patience.C:
+			_ = p.cmd.Process.Kill()
+			<-p.done
+			ended, err = true, errors.New("stop nbd server: it did not end by itself and was killed")
+		}
 	}
 	for _, f := range files {
 		if e := os.Remove(f); e != nil && !os.IsNotExist(e) && err == nil {
