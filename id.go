@@ -1,5 +1,10 @@
 package backstay
 
+import (
+	"fmt"
+	"io"
+)
+
 // The identifiers are types so that one cannot be handed where another is meant.
 type (
 	// VMID is a VM's libvirt UUID in its canonical lower-case form. A VM is its
@@ -35,8 +40,8 @@ func (s Secret) Reveal() []byte { return s.value }
 // String returns stars, whatever the value.
 func (s Secret) String() string { return "*****" }
 
-// GoString returns stars, whatever the value.
-func (s Secret) GoString() string { return "*****" }
+// Format prints stars, whatever the verb.
+func (s Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.String()) }
 
 // MarshalText returns stars, so that no encoder prints the value.
 func (s Secret) MarshalText() ([]byte, error) { return []byte("*****"), nil }
