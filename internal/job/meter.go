@@ -24,6 +24,7 @@ type meter struct {
 	taskBase    int64 // done when the running task began
 	first       time.Time
 	samples     []sample // oldest first: those in the window and one before it
+	weights     map[string]int
 }
 
 type sample struct {
@@ -95,22 +96,29 @@ func (m *meter) show(job *backstay.Job, now time.Time) {
 			t.Percent = percent(m.done-m.taskBase, m.total-m.taskBase)
 		}
 	}
-	job.Percent = m.percent(job.Tasks)
+	job.Percent = max(job.Percent, m.percent(job.Tasks))
 }
 
-// percent is by bytes when their total is known, else by tasks. Only a job that
-// has ended well is at 100.
+// percent is by tasks, each with its weight, and within a task by its bytes.
+// Bytes alone would not do: each task counts its own from nothing. Only a job
+// that has ended well is at 100.
 func (m *meter) percent(tasks []backstay.Task) float64 {
-	if m.total > 0 {
+	if len(tasks) == 0 {
 		return min(percent(m.done, m.total), 99)
 	}
-	var over int64
+	var over, all float64
 	for _, t := range tasks {
-		if t.State != backstay.TaskPending && t.State != backstay.TaskRunning {
-			over++
+		weight := float64(max(1, m.weights[t.Name]))
+		all += weight
+		switch t.State {
+		case backstay.TaskPending:
+		case backstay.TaskRunning:
+			over += weight * t.Percent / 100
+		default:
+			over += weight
 		}
 	}
-	return min(percent(over, int64(len(tasks))), 99)
+	return min(math.Floor(over/all*1000)/10, 99)
 }
 
 // percent is part of whole in percent, with one decimal, rounded down.

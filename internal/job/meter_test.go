@@ -99,19 +99,54 @@ func TestAClockSetBackMakesNoWildRate(t *testing.T) {
 	}
 }
 
-func TestThePercentIsByBytesElseByTasksAndFullOnlyAtTheEnd(t *testing.T) {
-	tasks := []backstay.Task{{State: backstay.TaskSucceeded}, {State: backstay.TaskRunning}, {State: backstay.TaskPending}, {State: backstay.TaskPending}}
+func TestThePercentIsByTasksAndTheirBytesAndFullOnlyAtTheEnd(t *testing.T) {
+	tasks := func(running, last backstay.TaskState) []backstay.Task {
+		return []backstay.Task{{State: backstay.TaskSucceeded}, {Name: "long", State: running}, {State: last}}
+	}
 	for _, c := range []struct {
-		done, total int64
-		want        float64
-	}{{0, 0, 25}, {0, 1000, 0}, {333, 1000, 33.3}, {1000, 1000, 99}} {
-		m := meter{done: c.done, total: c.total}
+		done, total   int64
+		running, last backstay.TaskState
+		want          float64
+	}{
+		{0, 0, backstay.TaskRunning, backstay.TaskPending, 10},
+		{0, 1000, backstay.TaskRunning, backstay.TaskPending, 10},
+		{500, 1000, backstay.TaskRunning, backstay.TaskPending, 50},
+		{1000, 1000, backstay.TaskRunning, backstay.TaskPending, 90},
+		{0, 500, backstay.TaskSucceeded, backstay.TaskRunning, 90},
+		{500, 500, backstay.TaskSucceeded, backstay.TaskRunning, 99},
+	} {
+		tasks := tasks(c.running, c.last)
+		m := meter{done: c.done, total: c.total, weights: map[string]int{"long": 8}}
 		job := backstay.Job{State: backstay.JobRunning, Tasks: tasks}
 		m.show(&job, noon)
 		if job.Percent != c.want {
 			t.Errorf("%d of %d bytes: %v %%, want %v", c.done, c.total, job.Percent, c.want)
 		}
 	}
+}
+
+func TestThePercentOfAJobNeverFalls(t *testing.T) {
+	m := meter{}
+	job := backstay.Job{State: backstay.JobRunning, Tasks: []backstay.Task{{State: backstay.TaskRunning}, {State: backstay.TaskPending}}}
+	last := 0.0
+	look := func() {
+		t.Helper()
+		if m.show(&job, noon); job.Percent < last {
+			t.Errorf("%v %% after %v %%", job.Percent, last)
+		}
+		last = job.Percent
+	}
+	m.add(noon, 900, 1000)
+	look()
+	m.add(noon, 100, 1000) // the stage began anew
+	look()
+	m.add(noon, 1000, 1000)
+	look()
+	job.Tasks[0].State, job.Tasks[1].State = backstay.TaskSucceeded, backstay.TaskRunning
+	m.beginTask()
+	look()
+	m.add(noon, 1, 64) // the next task counts from nothing
+	look()
 }
 
 func TestATasksPercentCountsFromWhereItBegan(t *testing.T) {

@@ -40,8 +40,11 @@ type Options struct {
 	Runners map[backstay.JobKind]Runner
 	// Tasks are the names of the tasks that a job of the kind goes through, so
 	// that it shows them, pending, from the start.
-	Tasks  map[backstay.JobKind][]string
-	Limits Limits
+	Tasks map[backstay.JobKind][]string
+	// Weights are how much of a whole job a task of the name is, by experience;
+	// 1 for one that is not named. They shape a job's percent and nothing else.
+	Weights map[string]int
+	Limits  Limits
 	// Now is time.Now unless a test says otherwise.
 	Now func() time.Time
 	// Owner is this server's name in the locks; empty means a random one.
@@ -146,7 +149,8 @@ func New(opts Options) (*Queue, error) {
 // else.
 func (q *Queue) Submit(ctx context.Context, r Request) (backstay.Job, error) {
 	if _, ok := q.opts.Runners[r.Kind]; !ok {
-		return backstay.Job{}, backstay.Errorf(backstay.CodeUsage, "there is no kind of job %q", r.Kind)
+		return backstay.Job{}, backstay.Errorf(backstay.CodeUsage, "there is no kind of job %q", r.Kind).
+			Becausef("this server has nothing that could run it")
 	}
 	params, err := json.Marshal(r.Params)
 	if err != nil {
@@ -204,7 +208,7 @@ func (q *Queue) record(ctx context.Context, id backstay.JobID) (catalog.JobRecor
 
 func unknown(id backstay.JobID, err error) error {
 	if errors.Is(err, catalog.ErrNotFound) {
-		return backstay.Errorf(backstay.CodeUnknownJob, "there is no job %s", id)
+		return backstay.Errorf(backstay.CodeUnknownJob, "there is no job %q", id).Becausef("the catalogue of this region does not have it")
 	}
 	return err
 }
@@ -235,7 +239,8 @@ func (q *Queue) Cancel(ctx context.Context, id backstay.JobID) (backstay.Job, er
 		before = rec.Job.State
 		switch {
 		case before.Ended():
-			return backstay.Errorf(backstay.CodeJobEnded, "job %s has already ended as %s", id, before)
+			return backstay.Errorf(backstay.CodeJobEnded, "job %s has already ended as %s", id, before).
+				Becausef("only a job that is queued or running can be cancelled")
 		case before == backstay.JobQueued:
 			settle(rec, outcome{state: backstay.JobCancelled, err: cancelled()}, q.opts.Now().UTC())
 		default:
@@ -265,7 +270,8 @@ func (q *Queue) Retry(ctx context.Context, id backstay.JobID, user string) (back
 		return backstay.Job{}, err
 	}
 	if !rec.Job.State.Ended() {
-		return backstay.Job{}, backstay.Errorf(backstay.CodeConflict, "job %s is still %s", id, rec.Job.State)
+		return backstay.Job{}, backstay.Errorf(backstay.CodeConflict, "job %s is still %s", id, rec.Job.State).
+			Becausef("a job is run again only once it has ended")
 	}
 	request := Request{
 		Kind: rec.Kind, Target: rec.Target, Point: rec.Point, User: user, Params: rec.Params,

@@ -41,6 +41,7 @@ type run struct {
 func newRun(root context.Context, q *Queue, rec catalog.JobRecord) *run {
 	ctx, cancel := context.WithCancelCause(root)
 	r := &run{q: q, id: rec.ID, fence: rec.Fence, params: rec.Params, root: root, ctx: ctx, cancel: cancel, rec: rec}
+	r.meter.weights = q.opts.Weights
 	r.meter.resume(rec.BytesDone, rec.BytesTotal)
 	if rec.Job.State == backstay.JobCancelling {
 		cancel(backstay.ErrCancelled)
