@@ -172,3 +172,35 @@ func TestDoctorSaysWhatIsMissingAndWhatToDo(t *testing.T) {
 		t.Error("a host without libvirt is called ready")
 	}
 }
+
+func TestPlainProgressIsOneLineAStepAndOneATenth(t *testing.T) {
+	var out bytes.Buffer
+	l := &lines{a: newApp(Env{Stderr: &out}, Daemons{})}
+	show := func(percent float64, states ...backstay.TaskState) {
+		job := backstay.Job{Kind: backstay.JobBackup, Target: "local/web01", State: backstay.JobRunning, Percent: percent}
+		for i, state := range states {
+			job.Tasks = append(job.Tasks, backstay.Task{Name: []string{"plan", "transfer"}[i], State: state})
+		}
+		l.show(job)
+	}
+	show(0, backstay.TaskPending, backstay.TaskPending) // between two steps
+	show(0, backstay.TaskRunning, backstay.TaskPending)
+	show(0, backstay.TaskRunning, backstay.TaskPending)
+	show(10, backstay.TaskSucceeded, backstay.TaskPending)
+	show(10, backstay.TaskSucceeded, backstay.TaskRunning)
+	show(14, backstay.TaskSucceeded, backstay.TaskRunning)
+	show(32, backstay.TaskSucceeded, backstay.TaskRunning)
+	const want = "backup local/web01: plan 0 %\nbackup local/web01: transfer 10 %\nbackup local/web01: transfer 32 %\n"
+	if out.String() != want {
+		t.Errorf("got\n%swant\n%s", out.String(), want)
+	}
+}
+
+func TestAMisusedCommandPointsToItsOwnHelp(t *testing.T) {
+	for _, args := range [][]string{{"protect", "web01"}, {"restore", "create-vm", "p"}, {"vault", "create", "v"}, {"backup"}} {
+		var out bytes.Buffer
+		if code := Main(t.Context(), args, Env{Stdout: &out, Stderr: &out}, Daemons{}); code != 2 || !strings.Contains(out.String(), "action: see `backstay "+args[0]) {
+			t.Errorf("%v: exit %d, %s", args, code, out.String())
+		}
+	}
+}

@@ -63,14 +63,14 @@ var errInterrupted = errors.New("interrupted")
 func Main(ctx context.Context, args []string, env Env, daemons Daemons) int {
 	a := newApp(env, daemons)
 	a.root.SetArgs(args)
-	err := a.root.ExecuteContext(ctx)
+	cmd, err := a.root.ExecuteContextC(ctx)
 	switch {
 	case err == nil:
 		return 0
 	case errors.Is(err, errInterrupted):
 		return exitInterrupted
 	case !a.began:
-		err = a.misused(err)
+		err = misused(cmd, err)
 	}
 	e := backstay.AsError(err)
 	a.printError(e, args)
@@ -122,9 +122,9 @@ func (a *app) commands() *cobra.Command {
 	root.SetErr(a.Stderr)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError(cmd, err) })
 	flags := root.PersistentFlags()
-	flags.StringVar(&a.server, "server", "", "address of the server, http://HOST:PORT (BACKSTAY_SERVER)")
+	flags.StringVar(&a.server, "server", "", "address of the server, as a `URL` http://HOST:PORT (BACKSTAY_SERVER)")
 	flags.StringVar(&a.token, "token", "", "token for the server (BACKSTAY_TOKEN)")
-	flags.StringVar(&a.configPath, "config", "", "configuration file: the client's, or with `server` the server's (BACKSTAY_CONFIG)")
+	flags.StringVar(&a.configPath, "config", "", "configuration `FILE`: the client's, or the server's for the command server (BACKSTAY_CONFIG)")
 	flags.StringVarP(&a.output, "output", "o", "table", "table, json or yaml")
 	root.AddCommand(a.serverCommand(), a.agentCommand(), a.initCommand(), a.doctorCommand(),
 		a.hostCommands(), a.vmCommands(), a.protectCommand(), a.unprotectCommand(),
@@ -207,10 +207,13 @@ func usageError(cmd *cobra.Command, err error) error {
 		Because(err).Do("see `%s --help`", cmd.CommandPath())
 }
 
-// misused makes a usage error of what the parser says.
-func (a *app) misused(err error) error {
+// misused makes a usage error of what the parser says about a command.
+func misused(cmd *cobra.Command, err error) error {
 	if e := (*backstay.Error)(nil); errors.As(err, &e) {
 		return e
+	}
+	if cmd.HasParent() {
+		return usageError(cmd, err)
 	}
 	first, rest, _ := strings.Cut(err.Error(), "\n")
 	e := backstay.Errorf(backstay.CodeUsage, "the command was not understood").Becausef("%s", first).Do("see `backstay --help`")

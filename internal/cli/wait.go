@@ -141,8 +141,8 @@ func amount(job backstay.Job) string {
 	return strings.Join(parts, ", ")
 }
 
-// lines shows progress where there is no terminal: a line for each new phase,
-// and for each further tenth.
+// lines shows progress where there is no terminal: one line for each phase, and
+// one for each further tenth within it.
 type lines struct {
 	a     *app
 	phase string
@@ -151,7 +151,8 @@ type lines struct {
 
 func (l *lines) show(job backstay.Job) {
 	now, tenth := phase(job), int(job.Percent/10)
-	if now == l.phase && tenth <= l.tenth {
+	// Between two steps none is running: that is no phase of its own.
+	if now == string(backstay.JobRunning) || now == l.phase && tenth <= l.tenth {
 		return
 	}
 	l.phase, l.tenth = now, tenth
