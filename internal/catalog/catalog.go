@@ -84,6 +84,9 @@ type Policies interface {
 type Items interface {
 	// PutItem inserts or replaces; ErrNotFound if the policy or the vault is unknown.
 	PutItem(ctx context.Context, i backstay.ProtectedItem) error
+	// ChangeItem reads, changes and writes in one transaction; ErrNotFound if the
+	// VM is not protected (any more).
+	ChangeItem(ctx context.Context, vm backstay.VMID, change func(*backstay.ProtectedItem) error) error
 	Item(ctx context.Context, vm backstay.VMID) (backstay.ProtectedItem, error)
 	ListItems(ctx context.Context) ([]backstay.ProtectedItem, error)
 	DeleteItem(ctx context.Context, vm backstay.VMID) error

@@ -202,8 +202,13 @@ func items(t *testing.T, c *catalog.Catalog) {
 	other.Policy, other.Vault = "gold", "unknown"
 	wantErr(t, c.Items.PutItem(ctx, other), catalog.ErrNotFound)
 	gives(t, item)(c.Items.Item(ctx, "a"))
+	later := at.Add(time.Hour)
+	must(t, c.Items.ChangeItem(ctx, "a", func(i *backstay.ProtectedItem) error { i.LastPoint = &later; return nil }))
+	item.LastPoint = &later
+	gives(t, item)(c.Items.Item(ctx, "a"))
 	must(t, c.Items.DeleteItem(ctx, "a"))
 	wantErr(t, c.Items.DeleteItem(ctx, "a"), catalog.ErrNotFound)
+	wantErr(t, c.Items.ChangeItem(ctx, "a", func(*backstay.ProtectedItem) error { return nil }), catalog.ErrNotFound)
 	absent[backstay.ProtectedItem](t)(c.Items.Item(ctx, "a"))
 }
 

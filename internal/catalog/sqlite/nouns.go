@@ -160,26 +160,45 @@ func (s *store) DeletePolicy(ctx context.Context, name backstay.PolicyName) erro
 // PutItem implements catalog.Items.
 func (s *store) PutItem(ctx context.Context, i backstay.ProtectedItem) error {
 	return during("put", "protected item", i.VM.UUID, s.write(ctx, func(tx *sql.Tx) error {
-		var known int
-		err := tx.QueryRowContext(ctx,
-			`SELECT (SELECT COUNT(*) FROM policies WHERE name = $1) + (SELECT COUNT(*) FROM vaults WHERE name = $2)`,
-			string(i.Policy), string(i.Vault)).Scan(&known)
-		if err != nil {
-			return err
-		}
-		if known != 2 {
-			return catalog.ErrNotFound
-		}
-		body, err := encode(i)
-		if err != nil {
-			return err
-		}
-		_, err = tx.ExecContext(ctx,
-			`INSERT INTO items (vm, policy, vault, body) VALUES ($1, $2, $3, $4)
-			 ON CONFLICT (vm) DO UPDATE SET policy = excluded.policy, vault = excluded.vault, body = excluded.body`,
-			string(i.VM.UUID), string(i.Policy), string(i.Vault), body)
-		return err
+		return putItem(ctx, tx, i)
 	}))
+}
+
+// ChangeItem implements catalog.Items.
+func (s *store) ChangeItem(ctx context.Context, vm backstay.VMID, change func(*backstay.ProtectedItem) error) error {
+	return during("change", "protected item", vm, s.write(ctx, func(tx *sql.Tx) error {
+		i, err := one[backstay.ProtectedItem](ctx, tx, `SELECT body FROM items WHERE vm = $1`, string(vm))
+		if err != nil {
+			return err
+		}
+		if err := change(&i); err != nil {
+			return err
+		}
+		i.VM.UUID = vm
+		return putItem(ctx, tx, i)
+	}))
+}
+
+func putItem(ctx context.Context, tx *sql.Tx, i backstay.ProtectedItem) error {
+	var known int
+	err := tx.QueryRowContext(ctx,
+		`SELECT (SELECT COUNT(*) FROM policies WHERE name = $1) + (SELECT COUNT(*) FROM vaults WHERE name = $2)`,
+		string(i.Policy), string(i.Vault)).Scan(&known)
+	if err != nil {
+		return err
+	}
+	if known != 2 {
+		return catalog.ErrNotFound
+	}
+	body, err := encode(i)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx,
+		`INSERT INTO items (vm, policy, vault, body) VALUES ($1, $2, $3, $4)
+		 ON CONFLICT (vm) DO UPDATE SET policy = excluded.policy, vault = excluded.vault, body = excluded.body`,
+		string(i.VM.UUID), string(i.Policy), string(i.Vault), body)
+	return err
 }
 
 // Item implements catalog.Items.

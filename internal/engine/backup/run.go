@@ -201,8 +201,13 @@ func (b *backupRun) record(ctx context.Context, taken mover.Taken) error {
 	if err := b.Catalog.Points.PutPoint(ctx, point); err != nil {
 		return fmt.Errorf("record point %s: %w", point.ID, err)
 	}
-	b.item.LastPoint = &point.Time
-	if err := b.Catalog.Items.PutItem(ctx, b.item); err != nil {
+	// Only this is changed: the policy may be another by now, and a VM that
+	// somebody unprotected meanwhile stays unprotected.
+	err := b.Catalog.Items.ChangeItem(ctx, b.params.VM, func(i *backstay.ProtectedItem) error {
+		i.LastPoint = &point.Time
+		return nil
+	})
+	if err != nil && !errors.Is(err, catalog.ErrNotFound) {
 		return fmt.Errorf("record the item's last point: %w", err)
 	}
 	return b.run.Update(func(j *backstay.Job) {

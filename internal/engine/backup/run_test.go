@@ -38,6 +38,8 @@ type world struct {
 	killAt   string
 	transfer error
 	kill     context.CancelCauseFunc
+	// meanwhile is what somebody else does while the snapshot is taken.
+	meanwhile func()
 }
 
 func newWorld(t *testing.T) *world {
@@ -154,6 +156,9 @@ func (w *world) Take(ctx context.Context, r mover.TakeRequest) (mover.Taken, err
 		w.t.Errorf("took %s, prepared is %q", r.Point, w.prepared)
 	}
 	w.prepared = ""
+	if w.meanwhile != nil {
+		w.meanwhile()
+	}
 	shape := vm()
 	shape.ID = "uuid-1"
 	w.taken[r.Point] = mover.Taken{
@@ -288,5 +293,24 @@ func TestALifeThatIsOnlyForUndoingUndoes(t *testing.T) {
 	_ = w.runner().Run(ctx, w, backstay.BackupParams{VM: "uuid-1"})
 	if w.prepared != "" {
 		t.Errorf("%s is still prepared", w.prepared)
+	}
+}
+
+func TestABackupDoesNotTurnBackWhatSomebodyDidToTheItemMeanwhile(t *testing.T) {
+	w := newWorld(t)
+	must(t, w.catalog.Policies.CreatePolicy(t.Context(), backstay.Policy{Name: "hourly"}))
+	w.meanwhile = func() {
+		must(t, w.catalog.Items.PutItem(t.Context(), backstay.ProtectedItem{VM: backstay.VMRef{UUID: "uuid-1"}, Policy: "hourly", Vault: "default"}))
+	}
+	must(t, w.live(backstay.BackupParams{VM: "uuid-1"}))
+	if item, err := w.catalog.Items.Item(t.Context(), "uuid-1"); err != nil || item.Policy != "hourly" || item.LastPoint == nil {
+		t.Errorf("put under another policy: %+v, %v", item, err)
+	}
+
+	w = newWorld(t)
+	w.meanwhile = func() { must(t, w.catalog.Items.DeleteItem(t.Context(), "uuid-1")) }
+	must(t, w.live(backstay.BackupParams{VM: "uuid-1"}))
+	if _, err := w.catalog.Items.Item(t.Context(), "uuid-1"); !errors.Is(err, catalog.ErrNotFound) {
+		t.Errorf("unprotected, and protected again: %v", err)
 	}
 }
