@@ -29,9 +29,22 @@ func (s *server) registerInventory() {
 	add(s, "listVMs", s.listVMs)
 	add(s, "getVM", s.getVM)
 	add(s, "listItems", func(ctx context.Context, _ *struct{}) (*answer[[]backstay.ProtectedItem], error) {
-		items, err := s.Catalog.Items.ListItems(ctx)
+		items, err := s.items(ctx)
 		return &answer[[]backstay.ProtectedItem]{items}, err
 	})
+}
+
+// items are all protected items, with when each is due next.
+func (s *server) items(ctx context.Context) ([]backstay.ProtectedItem, error) {
+	items, err := s.Catalog.Items.ListItems(ctx)
+	if err != nil {
+		return nil, err
+	}
+	each := make([]*backstay.ProtectedItem, len(items))
+	for i := range items {
+		each[i] = &items[i]
+	}
+	return items, s.fillDue(ctx, each...)
 }
 
 func (s *server) listVMs(ctx context.Context, _ *struct{}) (*answer[[]api.VMDetail], error) {
@@ -39,7 +52,7 @@ func (s *server) listVMs(ctx context.Context, _ *struct{}) (*answer[[]api.VMDeta
 	if err != nil {
 		return nil, err
 	}
-	items, err := s.Catalog.Items.ListItems(ctx)
+	items, err := s.items(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -63,5 +76,8 @@ func (s *server) getVM(ctx context.Context, in *vmInput) (*answer[api.VMDetail],
 		return nil, err
 	}
 	item, err := s.item(ctx, vm.ID)
+	if err == nil && item != nil {
+		err = s.fillDue(ctx, item)
+	}
 	return &answer[api.VMDetail]{api.VMDetail{VM: vm, Protection: item}}, err
 }

@@ -10,6 +10,7 @@ import (
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/api"
 	"github.com/backstay/backstay/internal/catalog"
+	"github.com/backstay/backstay/internal/job"
 )
 
 func (s *server) registerProtection() {
@@ -27,6 +28,27 @@ func (s *server) item(ctx context.Context, vm backstay.VMID) (*backstay.Protecte
 		return nil, err
 	}
 	return &item, nil
+}
+
+// fillDue says when the next backup of each item is due. It is never stored:
+// it follows from the policy and the newest point.
+func (s *server) fillDue(ctx context.Context, items ...*backstay.ProtectedItem) error {
+	policies, err := s.Catalog.Policies.ListPolicies(ctx)
+	if err != nil {
+		return err
+	}
+	for _, item := range items {
+		item.NextDue = nil
+		i := slices.IndexFunc(policies, func(p backstay.Policy) bool { return p.Name == item.Policy })
+		if i < 0 {
+			continue
+		}
+		if _, next := job.Due(policies[i], *item, item.LastPoint, s.Now()); !next.IsZero() {
+			next = next.UTC()
+			item.NextDue = &next
+		}
+	}
+	return nil
 }
 
 type protectInput struct {
@@ -61,6 +83,9 @@ func (s *server) protect(ctx context.Context, in *protectInput) (*answer[api.Pro
 		item.Since, item.LastPoint = old.Since, old.LastPoint
 	}
 	if err := s.Catalog.Items.PutItem(ctx, item); err != nil {
+		return nil, err
+	}
+	if err := s.fillDue(ctx, &item); err != nil {
 		return nil, err
 	}
 	return &answer[api.ProtectResponse]{api.ProtectResponse{Item: item, Warnings: warnings}}, nil

@@ -456,3 +456,25 @@ func TestFollowSendsTheJobUntilItEnded(t *testing.T) {
 		t.Errorf("%d events, last %s", events, last.State)
 	}
 }
+
+func TestWhenTheNextBackupIsDueIsSaid(t *testing.T) {
+	w := start(t)
+	if vm := as[api.VMDetail](t, w, backstay.Reader, "GET", "/v1/vms/web01", ""); vm.Protection == nil || vm.Protection.NextDue == nil {
+		t.Errorf("vm show: %+v", vm.Protection)
+	}
+	got := as[api.ProtectResponse](t, w, backstay.Operator, "PUT", "/v1/vms/db01/protection", `{"policy":"daily","vault":"default"}`)
+	if got.Item.NextDue == nil || !got.Item.NextDue.After(servertest.Now) {
+		t.Errorf("protect: %+v", got.Item)
+	}
+	for _, item := range as[[]backstay.ProtectedItem](t, w, backstay.Reader, "GET", "/v1/items", "") {
+		if item.NextDue == nil {
+			t.Errorf("items: %+v", item)
+		}
+	}
+	// A policy for people alone has no next backup.
+	as[backstay.Policy](t, w, backstay.Owner, "POST", "/v1/policies",
+		`{"name":"byhand","every":0,"consistency":"crash","snapshot":{"days":2,"count":0},"vault":{"last":1,"daily":0,"weekly":0,"monthly":0,"yearly":0}}`)
+	if got := as[api.ProtectResponse](t, w, backstay.Operator, "PUT", "/v1/vms/db01/protection", `{"policy":"byhand","vault":"default"}`); got.Item.NextDue != nil {
+		t.Errorf("by hand: %+v", got.Item.NextDue)
+	}
+}
