@@ -48,7 +48,7 @@ type AuditEntry struct {
 	Role    Role      `json:"role"`
 	Action  string    `json:"action"` // METHOD /route, or an engine's own word
 	Target  string    `json:"target"`
-	Outcome string    `json:"outcome"` // "ok", or the code of the error
+	Outcome string    `json:"outcome"` // "ok", the code of the error, or the state in which a job ended
 	Job     JobID     `json:"job,omitempty"`
 }
 

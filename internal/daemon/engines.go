@@ -70,8 +70,10 @@ func (e *engines) queueOptions(r *region) job.Options {
 	return job.Options{
 		Catalog: r.catalog, Region: r.config.Region, Now: time.Now, Log: r.log,
 		Owner: fmt.Sprintf("%s/%d", host, os.Getpid()), Exclusive: true,
-		Limits: job.Limits{PerHost: r.config.Jobs.PerHost, PerVault: r.config.Jobs.PerVault},
-		OnStep: r.daemon.Hooks.BeforeStep,
+		Limits:  job.Limits{PerHost: r.config.Jobs.PerHost, PerVault: r.config.Jobs.PerVault},
+		OnStep:  r.daemon.Hooks.BeforeStep,
+		OnState: newObserver(r.catalog, r.log, r.metrics).jobChanged,
+		Weights: taskWeights,
 		Runners: map[backstay.JobKind]job.Runner{
 			backstay.JobBackup:  runner(e, e.backup.Run),
 			backstay.JobRestore: runner(e, e.restore.Run),
@@ -84,6 +86,9 @@ func (e *engines) queueOptions(r *region) job.Options {
 		},
 	}
 }
+
+// taskWeights are how long the long tasks take, where the short ones take 1.
+var taskWeights = map[string]int{"transfer": 20, "validate": 6, "stage": 12, "verify": 6}
 
 // runner decodes a job's parameters and keeps sweeps off its host while it runs.
 func runner[P any](e *engines, run func(context.Context, backstay.Run, P) error) job.Runner {
