@@ -52,6 +52,10 @@ func (h *Host) transfer(ctx context.Context, r mover.TransferRequest, progress m
 			return done, err
 		}
 	}
+	// What was read is the point only if nobody wrote to its layers meanwhile.
+	if _, err := h.openPoint(ctx, r.Point); err != nil {
+		return done, err
+	}
 	facts := factsOf(&point.Record, r)
 	facts.Disks = t.disks(facts.Disks)
 	if _, err := w.Commit(ctx, facts, point.Definition); err != nil {

@@ -187,6 +187,17 @@ func (b *book) brokenChain(p backstay.PointID, id backstay.LayerID) string {
 		if _, err := os.Stat(l.File); err != nil {
 			return fmt.Sprintf("layer file %s cannot be used: %v", l.File, err)
 		}
+		if l.rewritten() && !b.merging(&l) {
+			return fmt.Sprintf("layer file %s was modified after it was frozen, not by backstay", l.File)
+		}
 	}
 	return ""
+}
+
+// merging tells whether a merge that is under way may write to a layer: content
+// that the layers above hide, or the name of the file below.
+func (b *book) merging(l *Layer) bool {
+	return slices.ContainsFunc(b.merges, func(m *mergeIntent) bool {
+		return l.ID == m.Into || l.ID == m.Child || l.Parent == m.Child
+	})
 }

@@ -48,8 +48,10 @@ func (b *book) between(point, parent backstay.PointID, target backstay.DiskTarge
 	switch {
 	case parent == "":
 		return nil, "there is no earlier point"
-	case p == nil || b.unusable(p) != "":
+	case p == nil:
 		return nil, "the point is not in the snapshot tier"
+	case b.unusable(p) != "":
+		return nil, b.unusable(p)
 	case below == nil:
 		return nil, fmt.Sprintf("point %s is not in the snapshot tier any more", parent)
 	case b.unusable(below) != "":

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor/fake"
@@ -253,6 +254,42 @@ func TestVMPutBackOnAFrozenLayerBreaksItsPoints(t *testing.T) {
 	must(t, w.tier.Drop(background, first, nil))
 	if w.guest() != now || w.point(third) != at {
 		t.Error("dropping a broken point changed something")
+	}
+}
+
+// TestPointWhoseLayerSomebodyWroteToIsNotOffered: a user merged our overlay by
+// hand, or put the VM back on its old file, and no backup has come since.
+func TestPointWhoseLayerSomebodyWroteToIsNotOffered(t *testing.T) {
+	w := newWorld(t, true)
+	first, _ := w.take()
+	second, at := w.take()
+	p, err := w.tier.Open(background, second)
+	must(t, err)
+	top := p.Disks[1].Path
+	info, err := os.Stat(top)
+	must(t, err)
+	// A time that a power loss took back is no sign of a write.
+	must(t, os.Chtimes(top, time.Time{}, info.ModTime().Add(-time.Minute)))
+	if w.point(second) != at {
+		t.Error("the point changed")
+	}
+	must(t, os.Chtimes(top, time.Time{}, info.ModTime().Add(time.Millisecond)))
+	if _, err := w.tier.Open(background, second); !backstay.IsCode(err, backstay.CodeNotRestorable) || !strings.Contains(err.Error(), "was modified") {
+		t.Errorf("open: %v", err)
+	}
+	if err := w.tier.AddUser(second, "vdb", User{Kind: UserVM, ID: "other"}); !backstay.IsCode(err, backstay.CodeNotRestorable) {
+		t.Errorf("stand on it: %v", err)
+	}
+	points, err := w.tier.Points(background)
+	must(t, err)
+	if len(points) != 1 || points[0].ID != first {
+		t.Errorf("offered: %v", points)
+	}
+	// It goes like any other.
+	now := w.guest()
+	must(t, w.tier.Drop(background, second, nil))
+	if w.guest() != now {
+		t.Error("dropping the point changed what the guest sees")
 	}
 }
 

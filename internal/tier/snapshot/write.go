@@ -120,6 +120,17 @@ func stampOf(path string) (*Stamp, error) {
 // intact tells whether a frozen layer's file is as we last saw it.
 func (l *Layer) intact() bool { return l.Stamp.is(l.File) }
 
+// rewritten tells whether a frozen layer's file was written to since we last saw
+// it: its points are not what they were. A file that looks older than the stamp
+// is not, since a power loss can take a time back that was never made durable.
+func (l *Layer) rewritten() bool {
+	if l.Stamp == nil {
+		return false
+	}
+	now, err := stampOf(l.File)
+	return err == nil && (now.Bytes != l.Stamp.Bytes || now.ModTime.After(l.Stamp.ModTime))
+}
+
 // is tells whether a file is in the state that the stamp describes.
 func (s *Stamp) is(path string) bool {
 	now, err := stampOf(path)
