@@ -132,6 +132,8 @@ func describeDisk(e *etree.Element) backstay.Disk {
 		d.Reason = "its image is encrypted on the host; an overlay of it would hold plain data"
 	case h.dataFile:
 		d.Reason = "its image keeps the data in another file"
+	case h.size == 0:
+		d.Reason = "it has no bytes"
 	}
 	d.Size = h.size
 	return d
@@ -183,6 +185,22 @@ func unknownDevice(device string) string {
 		return ""
 	}
 	return "a device of the kind " + device + " is not backed up"
+}
+
+// excludePassing says of the disks of a running VM which of them its persistent
+// definition does not have on the same file. The VM forgets such a disk when it
+// is shut off, and with it the overlay: who attached the disk's own file again
+// would find it as it was at the first point.
+func excludePassing(vm *backstay.VM, inactive *etree.Element) {
+	for i := range vm.Disks {
+		d := &vm.Disks[i]
+		if d.Reason != "" {
+			continue
+		}
+		if e := diskElement(inactive, d.Target); e == nil || !samePath(attr(e, "source", "file"), d.Source) {
+			d.Reason = "it is attached until the VM is shut off, and not in its persistent definition (virsh attach-disk --persistent)"
+		}
+	}
 }
 
 // chains lists the files of each disk from the active layer down. The definition

@@ -90,6 +90,49 @@ func TestADiskThatCannotBeBackedUpSaysWhy(t *testing.T) {
 	}
 }
 
+// TestADiskThatTheVMForgetsIsNotBackedUp: its overlay would be forgotten too.
+func TestADiskThatTheVMForgetsIsNotBackedUp(t *testing.T) {
+	dir := t.TempDir()
+	element := func(target, file string) string {
+		return "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='" +
+			file + "'/><target dev='" + target + "' bus='virtio'/></disk>"
+	}
+	file := func(name string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, make([]byte, 4096), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	stays, hot, changed := file("a"), file("b"), file("c")
+	vm := backstay.VM{Disks: disks(t, element("vda", stays)+element("vdb", hot)+element("vdc", changed))}
+	inactive, err := parseDomain("<domain type='kvm'><devices>" + element("vda", stays) + element("vdc", file("d")) + "</devices></domain>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	excludePassing(&vm, inactive)
+	for i, want := range []bool{true, false, false} {
+		if got := vm.Disks[i].Reason == ""; got != want {
+			t.Errorf("disk %s: backed up %v, want %v (%s)", vm.Disks[i].Target, got, want, vm.Disks[i].Reason)
+		}
+	}
+}
+
+// TestARawDiskHasWholeSectors: that is what its guest and its overlays see.
+func TestARawDiskHasWholeSectors(t *testing.T) {
+	for length, want := range map[int64]int64{0: 0, 1: 512, 512: 512, 1049188: 1049600} {
+		path := filepath.Join(t.TempDir(), "disk")
+		if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, length)); err != nil {
+			t.Fatal(err)
+		}
+		element := "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='" + path + "'/><target dev='vda'/></disk>"
+		d := disks(t, element)[0]
+		if d.Size != want || (d.Reason == "") != (want > 0) {
+			t.Errorf("file of %d bytes: size %d (%s), want %d", length, d.Size, d.Reason, want)
+		}
+	}
+}
+
 func TestAVMIsDescribedFromItsDefinition(t *testing.T) {
 	const xml = `<domain type='kvm' id='3'><name>app</name><uuid>C0FFEE00-0000-4000-8000-000000000001</uuid>
 <memory unit='KiB'>2097152</memory><vcpu placement='static' current='2'>4</vcpu>

@@ -21,6 +21,9 @@ type header struct {
 	encrypted     bool
 }
 
+// sector is the smallest piece of a disk that QEMU knows, in bytes.
+const sector = 512
+
 var errNotQcow2 = errors.New("not a qcow2 image")
 
 // readHeader reads an image of the given format. The layout of a qcow2 header is
@@ -39,7 +42,8 @@ func readHeader(path, format string) (header, error) {
 		return header{}, fmt.Errorf("%s is not a regular file", path)
 	}
 	if format == "raw" {
-		return header{size: info.Size()}, nil
+		// As QEMU does: the guest sees whole sectors, the last one padded with zeros.
+		return header{size: (info.Size() + sector - 1) &^ (sector - 1)}, nil
 	}
 	b := make([]byte, 64<<10) // the header never reaches behind the first cluster
 	n, err := f.ReadAt(b, 0)

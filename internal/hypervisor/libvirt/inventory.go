@@ -70,6 +70,16 @@ func (h *Host) VMs(ctx context.Context) ([]backstay.VM, error) {
 				return nil, err
 			}
 			vm := describe(root, state)
+			if state != backstay.VMShutOff {
+				inactive, _, err := definition(l, d, libvirt.DomainXMLInactive)
+				if isCode(err, libvirt.ErrNoDomain) {
+					continue
+				}
+				if err != nil {
+					return nil, err
+				}
+				excludePassing(&vm, inactive)
+			}
 			vm.Reason = marked[d.UUID].reason(&vm)
 			vms = append(vms, vm)
 		}
@@ -177,6 +187,9 @@ func describeDomain(l *libvirt.Libvirt, d libvirt.Domain) (hypervisor.Domain, er
 		current = live
 	}
 	out.VM = describe(current, state)
+	if live != nil {
+		excludePassing(&out.VM, inactive)
+	}
 	out.NVRAM, out.TPMState = nvram(live, inactive), tpmState(inactive)
 	out.Chains, out.Console = chains(current, live != nil), console(current)
 	if out.Snapshots, err = snapshotNames(l, d); err != nil {
