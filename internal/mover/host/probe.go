@@ -78,9 +78,9 @@ func (h *Host) waitUp(ctx context.Context, plan backstay.RestorePlan, consoleFro
 	defer cancel()
 	p := h.newProbe(plan, consoleFrom)
 	defer p.close()
-	last := errors.New("it was not tried")
 	for {
-		if last = p.try(waiting); last == nil {
+		last := p.try(waiting)
+		if last == nil {
 			return p.how, nil
 		}
 		if ctx.Err() != nil {
