@@ -11,6 +11,7 @@ import (
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor"
+	"github.com/backstay/backstay/internal/hypervisor/fake"
 )
 
 // TestTakeCutOffAnywhereIsWhollyBeforeOrAfter ends the process before each
@@ -234,4 +235,86 @@ func (w *world) lastOf(d hypervisor.Domain) string {
 		}
 		return errors.New("no file of its chain is left")
 	})
+}
+
+// TestANewLayerThatSomebodyWritesToIsNeverRemoved: the hypervisor's daemon died
+// after QEMU had switched and before it noted that. It names the old files, and
+// the guest writes to the new ones.
+func TestANewLayerThatSomebodyWritesToIsNeverRemoved(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t, true)
+	id := w.nextPoint()
+	prepared, err := w.tier.Prepare(ctx, w.request(id))
+	must(t, err)
+	w.hv.Hook = func(call string) error {
+		if call == "switch" {
+			w.crashAt(0)
+			return errCrash
+		}
+		return nil
+	}
+	if _, err := w.tier.Take(ctx, w.takeRequest(id)); err == nil {
+		t.Fatal("the switch was not cut off")
+	}
+	w.restart()
+	must(t, w.hv.Destroy(ctx, vmID))
+	const unseen = backstay.VMID("22222222-2222-4222-8222-222222222222")
+	_, err = w.hv.Define(ctx, fake.XML("unseen", unseen, backstay.Disk{Target: "vdb", Source: prepared.Disks[1].Overlay, Format: "qcow2"}))
+	must(t, err)
+	refused := func(when string) {
+		t.Helper()
+		if _, err := w.tier.Sweep(ctx, SweepOptions{}); !backstay.IsCode(err, backstay.CodeSnapshotFailed) {
+			t.Errorf("%s: sweep: %v", when, err)
+		}
+		for _, d := range prepared.Disks {
+			if _, err := os.Stat(d.Overlay); err != nil {
+				t.Errorf("%s: %v", when, err)
+			}
+		}
+	}
+	must(t, w.hv.Start(ctx, unseen))
+	refused("while it is open")
+	must(t, w.hv.WriteGuest(unseen, "vdb", 4096, make([]byte, 4096)))
+	must(t, w.hv.Destroy(ctx, unseen))
+	refused("after it was written to")
+	must(t, os.Remove(prepared.Disks[1].Overlay)) // the owner has decided
+	w.sweep()
+	w.clean()
+}
+
+// TestALayerThatWasWrittenToAfterItsMergeIsKept: the VM was started on it in
+// the instant between the merge and the change of its definition, and shut off
+// again before anybody looked.
+func TestALayerThatWasWrittenToAfterItsMergeIsKept(t *testing.T) {
+	ctx := context.Background()
+	for _, written := range []bool{false, true} {
+		w := newWorld(t, false)
+		id, _ := w.take()
+		p, err := w.tier.Open(ctx, id)
+		must(t, err)
+		d, err := w.hv.Domain(ctx, vmID)
+		must(t, err)
+		child := d.Chains["vda"][0]
+		w.hv.Hook = func(call string) error {
+			if call == "retarget" {
+				w.crashAt(0)
+				return errCrash
+			}
+			return nil
+		}
+		if err := w.tier.Drop(ctx, id, nil); err == nil {
+			t.Fatal("the drop was not cut off")
+		}
+		w.restart()
+		if written {
+			must(t, w.hv.Start(ctx, vmID))
+			w.write()
+			must(t, w.hv.Destroy(ctx, vmID))
+		}
+		must(t, w.hv.Retarget(ctx, vmID, "vda", p.Disks[0].Path, p.Disks[0].Format))
+		_, _ = w.tier.Sweep(ctx, SweepOptions{})
+		if _, err := os.Stat(child); (err == nil) != written {
+			t.Errorf("written %v: the merged layer: %v", written, err)
+		}
+	}
 }

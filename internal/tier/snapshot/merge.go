@@ -114,6 +114,10 @@ func (t *Tier) commit(ctx context.Context, b *book, m *mergeIntent, again bool, 
 		if !again {
 			return inUse(m.Point, fmt.Sprintf("VM %s does not use %s any more", use.vm.Name, child.File))
 		}
+		if m.Committed != nil && !m.Committed.is(child.File) {
+			return backstay.Errorf(backstay.CodeLayerInUse, "%s was written to after it was merged into %s", child.File, into.File).
+				Do("both files are kept; see with `qemu-img compare` which one you need")
+		}
 		return nil // the VM is on Into: Child is merged, and old by now
 	}
 	if use.running() {

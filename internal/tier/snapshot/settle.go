@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"time"
 
@@ -76,7 +77,7 @@ func (t *Tier) settle(ctx context.Context, in *intent) (PointRecord, bool, error
 		return PointRecord{}, false, hypervisorError(err, "it cannot be told whether %s was switched", in.VM.Name)
 	}
 	if in.Stage == stagePrepared {
-		return t.abandon(in, &domain)
+		return t.abandon(ctx, in, &domain)
 	}
 	on, off := switchedDisks(in, &domain)
 	switch {
@@ -85,7 +86,7 @@ func (t *Tier) settle(ctx context.Context, in *intent) (PointRecord, bool, error
 		// last that the guest wrote: keep all, as a point.
 		return t.completeCrashed(ctx, in, "the VM was gone afterwards")
 	case len(on) == 0:
-		return t.abandon(in, &domain)
+		return t.abandon(ctx, in, &domain)
 	case len(off) == 0:
 		return t.completeCrashed(ctx, in, "backstay was interrupted at the snapshot and cannot tell whether the guest's file systems were frozen")
 	}
@@ -138,14 +139,38 @@ func uses(domain *hypervisor.Domain, path string) bool {
 }
 
 // abandon removes what an intent made, after seeing that the VM does not use it.
-func (t *Tier) abandon(in *intent, domain *hypervisor.Domain) (PointRecord, bool, error) {
+func (t *Tier) abandon(ctx context.Context, in *intent, domain *hypervisor.Domain) (PointRecord, bool, error) {
 	for _, d := range in.Disks {
 		if uses(domain, d.Overlay) {
 			return PointRecord{}, false, backstay.Errorf(backstay.CodeSnapshotFailed, "%s uses %s already", in.VM.Name, d.Overlay).
 				Do("look at the VM's disks with `virsh domblklist`; backstay leaves all files as they are")
 		}
+		if in.Stage == stagePrepared {
+			continue
+		}
+		if err := t.untouched(ctx, in, d.Overlay); err != nil {
+			return PointRecord{}, false, err
+		}
 	}
 	return PointRecord{}, false, t.discard(in)
+}
+
+// untouched sees that nobody has an overlay open and that nothing was ever
+// written to it. A hypervisor daemon that died between the switch and its own
+// note of it names the old files, while the guest writes to the new ones.
+func (t *Tier) untouched(ctx context.Context, in *intent, overlay string) error {
+	held, err := t.images.Allocated(ctx, overlay, "qcow2")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil && len(held) == 0 {
+		return nil
+	}
+	if err == nil {
+		err = fmt.Errorf("%d bytes were written to %s", backstay.TotalLength(held), overlay)
+	}
+	return backstay.Errorf(backstay.CodeSnapshotFailed, "the hypervisor does not name a new layer of %s, and the layer is not unused", in.VM.Name).
+		Because(err).Do("compare `virsh domblklist` with the files that QEMU has open; backstay leaves all files as they are")
 }
 
 // discard removes the overlays of an intent that nobody uses, the records of
