@@ -129,3 +129,27 @@ func TestTheRecoveryKeyIsKeptNowhere(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// I13: three names of one folder are not three copies.
+func TestCopiesOfAVaultAreApart(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "a"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(dir, "a"), filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	for _, second := range []string{"a", "./a", "/a", "b/../a", "link", "link/new", "a/below"} {
+		result, err := (&Daemon{}).Init(t.Context(), config.InitOptions{
+			Dir: filepath.Join(dir, "region"), Units: []string{filepath.Join(dir, "a"), dir + "/" + second, filepath.Join(dir, "c")},
+		})
+		if !backstay.IsCode(err, backstay.CodeUsage) {
+			t.Errorf("%s: made %+v, %v", second, result, err)
+		}
+		for _, made := range []string{"c", "a/.backstay-unit", "region/backstay.yaml"} {
+			if _, err := os.Stat(filepath.Join(dir, made)); err == nil {
+				t.Fatalf("%s: refused, and %s was made", second, made)
+			}
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"path/filepath"
 	"strings"
@@ -188,6 +189,9 @@ func (v *vaults) CreateVault(ctx context.Context, r api.CreateVaultRequest) (bac
 
 func (v *vaults) makeVault(ctx context.Context, entry *backstay.Vault, wanted []api.NewUnit) (backstay.Secret, error) {
 	var urls []string
+	if err := apart(wanted); err != nil {
+		return backstay.Secret{}, err
+	}
 	for _, u := range wanted {
 		path, err := unitPath(u.URL)
 		if err != nil {
@@ -217,6 +221,46 @@ func (v *vaults) makeVault(ctx context.Context, entry *backstay.Vault, wanted []
 		Recipients: []string{server, recoveryRecipient},
 	})
 	return recovery, err
+}
+
+// apart refuses storage units that are one folder under several names, or of
+// which one lies in another: what is told as several copies must be several (I13).
+func apart(wanted []api.NewUnit) error {
+	var seen []string
+	for _, u := range wanted {
+		path, err := unitPath(u.URL)
+		if err != nil {
+			return err
+		}
+		real, err := realPath(path)
+		if err != nil {
+			return backstay.Errorf(backstay.CodeVaultAway, "storage unit %s cannot be made", path).Because(err)
+		}
+		for i, other := range seen {
+			if within(real, other) || within(other, real) {
+				return backstay.Errorf(backstay.CodeUsage, "the storage units %s and %s are not apart", wanted[i].URL, u.URL).
+					Becausef("they are %s and %s: two copies in one place are one copy", other, real).
+					Do("give a folder for each copy, on different devices if there are any")
+			}
+		}
+		seen = append(seen, real)
+	}
+	return nil
+}
+
+// within tells whether path is dir or below it.
+func within(path, dir string) bool {
+	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+}
+
+// realPath follows the symbolic links of that part of a path that exists.
+func realPath(path string) (string, error) {
+	real, err := filepath.EvalSymlinks(path)
+	if !errors.Is(err, fs.ErrNotExist) || path == filepath.Dir(path) {
+		return real, err
+	}
+	parent, err := realPath(filepath.Dir(path))
+	return filepath.Join(parent, filepath.Base(path)), err
 }
 
 // recipient returns the public side of this server's identity, which is made
