@@ -7,10 +7,15 @@
 package restore
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
+	"unicode"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/mover"
@@ -54,19 +59,46 @@ func checkRequest(r backstay.RestoreRequest, f Facts) error {
 	switch {
 	case r.Name == "":
 		return backstay.Errorf(backstay.CodeUsage, "the new VM needs a name").Do("give --name")
-	case strings.ContainsAny(r.Name, "/\x00\n") || strings.HasPrefix(r.Name, "."):
+	case strings.Contains(r.Name, "/") || strings.ContainsFunc(r.Name, unicode.IsControl) || strings.HasPrefix(r.Name, ".") || len(r.Name) > longestName:
 		return backstay.Errorf(backstay.CodeUsage, "%q cannot be the name of a VM", r.Name).
-			Becausef("a name has no slash or line break and does not start with a dot").Do("choose another --name")
+			Becausef("a name has no slash or control character, does not start with a dot, and has at most %d bytes", longestName).Do("choose another --name")
 	case r.Tier != "" && r.Tier != backstay.SnapshotTier && r.Tier != backstay.VaultTier:
 		return backstay.Errorf(backstay.CodeUsage, "%q is not a tier", r.Tier).Do("say --tier snapshot or --tier vault")
-	case strings.ContainsAny(r.Pool, "\x00\n"):
-		return backstay.Errorf(backstay.CodeUsage, "%q cannot be a pool", r.Pool)
+	case strings.ContainsFunc(r.Pool, unicode.IsControl):
+		return backstay.Errorf(backstay.CodeUsage, "%q cannot be a pool", r.Pool).
+			Becausef("it has a control character").Do("name a pool as `backstay host show %s` does", f.Host.Name)
 	}
-	if r.Probe.Kind == backstay.ProbeConsole || r.Probe.Kind == backstay.ProbePort {
-		if r.Probe.Text == "" {
-			return backstay.Errorf(backstay.CodeUsage, "what to wait for on the %s is not said", r.Probe.Kind).
-				Do("say --wait-for console:TEXT or port:HOST:PORT")
-		}
+	return checkProbe(r.Probe)
+}
+
+// longestName leaves room in a file's name (255 bytes) for a disk's target and
+// format.
+const longestName = 200
+
+// longestWait is how long a new VM may be waited for.
+const longestWait = 24 * time.Hour
+
+// checkProbe refuses what could only fail once the VM runs.
+func checkProbe(p backstay.Probe) error {
+	const todo = "say --wait-for console:TEXT or port:HOST:PORT"
+	wait := time.Duration(p.Timeout)
+	if wait < 0 || wait > longestWait {
+		return backstay.Errorf(backstay.CodeUsage, "a new VM cannot be waited for that long").
+			Becausef("%s is not between nothing and %s", wait, longestWait).Do("give another --timeout")
+	}
+	if p.Text == "" && (p.Kind == backstay.ProbeConsole || p.Kind == backstay.ProbePort) {
+		return backstay.Errorf(backstay.CodeUsage, "what to wait for on the %s is not said", p.Kind).
+			Becausef("it has neither a text nor an address").Do(todo)
+	}
+	if p.Kind != backstay.ProbePort {
+		return nil
+	}
+	host, port, err := net.SplitHostPort(p.Text)
+	if number, bad := strconv.ParseUint(port, 10, 16); err == nil && (bad != nil || number == 0 || host == "") {
+		err = errors.New("want a host and a port from 1 to 65535")
+	}
+	if err != nil {
+		return backstay.Errorf(backstay.CodeUsage, "%q is not a port to wait for", p.Text).Because(err).Do(todo)
 	}
 	return nil
 }
@@ -169,8 +201,12 @@ func folder(r backstay.RestoreRequest, p backstay.RecoveryPoint, host backstay.H
 	if r.Pool == "" && len(host.Facts.Pools) > 0 {
 		return host.Facts.Pools[0].Path
 	}
-	return "/nonexistent" // the pre-flight check of the pool refuses
+	return nowhere
 }
+
+// nowhere is the folder of a disk that has none; the pre-flight check of the
+// pool refuses.
+const nowhere = "/nonexistent"
 
 func plannedNICs(r backstay.RestoreRequest, f Facts) []backstay.PlannedNIC {
 	var nics []backstay.PlannedNIC

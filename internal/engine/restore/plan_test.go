@@ -186,3 +186,42 @@ func TestWithoutAnAgentStartedIsEnough(t *testing.T) {
 		t.Errorf("waits for %s", p.Probe.Kind)
 	}
 }
+
+func TestWhatCouldOnlyFailLaterIsRefusedAtOnce(t *testing.T) {
+	for what, change := range map[string]func(*backstay.RestoreRequest){
+		"a line break in the name":      func(r *backstay.RestoreRequest) { r.Name = "a\nb" },
+		"an escape in the name":         func(r *backstay.RestoreRequest) { r.Name = "a\x1b[31m" },
+		"a name too long for a file":    func(r *backstay.RestoreRequest) { r.Name = strings.Repeat("x", 201) },
+		"a name that leaves the folder": func(r *backstay.RestoreRequest) { r.Name = "../x" },
+		"an address without a port":     func(r *backstay.RestoreRequest) { r.Probe = backstay.Probe{Kind: backstay.ProbePort, Text: "10.0.0.1"} },
+		"a port that is none": func(r *backstay.RestoreRequest) {
+			r.Probe = backstay.Probe{Kind: backstay.ProbePort, Text: "10.0.0.1:99999"}
+		},
+		"a console without a text":         func(r *backstay.RestoreRequest) { r.Probe = backstay.Probe{Kind: backstay.ProbeConsole} },
+		"a wait of more than a day":        func(r *backstay.RestoreRequest) { r.Probe.Timeout = backstay.Duration(25 * time.Hour) },
+		"a wait that ends before it began": func(r *backstay.RestoreRequest) { r.Probe.Timeout = -1 },
+	} {
+		r := request()
+		change(&r)
+		if _, err := NewPlan(r, facts()); !backstay.IsCode(err, backstay.CodeUsage) {
+			t.Errorf("%s: %v", what, err)
+		} else if e := backstay.AsError(err); e.Cause == "" || e.Action == "" {
+			t.Errorf("%s: no cause or no action: %+v", what, e)
+		}
+	}
+	r := request()
+	r.Probe = backstay.Probe{Kind: backstay.ProbePort, Text: "[fd00::1]:22", Timeout: backstay.Duration(time.Hour)}
+	if _, err := NewPlan(r, facts()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAMissingPoolIsSaidOnceAndNothingOfItsFolder(t *testing.T) {
+	r := request()
+	r.Pool = "slow"
+	p := plan(t, r, facts())
+	refused := p.Refused()
+	if len(refused) != 1 || refused[0].Name != "pool" {
+		t.Errorf("refused: %+v", refused)
+	}
+}

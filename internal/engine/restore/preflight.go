@@ -15,9 +15,13 @@ func preflight(r backstay.RestoreRequest, f Facts, plan backstay.RestorePlan) []
 		checkTier(f, plan), checkHost(f), checkName(f, plan), checkUUID(f, plan), checkMACs(r, f, plan),
 	}
 	checks = append(checks, checkNetworks(r, f, plan)...)
-	checks = append(checks, checkPool(r, f))
-	checks = append(checks, checkDisks(f, plan)...)
-	checks = append(checks, checkRoom(f, plan), checkMachine(f), checkFirmware(f, plan))
+	pool := checkPool(r, f)
+	checks = append(checks, pool)
+	if pool.OK { // else there is no folder to say anything about
+		checks = append(checks, checkDisks(f, plan)...)
+		checks = append(checks, checkRoom(f, plan))
+	}
+	checks = append(checks, checkMachine(f), checkFirmware(f, plan))
 	if plan.TPM {
 		checks = append(checks, checkTPM(f))
 	}
@@ -112,7 +116,10 @@ func checkNetworks(r backstay.RestoreRequest, f Facts, plan backstay.RestorePlan
 
 func checkPool(r backstay.RestoreRequest, f Facts) backstay.Check {
 	if r.Pool == "" || strings.HasPrefix(r.Pool, "/") {
-		return ok("pool", "disks go to %s", firstFolder(r, f))
+		if to := firstFolder(r, f); to != nowhere {
+			return ok("pool", "disks go to %s", to)
+		}
+		return refuse("pool", "host %s has no pool; give --pool with a folder", f.Host.Name)
 	}
 	var names []string
 	for _, p := range f.Host.Facts.Pools {
