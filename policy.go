@@ -3,6 +3,7 @@ package backstay
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -51,6 +52,10 @@ func (d *Duration) UnmarshalJSON(data []byte) error {
 	var seconds float64
 	if err := json.Unmarshal(data, &seconds); err != nil {
 		return fmt.Errorf("a duration is a number of seconds: %w", err)
+	}
+	// Beyond this an int64 of nanoseconds wraps around, to a negative one perhaps.
+	if most := time.Duration(math.MaxInt64).Seconds(); seconds <= -most || seconds >= most {
+		return fmt.Errorf("a duration of %g seconds is out of range", seconds)
 	}
 	*d = Duration(seconds * float64(time.Second))
 	return nil

@@ -120,3 +120,16 @@ func ExampleRecoveryPoint_Has() {
 	fmt.Println(p.Has(backstay.SnapshotTier), p.Has(backstay.VaultTier))
 	// Output: true false
 }
+
+func TestADurationThatDoesNotFitIsNotTurnedAround(t *testing.T) {
+	for _, bad := range []string{"1e300", "-1e300", "1e10", `"1h"`} {
+		var d backstay.Duration
+		if err := json.Unmarshal([]byte(bad), &d); err == nil {
+			t.Errorf("%s seconds became %v", bad, time.Duration(d))
+		}
+	}
+	var d backstay.Duration
+	if err := json.Unmarshal([]byte("1.5"), &d); err != nil || time.Duration(d) != 1500*time.Millisecond {
+		t.Errorf("%v, %v", time.Duration(d), err)
+	}
+}
