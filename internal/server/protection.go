@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/api"
@@ -30,8 +31,24 @@ func (s *server) item(ctx context.Context, vm backstay.VMID) (*backstay.Protecte
 	return &item, nil
 }
 
+// lastPoint is when the newest point was taken that a VM has from an earlier
+// protection; nil if it has none.
+func (s *server) lastPoint(ctx context.Context, vm backstay.VMID) (*time.Time, error) {
+	points, err := s.Catalog.Points.ListPoints(ctx, vm)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range slices.Backward(points) {
+		if p.Has(backstay.SnapshotTier) || p.Has(backstay.VaultTier) {
+			return &p.Time, nil
+		}
+	}
+	return nil, nil
+}
+
 // fillDue says when the next backup of each item is due. It is never stored:
-// it follows from the policy and the newest point.
+// it follows from the policy and the newest point. An item that has no point
+// since it was protected, but one from an earlier protection, gets that one.
 func (s *server) fillDue(ctx context.Context, items ...*backstay.ProtectedItem) error {
 	policies, err := s.Catalog.Policies.ListPolicies(ctx)
 	if err != nil {
@@ -39,11 +56,17 @@ func (s *server) fillDue(ctx context.Context, items ...*backstay.ProtectedItem) 
 	}
 	for _, item := range items {
 		item.NextDue = nil
+		newest := item.LastPoint
+		if newest == nil {
+			if item.LastPoint, err = s.lastPoint(ctx, item.VM.UUID); err != nil {
+				return err
+			}
+		}
 		i := slices.IndexFunc(policies, func(p backstay.Policy) bool { return p.Name == item.Policy })
 		if i < 0 {
 			continue
 		}
-		if _, next := job.Due(policies[i], *item, item.LastPoint, s.Now()); !next.IsZero() {
+		if _, next := job.Due(policies[i], *item, newest, s.Now()); !next.IsZero() {
 			next = next.UTC()
 			item.NextDue = &next
 		}

@@ -471,6 +471,9 @@ func TestWhenTheNextBackupIsDueIsSaid(t *testing.T) {
 			t.Errorf("items: %+v", item)
 		}
 	}
+	if got.Item.LastPoint == nil {
+		t.Error("the points of an earlier protection are not seen")
+	}
 	// A policy for people alone has no next backup.
 	as[backstay.Policy](t, w, backstay.Owner, "POST", "/v1/policies",
 		`{"name":"byhand","every":0,"consistency":"crash","snapshot":{"days":2,"count":0},"vault":{"last":1,"daily":0,"weekly":0,"monthly":0,"yearly":0}}`)
