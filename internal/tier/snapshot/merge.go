@@ -247,7 +247,7 @@ func (t *Tier) recordMerge(m *mergeIntent) error {
 			}
 		}
 		into.Size, into.Stamp = child.Size, nil
-		if len(into.Points) > 0 {
+		if len(into.Points) > 0 || len(b.children(child.ID)) > 0 { // it is frozen
 			stamp, err := stampOf(into.File)
 			if err != nil {
 				return err

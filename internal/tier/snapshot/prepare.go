@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -213,13 +214,37 @@ func (t *Tier) activeLayer(b *book, domain *hypervisor.Domain, d backstay.Disk) 
 		id = old.ID
 	}
 	l := &Layer{ID: id, File: d.Source, Format: d.Format, Target: d.Target, VM: domain.VM.ID, Size: d.Size, Bottom: true}
-	for _, below := range domain.Chains[d.Target] {
-		if known := b.byFile(below); known != nil {
-			l.Parent = known.ID
-			break
-		}
+	if l.Parent, err = t.strangersBelow(b, l, domain.Chains[d.Target]); err != nil {
+		return nil, err
 	}
 	return l, b.put(l)
+}
+
+// strangersBelow records what somebody else put between the file that a VM
+// writes to and the next layer of ours, so that merges know what stands on it.
+// It returns the layer directly below the active one; none if no layer of ours is.
+func (t *Tier) strangersBelow(b *book, active *Layer, chain []string) (parent backstay.LayerID, err error) {
+	ours := slices.IndexFunc(chain, func(file string) bool { return file != active.File && b.byFile(file) != nil })
+	if ours < 0 {
+		return "", nil
+	}
+	parent = b.byFile(chain[ours]).ID
+	for _, file := range slices.Backward(chain[:ours]) {
+		if file == active.File {
+			continue
+		}
+		id, err := t.newLayerID()
+		if err != nil {
+			return "", err
+		}
+		// It stands on another image, so it is qcow2.
+		l := &Layer{ID: id, File: file, Format: "qcow2", Parent: parent, Target: active.Target, VM: active.VM, Size: active.Size, Bottom: true}
+		if err := b.put(l); err != nil {
+			return "", err
+		}
+		parent = id
+	}
+	return parent, nil
 }
 
 // idle tells whether nothing stands or rests on a layer: its record says

@@ -259,7 +259,29 @@ func (b *book) enterDisk(in *intent, d intentDisk) error {
 	if !slices.Contains(frozen.Points, in.ID) {
 		frozen.Points = append(frozen.Points, in.ID)
 	}
-	return b.put(frozen)
+	if err := b.put(frozen); err != nil {
+		return err
+	}
+	return b.stampBelow(frozen)
+}
+
+// stampBelow stamps the layers below a frozen one that were frozen by somebody
+// else: the point consists of them as well.
+func (b *book) stampBelow(frozen *Layer) error {
+	for _, below := range b.chain(frozen.Parent) {
+		if below.Stamp != nil {
+			continue
+		}
+		stamp, err := stampOf(below.File)
+		if err != nil {
+			continue // whoever opens the point misses the file
+		}
+		below.Stamp = stamp
+		if err := b.put(&below); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // recordDisk describes a disk of the VM in the point. The format told is that
