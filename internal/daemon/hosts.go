@@ -88,15 +88,16 @@ func (h *hosts) run(ctx context.Context, name backstay.HostName) {
 	}
 }
 
-// follow looks at everything, then at what the host reports. It returns when
-// the host is lost.
+// follow sweeps the host, looks at everything, then at what the host reports. It
+// returns when the host is lost. A host that counts as connected was swept.
 func (h *hosts) follow(ctx context.Context, name backstay.HostName) error {
-	if err := h.refresh(ctx, name); err != nil {
-		return err
-	}
 	if err := h.settle(ctx, name); err != nil {
 		return err
 	}
+	if err := h.refresh(ctx, name); err != nil {
+		return err
+	}
+	h.reached(name)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	// Reports come in bursts while a VM starts; one look covers them all. The
@@ -163,25 +164,27 @@ func (h *hosts) lost(ctx context.Context, name backstay.HostName, cause error) {
 	}
 }
 
-// settle sweeps the host, enters points that only the host knows, and lets
-// jobs go on. While jobs of this server run there it leaves the host alone:
-// they mend what they broke themselves.
+// settle sweeps the host and enters points that only the host knows. While jobs
+// of this server run there it leaves the host alone: they mend what they broke
+// themselves.
 func (h *hosts) settle(ctx context.Context, name backstay.HostName) error {
 	state := h.states[name]
-	if state.gate.TryLock() {
-		err := h.sweep(ctx, name)
-		state.gate.Unlock()
-		if err != nil {
-			return err
-		}
+	if !state.gate.TryLock() {
+		return nil
 	}
+	defer state.gate.Unlock()
+	return h.sweep(ctx, name)
+}
+
+// reached lets jobs go on that wait for the host.
+func (h *hosts) reached(name backstay.HostName) {
+	state := h.states[name]
 	state.mu.Lock()
 	defer state.mu.Unlock()
 	if !state.swept {
 		state.swept = true
 		close(state.ready)
 	}
-	return nil
 }
 
 func (h *hosts) sweep(ctx context.Context, name backstay.HostName) error {
