@@ -65,7 +65,6 @@ var commands = map[string]command{
 	"backstay":   program("backstay"),
 	"exits":      exits,
 	"eventually": eventually,
-	"until":      until,
 	"object":     object,
 	"damage":     damage,
 	"expect":     expect,

@@ -21,7 +21,6 @@
 //	eventually PATTERN COMMAND...        repeat the command until what it prints matches
 //	exits CODE COMMAND ARGUMENTS...      the command ends with exactly this code
 //	expect PATH [OP] VALUE               a value in the last output, which is JSON; OP is = != < > ~
-//	until REGEXP COMMAND ARGUMENTS...    repeat a command until its output matches
 //	object UNIT KIND                     print the largest object of a storage unit: packs, points …
 //	damage flip|cut|remove FILE          change one byte of a file, leave its first quarter, or take it away
 //	remember NAME [PATH]                 keep the last output, or a value in it, as $NAME

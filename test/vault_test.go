@@ -7,30 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
-	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
-
-// until is the command `until`.
-func until(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) < 2 {
-		ts.Fatalf("usage: until REGEXP COMMAND ARGUMENTS...")
-	}
-	pattern, err := regexp.Compile("(?m)" + args[0])
-	ts.Check(err)
-	for deadline := time.Now().Add(patience); ; {
-		err := ts.Exec(args[1], args[2:]...)
-		if err == nil && pattern.MatchString(ts.ReadFile("stdout")) {
-			return
-		}
-		if time.Now().After(deadline) {
-			ts.Fatalf("it never said %s; in the end: %v", args[0], err)
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-}
 
 // object is the command `object`.
 func object(ts *testscript.TestScript, neg bool, args []string) {
