@@ -153,3 +153,33 @@ func TestCopiesOfAVaultAreApart(t *testing.T) {
 		}
 	}
 }
+
+func TestInitTakesNoClientConfigurationAway(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "client.yaml")
+	if err := os.WriteFile(path, []byte("the token of another region"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (&Daemon{}).Init(t.Context(), config.InitOptions{Dir: filepath.Join(dir, "new"), ClientConfig: path}); !backstay.IsCode(err, backstay.CodeExists) {
+		t.Errorf("%v", err)
+	}
+	if body, _ := os.ReadFile(path); string(body) != "the token of another region" {
+		t.Errorf("it is %q now", body)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "new")); err == nil {
+		t.Error("refused, and something was made")
+	}
+}
+
+func TestAnInitAfterOneThatWasCutOffSaysWhatToDo(t *testing.T) {
+	result := newRegion(t)
+	for _, path := range []string{result.ConfigPath, result.ClientConfigPath} { // they are written last
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := (&Daemon{}).Init(t.Context(), config.InitOptions{Dir: filepath.Dir(result.ConfigPath)})
+	if e := backstay.AsError(err); e.Code != backstay.CodeExists || !strings.Contains(e.Cause, "cut off") || !strings.Contains(e.Action, "remove") {
+		t.Errorf("%+v", e)
+	}
+}

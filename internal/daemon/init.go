@@ -23,14 +23,29 @@ import (
 	"github.com/backstay/backstay/internal/mover"
 )
 
+// untouched refuses to make a region where there is one, or where making it
+// would take away what cannot be had again.
+func untouched(result config.InitResult) error {
+	if _, err := config.Load(result.ConfigPath); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return backstay.Errorf(backstay.CodeExists, "there is a configuration at %s already", result.ConfigPath).
+			Becausef("a region was made here before").
+			Do("start it with `backstay server --config %s`, or choose another --dir", result.ConfigPath)
+	}
+	if _, err := os.Lstat(result.ClientConfigPath); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return backstay.Errorf(backstay.CodeExists, "there is a client configuration at %s already", result.ClientConfigPath).
+			Becausef("it may hold the only token of another region").
+			Do("move it away, name another file in BACKSTAY_CONFIG, or choose another --dir")
+	}
+	return nil
+}
+
 // Init makes a new region: configuration, catalogue, keys, a vault and an
 // owner's token. The configuration is written last: where there is one, or a
 // catalogue with a vault, nothing is touched.
 func (d *Daemon) Init(ctx context.Context, o config.InitOptions) (config.InitResult, error) {
 	cfg, result := initPaths(o)
-	if _, err := config.Load(result.ConfigPath); err == nil || !errors.Is(err, fs.ErrNotExist) {
-		return result, backstay.Errorf(backstay.CodeExists, "there is a configuration at %s already", result.ConfigPath).
-			Do("start it with `backstay server --config %s`, or choose another --dir", result.ConfigPath)
+	if err := untouched(result); err != nil {
+		return result, err
 	}
 	unlock, err := lockFolder(cfg.Data)
 	if err != nil {
@@ -42,6 +57,11 @@ func (d *Daemon) Init(ctx context.Context, o config.InitOptions) (config.InitRes
 		return result, err
 	}
 	defer func() { _ = store.Close() }()
+	if made, err := store.Vaults.ListVaults(ctx); err != nil || len(made) > 0 {
+		return result, errors.Join(err, backstay.Errorf(backstay.CodeExists, "the data folder %s has a vault already", cfg.Data).
+			Becausef("an earlier init was cut off before it ended, or its configuration was removed").
+			Do("remove the data folder and the storage units if nothing in them is needed, or choose another --dir"))
+	}
 	keys := keyfile.New(cfg.Keys())
 	v := &vaults{units: units{hooks: d.Hooks}, catalog: store, keys: keys, now: time.Now, opened: map[backstay.VaultName]mover.VaultAccess{}}
 	request := api.CreateVaultRequest{Name: result.VaultName}
