@@ -18,5 +18,5 @@ func backstayMain(args []string) int {
 	defer stop()
 	faults := sandbox.EnvironmentFaults()
 	d := &daemon.Daemon{Hooks: daemon.Hooks{BeforeStep: faults.BeforeStep, Unit: faults.Unit}}
-	return cli.Main(ctx, args, cli.Env{}, cli.Daemons{Server: d.Server, Init: d.Init, Agent: d.Agent})
+	return cli.Main(ctx, args, cli.Env{Version: daemon.Version()}, cli.Daemons{Server: d.Server, Init: d.Init, Agent: d.Agent})
 }

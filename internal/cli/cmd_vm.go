@@ -21,9 +21,9 @@ func (a *app) hostCommands() *cobra.Command {
 				return err
 			}
 			return a.emit(hosts, func(w io.Writer) {
-				row(w, "HOST", "STATE", "LAST SEEN", "HYPERVISOR")
+				row(w, "HOST", "STATE", "LAST SEEN", "HYPERVISOR", "WHY")
 				for _, h := range hosts {
-					row(w, h.Name, because(h.State, h.Reason), a.when(h.LastSeen), h.Facts.Hypervisor)
+					row(w, h.Name, h.State, a.when(h.LastSeen), h.Facts.Hypervisor, oneLine(h.Reason))
 				}
 			})
 		}),

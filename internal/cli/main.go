@@ -32,6 +32,8 @@ type Env struct {
 	// IsTerminal tells whether a stream is a terminal.
 	IsTerminal func(stream any) bool
 	Now        func() time.Time
+	// Version is what --version prints.
+	Version string
 }
 
 // Daemons are the commands that are not clients of the API.
@@ -114,6 +116,7 @@ func (a *app) commands() *cobra.Command {
 			"  backstay protect web01 --policy daily --vault default\n" +
 			"  backstay backup web01\n" +
 			"  backstay restore create-vm web01@latest --name web01-copy",
+		Version:       first(a.Version, "unknown"),
 		SilenceErrors: true, SilenceUsage: true,
 		PersistentPreRunE: func(*cobra.Command, []string) error { return a.checkOutput() },
 	}

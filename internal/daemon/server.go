@@ -189,7 +189,7 @@ func (r *region) serve(ctx context.Context, listener net.Listener) error {
 	}
 	handler := server.New(server.Options{
 		Catalog: r.catalog, Jobs: queueAdapter{r.queue}, Planner: r.engines, Vaults: r.vaults,
-		Region: r.config.Region, Now: time.Now, Log: r.log, Metrics: r.metrics,
+		Region: r.config.Region, Version: Version(), Now: time.Now, Log: r.log, Metrics: r.metrics,
 	})
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(ctx, listener, handler, r.log) }()
