@@ -22,7 +22,8 @@ import (
 func (d *Daemon) Agent(ctx context.Context, o config.AgentOptions) error {
 	socket, ok := strings.CutPrefix(o.Listen, "unix://")
 	if !ok || !filepath.IsAbs(socket) {
-		return backstay.Errorf(backstay.CodeUsage, "%q is not a place to listen", o.Listen).Do("give --listen unix:///absolute/path.sock")
+		return backstay.Errorf(backstay.CodeUsage, "%q is not a place to listen", o.Listen).
+			Becausef("a mover listens at a unix socket with an absolute path").Do("give --listen unix:///absolute/path.sock")
 	}
 	limitMemory()
 	log := newLogger(config.Log{Level: "info", Format: "text"}, os.Stderr)

@@ -150,7 +150,8 @@ func (e *engines) PlanRestore(ctx context.Context, r backstay.RestoreRequest) (b
 func (e *engines) PlanBackup(ctx context.Context, id backstay.VMID) (api.BackupPlan, error) {
 	vm, err := e.region.catalog.VMs.VM(ctx, id)
 	if errors.Is(err, catalog.ErrNotFound) {
-		return api.BackupPlan{}, backstay.Errorf(backstay.CodeUnknownVM, "no host has the VM %s", id)
+		return api.BackupPlan{}, backstay.Errorf(backstay.CodeUnknownVM, "no host has the VM %s", id).
+			Becausef("it was deleted, or has moved to a host that this region does not know")
 	} else if err != nil {
 		return api.BackupPlan{}, fmt.Errorf("read VM %s: %w", id, err)
 	}

@@ -134,7 +134,8 @@ func (v *vaults) access(ctx context.Context, name backstay.VaultName) (mover.Vau
 func (v *vaults) entry(ctx context.Context, name backstay.VaultName) (backstay.Vault, error) {
 	entry, err := v.catalog.Vaults.Vault(ctx, name)
 	if errors.Is(err, catalog.ErrNotFound) {
-		return entry, backstay.Errorf(backstay.CodeUnknownVault, "there is no vault %s", name)
+		return entry, backstay.Errorf(backstay.CodeUnknownVault, "there is no vault %q", name).
+			Becausef("the catalogue of this region does not have it")
 	} else if err != nil {
 		return entry, fmt.Errorf("read vault %s: %w", name, err)
 	}
@@ -174,7 +175,8 @@ func (v *vaults) CreateVault(ctx context.Context, r api.CreateVaultRequest) (bac
 			Becausef("%d units and %s were asked for", len(r.Units), entry.Redundancy).Do("give --unit three times, each another folder")
 	}
 	if _, err := v.catalog.Vaults.Vault(ctx, r.Name); err == nil {
-		return entry, "", backstay.Errorf(backstay.CodeExists, "a vault %s exists already", r.Name)
+		return entry, "", backstay.Errorf(backstay.CodeExists, "a vault %s exists already", r.Name).
+			Becausef("names of vaults are unique in a region")
 	}
 	recovery, err := v.makeVault(ctx, &entry, r.Units)
 	if err != nil {

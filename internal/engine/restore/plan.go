@@ -58,12 +58,12 @@ func NewPlan(r backstay.RestoreRequest, f Facts) (backstay.RestorePlan, error) {
 func checkRequest(r backstay.RestoreRequest, f Facts) error {
 	switch {
 	case r.Name == "":
-		return backstay.Errorf(backstay.CodeUsage, "the new VM needs a name").Do("give --name")
+		return backstay.Errorf(backstay.CodeUsage, "the new VM needs a name").Becausef("none was given").Do("give --name")
 	case strings.Contains(r.Name, "/") || strings.ContainsFunc(r.Name, unicode.IsControl) || strings.HasPrefix(r.Name, ".") || len(r.Name) > longestName:
 		return backstay.Errorf(backstay.CodeUsage, "%q cannot be the name of a VM", r.Name).
 			Becausef("a name has no slash or control character, does not start with a dot, and has at most %d bytes", longestName).Do("choose another --name")
 	case r.Tier != "" && r.Tier != backstay.SnapshotTier && r.Tier != backstay.VaultTier:
-		return backstay.Errorf(backstay.CodeUsage, "%q is not a tier", r.Tier).Do("say --tier snapshot or --tier vault")
+		return backstay.Errorf(backstay.CodeUsage, "%q is not a tier", r.Tier).Becausef("there are snapshot and vault").Do("say --tier snapshot or --tier vault")
 	case strings.ContainsFunc(r.Pool, unicode.IsControl):
 		return backstay.Errorf(backstay.CodeUsage, "%q cannot be a pool", r.Pool).
 			Becausef("it has a control character").Do("name a pool as `backstay host show %s` does", f.Host.Name)

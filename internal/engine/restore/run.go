@@ -52,7 +52,8 @@ func (r *Runner) gather(ctx context.Context, request backstay.RestoreRequest) (F
 	}
 	host, err := r.Catalog.Hosts.Host(ctx, name)
 	if errors.Is(err, catalog.ErrNotFound) {
-		return Facts{}, backstay.Errorf(backstay.CodeUnknownHost, "there is no host %s", name)
+		return Facts{}, backstay.Errorf(backstay.CodeUnknownHost, "there is no host %q", name).
+			Becausef("the catalogue of this region does not have it")
 	} else if err != nil {
 		return Facts{}, fmt.Errorf("read host %s: %w", name, err)
 	}

@@ -85,7 +85,8 @@ func Create(ctx context.Context, s blob.Store, o CreateOptions) (backstay.Secret
 			Becausef("without one nobody could ever open it").Do("name a recovery key's recipient")
 	}
 	if _, err := s.Stat(ctx, headerObject); err == nil {
-		return none, backstay.Errorf(backstay.CodeExists, "there is a vault in this place already").Do("choose empty storage units")
+		return none, backstay.Errorf(backstay.CodeExists, "there is a vault in this place already").
+			Becausef("its storage units hold the header of one").Do("choose empty storage units")
 	} else if !errors.Is(err, blob.ErrNotExist) {
 		return none, readError(headerObject, err)
 	}
