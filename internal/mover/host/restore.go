@@ -274,6 +274,24 @@ func (h *Host) sweepRestore(ctx context.Context, path string, live []backstay.Jo
 	return files, h.abandon(ctx, j)
 }
 
+// staging lists the jobs whose restore has not written all its disks.
+func (h *Host) staging() (jobs []backstay.JobID, err error) {
+	paths, err := filepath.Glob(filepath.Join(h.journalFolder(), "*.json"))
+	if err != nil {
+		return nil, fmt.Errorf("list restore journals: %w", err)
+	}
+	for _, path := range paths {
+		j, err := readJournal(path)
+		if err != nil {
+			return nil, err
+		}
+		if j != nil && j.Staged == nil {
+			jobs = append(jobs, j.Job)
+		}
+	}
+	return jobs, nil
+}
+
 // unmake ends and undefines the VM that a restore made. A VM of that UUID which
 // stands on none of its files is somebody else's.
 func (h *Host) unmake(ctx context.Context, j *restoreJournal) error {

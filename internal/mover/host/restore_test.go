@@ -310,6 +310,30 @@ func TestALayerIsKeptWhileARestoredVMStandsOnIt(t *testing.T) {
 	must(t, w.host.DropPoint(t.Context(), pointID, nil))
 }
 
+// TestARestoredVMThatWasDeletedKeepsNoLayer: its owner undefined it and removed
+// its disks. While they are being made they are missing too.
+func TestARestoredVMThatWasDeletedKeepsNoLayer(t *testing.T) {
+	w := newTestWorld(t)
+	r := w.backup(backstay.SnapshotTier)
+	j, err := w.host.newJournal(r)
+	must(t, err)
+	must(t, j.write())
+	for _, d := range r.Plan.Disks {
+		must(t, w.host.tier.AddUser(r.Plan.Point, d.Target, snapshot.User{
+			Kind: snapshot.UserVM, ID: string(r.Plan.UUID), Job: r.Job, Since: time.Unix(1, 0), Overlay: d.Path,
+		}))
+	}
+	if err := w.host.DropPoint(t.Context(), pointID, nil); !backstay.IsCode(err, backstay.CodeLayerInUse) {
+		t.Fatalf("dropping the point below a VM in the making: %v", err)
+	}
+	_, err = w.host.Stage(t.Context(), r, nil)
+	must(t, err)
+	for _, d := range r.Plan.Disks {
+		must(t, os.Remove(d.Path))
+	}
+	must(t, w.host.DropPoint(t.Context(), pointID, nil))
+}
+
 // TestAFailedStageLeavesNothing, at whatever call it fails.
 func TestAFailedStageLeavesNothing(t *testing.T) {
 	for _, planned := range []struct {

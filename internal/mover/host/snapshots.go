@@ -84,6 +84,10 @@ func (h *Host) DropPoint(ctx context.Context, p backstay.PointID, progress mover
 		return err
 	}
 	defer unlock()
+	// A restored VM that was deleted since keeps nothing back.
+	if err := h.tier.ForgetVMs(ctx, h.staging); err != nil {
+		return err
+	}
 	err = h.tier.Drop(ctx, p, mergeProgress(progress))
 	if backstay.IsCode(err, backstay.CodeUnknownPoint) {
 		return nil // dropped while we waited for the VM

@@ -169,39 +169,18 @@ func halfDropped(err error) bool {
 // sweepUsers removes the entries of readers whose job is over, and of VMs that
 // are gone with their overlay.
 func (t *Tier) sweepUsers(ctx context.Context, live []backstay.JobID) error {
-	vms, err := t.hv.VMs(ctx)
+	here, err := t.present(ctx)
 	if err != nil {
-		return hypervisorError(err, "the VMs of host %s cannot be listed", t.host)
+		return err
 	}
-	here := map[string]bool{}
-	for _, vm := range vms {
-		here[string(vm.ID)] = true
-	}
-	stale := func(u User) bool {
+	return t.removeUsers(func(u User) bool {
 		switch {
 		case slices.Contains(live, u.Job):
 			return false
 		case u.Kind == UserTransfer:
 			return t.reading[u.ID] == 0
-		case u.Kind == UserVM && !here[u.ID]:
-			// While the VM is defined a missing overlay may be an unmounted disk.
-			_, err := os.Stat(u.Overlay)
-			return errors.Is(err, fs.ErrNotExist)
 		}
-		return false
-	}
-	return t.change(func(b *book) error {
-		for _, l := range b.layers {
-			kept := slices.DeleteFunc(slices.Clone(l.Users), stale)
-			if len(kept) == len(l.Users) {
-				continue
-			}
-			l.Users = kept
-			if err := b.put(l); err != nil {
-				return err
-			}
-		}
-		return nil
+		return u.goneVM(here)
 	})
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"slices"
 	"strings"
 
@@ -76,24 +78,81 @@ func (t *Tier) AddUser(p backstay.PointID, target backstay.DiskTarget, u User) e
 	})
 }
 
-func (u User) same(o User) bool { return u.Kind == o.Kind && u.ID == o.ID }
+// ForgetVMs removes the entries of VMs that are gone with their overlay, except
+// those that a job of staging is making. staging is asked after the entries
+// were read: a VM that is made later is not among them.
+func (t *Tier) ForgetVMs(ctx context.Context, staging func() ([]backstay.JobID, error)) error {
+	b, err := t.load()
+	if err != nil {
+		return err
+	}
+	var seen []User
+	for _, l := range b.layers {
+		seen = append(seen, slices.DeleteFunc(slices.Clone(l.Users), func(u User) bool { return u.Kind != UserVM })...)
+	}
+	if len(seen) == 0 {
+		return nil
+	}
+	live, err := staging()
+	if err != nil {
+		return err
+	}
+	here, err := t.present(ctx)
+	if err != nil {
+		return err
+	}
+	return t.removeUsers(func(u User) bool {
+		known := slices.ContainsFunc(seen, func(s User) bool { return s.same(u) && s.Since.Equal(u.Since) })
+		return known && !slices.Contains(live, u.Job) && u.goneVM(here)
+	})
+}
 
-// RemoveUser takes a user off all layers on which it stands. No error if there
-// is none.
-func (t *Tier) RemoveUser(kind UserKind, id string) error {
+// present lists the VMs of the host by id.
+func (t *Tier) present(ctx context.Context) (map[string]bool, error) {
+	vms, err := t.hv.VMs(ctx)
+	if err != nil {
+		return nil, hypervisorError(err, "the VMs of host %s cannot be listed", t.host)
+	}
+	here := map[string]bool{}
+	for _, vm := range vms {
+		here[string(vm.ID)] = true
+	}
+	return here, nil
+}
+
+// goneVM tells whether a user is a VM that is gone with its overlay. While the
+// VM is defined a missing overlay may be an unmounted disk.
+func (u User) goneVM(here map[string]bool) bool {
+	if u.Kind != UserVM || here[u.ID] {
+		return false
+	}
+	_, err := os.Stat(u.Overlay)
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+// removeUsers takes the users that are gone off all layers.
+func (t *Tier) removeUsers(gone func(User) bool) error {
 	return t.change(func(b *book) error {
 		for _, l := range b.layers {
-			gone := func(u User) bool { return u.Kind == kind && u.ID == id }
-			if !slices.ContainsFunc(l.Users, gone) {
+			kept := slices.DeleteFunc(slices.Clone(l.Users), gone)
+			if len(kept) == len(l.Users) {
 				continue
 			}
-			l.Users = slices.DeleteFunc(l.Users, gone)
+			l.Users = kept
 			if err := b.put(l); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+func (u User) same(o User) bool { return u.Kind == o.Kind && u.ID == o.ID }
+
+// RemoveUser takes a user off all layers on which it stands. No error if there
+// is none.
+func (t *Tier) RemoveUser(kind UserKind, id string) error {
+	return t.removeUsers(func(u User) bool { return u.Kind == kind && u.ID == id })
 }
 
 // usable returns the layer of a disk of a point, if both may be used.
