@@ -126,14 +126,17 @@ func TestPlaceTellsDeviceAndRoom(t *testing.T) {
 func TestAFullFileSystemIsSaidToBeFull(t *testing.T) {
 	s, _ := fresh(t)
 	// A limit on the size of files stands in for a full disk: same path, no root.
+	// It holds for all that this process writes, also for go test's own log, so
+	// it is far above what that needs.
+	const limit = 8 << 20
 	var old unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &old); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 4096, Max: old.Max}); err != nil {
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: limit, Max: old.Max}); err != nil {
 		t.Fatal(err)
 	}
-	err := s.Put(t.Context(), "packs/ab/1", make([]byte, 100_000))
+	err := s.Put(t.Context(), "packs/ab/1", make([]byte, limit+1))
 	if restore := unix.Setrlimit(unix.RLIMIT_FSIZE, &old); restore != nil {
 		t.Fatal(restore)
 	}
