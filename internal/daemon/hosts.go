@@ -91,7 +91,8 @@ func (h *hosts) run(ctx context.Context, name backstay.HostName) {
 // follow sweeps the host, looks at everything, then at what the host reports. It
 // returns when the host is lost. A host that counts as connected was swept.
 func (h *hosts) follow(ctx context.Context, name backstay.HostName) error {
-	if err := h.settle(ctx, name); err != nil {
+	settled, err := h.settle(ctx, name)
+	if err != nil {
 		return err
 	}
 	if err := h.refresh(ctx, name); err != nil {
@@ -123,6 +124,13 @@ func (h *hosts) follow(ctx context.Context, name backstay.HostName) error {
 			return err
 		case <-wake:
 		case <-tick.C:
+			if !settled {
+				if settled, err = h.settle(ctx, name); err != nil {
+					cancel()
+					<-watched
+					return err
+				}
+			}
 		}
 		if err := h.refresh(ctx, name); err != nil {
 			cancel()
@@ -166,14 +174,21 @@ func (h *hosts) lost(ctx context.Context, name backstay.HostName, cause error) {
 
 // settle sweeps the host and enters points that only the host knows. While jobs
 // of this server run there it leaves the host alone: they mend what they broke
-// themselves.
-func (h *hosts) settle(ctx context.Context, name backstay.HostName) error {
+// themselves. It tells whether the host is swept; if not, it is to be called
+// again. What cannot be mended on a host, such as one VM's layers, does not keep
+// its other VMs from being backed up: only a host that is away is an error.
+func (h *hosts) settle(ctx context.Context, name backstay.HostName) (settled bool, err error) {
 	state := h.states[name]
 	if !state.gate.TryLock() {
-		return nil
+		return false, nil
 	}
 	defer state.gate.Unlock()
-	return h.sweep(ctx, name)
+	err = h.sweep(ctx, name)
+	if err == nil || backstay.IsCode(err, backstay.CodeHostAway) || ctx.Err() != nil {
+		return err == nil, err
+	}
+	h.log.Error("the host could not be swept whole", "host", name, "error", err)
+	return false, nil
 }
 
 // reached lets jobs go on that wait for the host.
