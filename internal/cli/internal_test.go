@@ -204,3 +204,38 @@ func TestAMisusedCommandPointsToItsOwnHelp(t *testing.T) {
 		}
 	}
 }
+
+func TestEveryCommandHasAManPage(t *testing.T) {
+	dir := t.TempDir()
+	var out bytes.Buffer
+	if code := Main(t.Context(), []string{"man", dir}, Env{Stdout: &out, Stderr: &out}, Daemons{}); code != 0 {
+		t.Fatalf("exit %d: %s", code, out.String())
+	}
+	page, err := os.ReadFile(filepath.Join(dir, "backstay-restore-create-vm.1"))
+	for _, want := range []string{".SH EXAMPLES", `\-\-no\-start`, `\fBbackstay\-restore\fR(1)`} {
+		if err != nil || !strings.Contains(string(page), want) {
+			t.Errorf("%v, no %q in\n%s", err, want, page)
+		}
+	}
+	a := newApp(Env{}, Daemons{})
+	var visit func(c *cobra.Command)
+	visit = func(c *cobra.Command) {
+		if _, err := os.Stat(filepath.Join(dir, strings.ReplaceAll(c.CommandPath(), " ", "-")+".1")); err != nil {
+			t.Error(err)
+		}
+		for _, child := range c.Commands() {
+			visit(child)
+		}
+	}
+	visit(a.root)
+}
+
+func TestTheWordsOfAFlagAreCompleted(t *testing.T) {
+	for flag, want := range map[string]string{"--tier": "snapshot\nvault\n", "--consistency": "application\nfile-system\ncrash\n", "--output": "table\njson\nyaml\n"} {
+		var out, ignored bytes.Buffer
+		Main(t.Context(), []string{"__complete", "backup", "web01", flag, ""}, Env{Stdout: &out, Stderr: &ignored}, Daemons{})
+		if !strings.HasPrefix(out.String(), want) {
+			t.Errorf("%s: %q", flag, out.String())
+		}
+	}
+}

@@ -132,7 +132,7 @@ func (a *app) commands() *cobra.Command {
 	root.AddCommand(a.serverCommand(), a.agentCommand(), a.initCommand(), a.doctorCommand(),
 		a.hostCommands(), a.vmCommands(), a.protectCommand(), a.unprotectCommand(),
 		a.vaultCommands(), a.policyCommands(), a.backupCommand(), a.pointCommands(), a.restoreCommands(),
-		a.jobCommands(), a.auditCommands(), a.tokenCommands())
+		a.jobCommands(), a.auditCommands(), a.tokenCommands(), a.manCommand())
 	root.InitDefaultCompletionCmd()
 	root.InitDefaultHelpCmd()
 	for _, c := range root.Commands() {
@@ -146,6 +146,7 @@ func (a *app) commands() *cobra.Command {
 			c.Example = "  backstay help restore create-vm"
 		}
 	}
+	a.completeFlags(root)
 	return root
 }
 

@@ -142,6 +142,56 @@ func (a *app) complete(list func(ctx context.Context, c *client.Client) ([]strin
 	}
 }
 
+// completeFlags offers the words that a flag takes, and what the server lists
+// for a flag that names something there.
+func (a *app) completeFlags(c *cobra.Command) {
+	lists := map[string]func(context.Context, *client.Client) ([]string, error){
+		"policy": func(ctx context.Context, c *client.Client) (out []string, err error) {
+			all, err := c.Policies(ctx)
+			for _, p := range all {
+				out = append(out, string(p.Name))
+			}
+			return out, err
+		},
+		"vault": func(ctx context.Context, c *client.Client) (out []string, err error) {
+			all, err := c.Vaults(ctx)
+			for _, v := range all {
+				out = append(out, string(v.Name))
+			}
+			return out, err
+		},
+		"host": func(ctx context.Context, c *client.Client) (out []string, err error) {
+			all, err := c.Hosts(ctx)
+			for _, h := range all {
+				out = append(out, string(h.Name))
+			}
+			return out, err
+		},
+	}
+	for _, name := range []string{"policy", "vault", "host", "tier", "consistency", "role", "redundancy", "output"} {
+		f := c.LocalFlags().Lookup(name)
+		if f == nil || c.Name() == "init" { // what init names is not there yet
+			continue
+		}
+		words := strings.Split(f.Value.Type(), "|")
+		if name == "output" {
+			words = []string{"table", "json", "yaml"}
+		}
+		fn := cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)
+		if list := lists[name]; list != nil {
+			offer := a.complete(list)
+			fn = func(c *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+				return offer(c, nil, typed)
+			}
+		}
+		// It fails for a flag that has one already, and then that one is right.
+		_ = c.RegisterFlagCompletionFunc(name, fn)
+	}
+	for _, child := range c.Commands() {
+		a.completeFlags(child)
+	}
+}
+
 func (a *app) completeVMs() cobra.CompletionFunc {
 	return a.complete(func(ctx context.Context, c *client.Client) (out []string, err error) {
 		vms, err := c.VMs(ctx)
