@@ -45,8 +45,11 @@ type Catalog struct {
 
 // Hosts keeps what was last seen of the hosts.
 type Hosts interface {
+	// PutHost inserts or replaces.
 	PutHost(ctx context.Context, h backstay.Host) error
+	// Host returns one host.
 	Host(ctx context.Context, name backstay.HostName) (backstay.Host, error)
+	// ListHosts returns all hosts, by name.
 	ListHosts(ctx context.Context) ([]backstay.Host, error)
 	// DeleteHost forgets the host and its VMs.
 	DeleteHost(ctx context.Context, name backstay.HostName) error
@@ -58,23 +61,32 @@ type VMs interface {
 	ReplaceVMs(ctx context.Context, host backstay.HostName, vms []backstay.VM) error
 	// VM returns the VM; the running one if two hosts define the same UUID.
 	VM(ctx context.Context, id backstay.VMID) (backstay.VM, error)
+	// ListVMs returns the VMs of all hosts, by host and name.
 	ListVMs(ctx context.Context) ([]backstay.VM, error)
 }
 
 // Vaults keeps the vaults' names and places; keys are in the keyring and the
 // vaults.
 type Vaults interface {
+	// CreateVault inserts; ErrExists if the name is taken.
 	CreateVault(ctx context.Context, v backstay.Vault) error
+	// UpdateVault replaces.
 	UpdateVault(ctx context.Context, v backstay.Vault) error
+	// Vault returns one vault.
 	Vault(ctx context.Context, name backstay.VaultName) (backstay.Vault, error)
+	// ListVaults returns all vaults, by name.
 	ListVaults(ctx context.Context) ([]backstay.Vault, error)
 }
 
 // Policies keeps the policies.
 type Policies interface {
+	// CreatePolicy inserts; ErrExists if the name is taken.
 	CreatePolicy(ctx context.Context, p backstay.Policy) error
+	// UpdatePolicy replaces.
 	UpdatePolicy(ctx context.Context, p backstay.Policy) error
+	// Policy returns one policy.
 	Policy(ctx context.Context, name backstay.PolicyName) (backstay.Policy, error)
+	// ListPolicies returns all policies, by name.
 	ListPolicies(ctx context.Context) ([]backstay.Policy, error)
 	// DeletePolicy fails with ErrExists while an item uses it.
 	DeletePolicy(ctx context.Context, name backstay.PolicyName) error
@@ -87,8 +99,11 @@ type Items interface {
 	// ChangeItem reads, changes and writes in one transaction; ErrNotFound if the
 	// VM is not protected (any more).
 	ChangeItem(ctx context.Context, vm backstay.VMID, change func(*backstay.ProtectedItem) error) error
+	// Item returns a VM's protected item; ErrNotFound if the VM is not protected.
 	Item(ctx context.Context, vm backstay.VMID) (backstay.ProtectedItem, error)
+	// ListItems returns all items, by their VMs' UUIDs.
 	ListItems(ctx context.Context) ([]backstay.ProtectedItem, error)
+	// DeleteItem ends the VM's protection; its points stay.
 	DeleteItem(ctx context.Context, vm backstay.VMID) error
 }
 
@@ -98,6 +113,7 @@ type Points interface {
 	PutPoint(ctx context.Context, p backstay.RecoveryPoint) error
 	// ChangePoint reads, changes and writes in one transaction.
 	ChangePoint(ctx context.Context, id backstay.PointID, change func(*backstay.RecoveryPoint) error) error
+	// Point returns one point.
 	Point(ctx context.Context, id backstay.PointID) (backstay.RecoveryPoint, error)
 	// ListPoints returns the points of one VM, or of all if vm is empty, oldest first.
 	ListPoints(ctx context.Context, vm backstay.VMID) ([]backstay.RecoveryPoint, error)
@@ -148,7 +164,9 @@ func (r *JobRecord) Release() { r.LockedBy, r.LockUntil = "", time.Time{} }
 
 // Jobs keeps the queue.
 type Jobs interface {
+	// InsertJob inserts; ErrExists if the id is taken.
 	InsertJob(ctx context.Context, j JobRecord) error
+	// Job returns one job.
 	Job(ctx context.Context, id backstay.JobID) (JobRecord, error)
 	// ListJobs returns jobs newest first: those of the given states, or all; at
 	// most limit of them, or without a limit if it is 0.
@@ -173,6 +191,7 @@ type Jobs interface {
 // Audit keeps the append-only log of changes. The adapter refuses updates and
 // deletes by a trigger.
 type Audit interface {
+	// Append gives the entry the next Seq, whatever Seq it has, and keeps it for ever.
 	Append(ctx context.Context, e backstay.AuditEntry) error
 	// ListAudit returns up to limit entries with Seq > after, oldest first.
 	ListAudit(ctx context.Context, after int64, limit int) ([]backstay.AuditEntry, error)
@@ -180,9 +199,12 @@ type Audit interface {
 
 // Tokens keeps the API's tokens, by the SHA-256 of their secret.
 type Tokens interface {
+	// PutToken inserts or replaces; of the secret only its hash is kept.
 	PutToken(ctx context.Context, t backstay.Token, secretHash [32]byte) error
 	// TokenByHash finds the token of a secret, or ErrNotFound.
 	TokenByHash(ctx context.Context, secretHash [32]byte) (backstay.Token, error)
+	// ListTokens returns all tokens, by id.
 	ListTokens(ctx context.Context) ([]backstay.Token, error)
+	// DeleteToken makes the secret useless at once.
 	DeleteToken(ctx context.Context, id string) error
 }

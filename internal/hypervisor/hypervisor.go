@@ -133,6 +133,7 @@ type VMs interface {
 	// Undefine removes the definition with firmware variables and TPM state and
 	// never a disk. No error if the VM is not there.
 	Undefine(ctx context.Context, id backstay.VMID) error
+	// Start starts a VM that is shut off.
 	Start(ctx context.Context, id backstay.VMID) error
 	// Destroy ends a running VM at once. No error if it does not run.
 	Destroy(ctx context.Context, id backstay.VMID) error
@@ -145,6 +146,7 @@ type Host interface {
 	Inventory
 	Disks
 	VMs
+	// Close lets go of what is open; the VMs go on.
 	Close() error
 }
 
@@ -172,9 +174,11 @@ type ExportOptions struct {
 // Export is an image being served by NBD on a unix socket. Close ends the
 // server process and removes the socket; it may be called twice.
 type Export interface {
+	// Socket is the path of the unix socket.
 	Socket() string
 	// Name is the NBD export's name.
 	Name() string
+	// Close ends the server process and removes the socket.
 	Close() error
 }
 

@@ -39,7 +39,9 @@ type VaultAccess struct {
 
 // Inventory answers what a host has.
 type Inventory interface {
+	// Facts tells what a restore's plan must know of the host.
 	Facts(ctx context.Context) (backstay.HostFacts, error)
+	// VMs lists the host's VMs as they are now.
 	VMs(ctx context.Context) ([]backstay.VM, error)
 	// Watch calls fn after each change until ctx ends or the mover goes away. An
 	// empty id means: look at everything.
@@ -182,6 +184,8 @@ type Transfers interface {
 	// Transfer reads what changed, stores it, validates what was stored and only
 	// then commits the point's manifest. Phases: transfer, validate.
 	Transfer(ctx context.Context, r TransferRequest, progress Progress) (Transferred, error)
+	// Verify reads a whole point and returns the SHA-256 of each disk; what
+	// cannot be authenticated is backstay.CodeDamaged (I4).
 	Verify(ctx context.Context, r VerifyRequest, progress Progress) (Verified, error)
 }
 

@@ -27,9 +27,11 @@ type JobRequest struct {
 type JobQueue interface {
 	// Submit makes the job durable and returns it, queued.
 	Submit(ctx context.Context, r JobRequest) (backstay.Job, error)
+	// Get returns one job as it stands.
 	Get(ctx context.Context, id backstay.JobID) (backstay.Job, error)
 	// List returns jobs newest first: those of the given states, or all.
 	List(ctx context.Context, limit int, states ...backstay.JobState) ([]backstay.Job, error)
+	// Cancel ends a queued job, or tells a running one to undo and end.
 	Cancel(ctx context.Context, id backstay.JobID) (backstay.Job, error)
 	// Retry queues a job that ended anew, as a new job that names the old one.
 	Retry(ctx context.Context, id backstay.JobID, user string) (backstay.Job, error)
