@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"errors"
+	"syscall"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/mover"
@@ -91,6 +92,10 @@ func (h *Host) DropPoint(ctx context.Context, p backstay.PointID, progress mover
 	err = h.tier.Drop(ctx, p, mergeProgress(progress))
 	if backstay.IsCode(err, backstay.CodeUnknownPoint) {
 		return nil // dropped while we waited for the VM
+	}
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return backstay.Errorf(backstay.CodeNoSpace, "point %s cannot be taken out of the snapshot tier", p).Because(err).
+			Do("free space beside the disks of the VM; the drop goes on then")
 	}
 	return err
 }

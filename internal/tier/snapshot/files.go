@@ -1,14 +1,18 @@
 package snapshot
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // The folder beside the disks, and what is in it.
@@ -28,7 +32,8 @@ var cutOff = func(path string) error { return nil }
 var fsync = (*os.File).Sync
 
 // writeJSON replaces a record so that after a power loss it is there wholly as
-// it was or wholly as it is.
+// it was or wholly as it is. In a file system that is full it uses the reserve:
+// without records no layer could be merged, and nothing be freed.
 func writeJSON(path string, v any) error {
 	if err := cutOff(path); err != nil {
 		return err
@@ -37,15 +42,34 @@ func writeJSON(path string, v any) error {
 	if err != nil {
 		return fmt.Errorf("encode record %s: %w", path, err)
 	}
+	data = append(data, '\n')
+	err = replaceFile(path, data)
+	if errors.Is(err, unix.ENOSPC) && giveUpReserve(path) {
+		err = replaceFile(path, data)
+	}
+	return err
+}
+
+// giveUpReserve frees the reserve of the folder in which a record lies, and
+// tells whether there was one.
+func giveUpReserve(record string) bool {
+	folder := filepath.Dir(filepath.Dir(record))
+	return filepath.Base(folder) == recordFolder && os.Remove(filepath.Join(folder, reserveName)) == nil
+}
+
+// createTemp is where tests let the file system be full.
+var createTemp = os.CreateTemp
+
+func replaceFile(path string, data []byte) error {
 	if err := makeFolder(filepath.Dir(path)); err != nil {
 		return err
 	}
-	temp, err := os.CreateTemp(filepath.Dir(path), tempPrefix+"*")
+	temp, err := createTemp(filepath.Dir(path), tempPrefix+"*")
 	if err != nil {
 		return fmt.Errorf("write record %s: %w", path, err)
 	}
 	defer os.Remove(temp.Name())
-	if _, err = temp.Write(append(data, '\n')); err == nil {
+	if _, err = temp.Write(data); err == nil {
 		err = fsync(temp)
 	}
 	if closeErr := temp.Close(); err == nil {
@@ -58,6 +82,39 @@ func writeJSON(path string, v any) error {
 		return fmt.Errorf("write record %s: %w", path, err)
 	}
 	return syncFolder(filepath.Dir(path))
+}
+
+// The file beside the records that keeps room for them, and its bytes.
+const (
+	reserveName = "reserve"
+	reserveSize = 1 << 20
+)
+
+// reserve keeps room for records beside disks that their guests may fill.
+func reserve(folder string) error {
+	path := filepath.Join(folder, recordFolder, reserveName)
+	if info, err := os.Stat(path); err == nil && info.Size() == reserveSize {
+		return nil
+	}
+	for _, sub := range []string{layerFolder, pointFolder, intentFolder} {
+		if err := makeFolder(filepath.Join(folder, recordFolder, sub)); err != nil {
+			return err
+		}
+	}
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("reserve room for records: %w", err)
+	}
+	if err = unix.Fallocate(int(file.Fd()), 0, 0, reserveSize); errors.Is(err, unix.EOPNOTSUPP) {
+		_, err = io.CopyN(file, rand.Reader, reserveSize) // zeros might take no room
+	}
+	if err == nil {
+		err = fsync(file)
+	}
+	if err = errors.Join(err, file.Close()); err != nil {
+		return fmt.Errorf("reserve room for records: %w", errors.Join(err, os.Remove(path)))
+	}
+	return nil
 }
 
 // makeFolder makes a folder that only root can read, durably.

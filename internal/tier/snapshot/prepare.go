@@ -178,7 +178,7 @@ func (t *Tier) begin(r Request, domain hypervisor.Domain, disks []backstay.Disk)
 			return fmt.Errorf("point %s is recorded already", r.Point)
 		}
 		for _, d := range disks {
-			if err := t.remember(filepath.Dir(d.Source)); err != nil {
+			if err := errors.Join(t.remember(filepath.Dir(d.Source)), reserve(filepath.Dir(d.Source))); err != nil {
 				return err
 			}
 			layer, err := t.activeLayer(b, &domain, d)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -434,5 +435,37 @@ func TestPointsAreFoundWithoutTheStateFolder(t *testing.T) {
 	must(t, err)
 	if len(points) != 1 || points[0].ID != id || w.point(id) != at {
 		t.Errorf("found %v", points)
+	}
+}
+
+// TestAFullFileSystemIsFreedByDroppingAPoint: the guest filled it and stands
+// still; records go where room was reserved for them.
+func TestAFullFileSystemIsFreedByDroppingAPoint(t *testing.T) {
+	w := newWorld(t, true)
+	id, _ := w.take()
+	now, files := w.guest(), len(w.layers())
+	reserved := filepath.Join(w.disk(""), recordFolder, reserveName)
+	if info, err := os.Stat(reserved); err != nil || info.Size() != reserveSize {
+		t.Fatalf("nothing is reserved: %v", err)
+	}
+	t.Cleanup(func() { createTemp = os.CreateTemp })
+	createTemp = func(dir, pattern string) (*os.File, error) {
+		if _, err := os.Stat(reserved); err == nil {
+			return nil, &os.PathError{Op: "open", Path: dir, Err: syscall.ENOSPC}
+		}
+		return os.CreateTemp(dir, pattern)
+	}
+	must(t, w.tier.Drop(background, id, nil))
+	if w.guest() != now || len(w.layers()) != files-2 {
+		t.Errorf("files %v", w.layers())
+	}
+	createTemp = os.CreateTemp
+	w.take()
+	if _, err := os.Stat(reserved); err != nil {
+		t.Errorf("it is not reserved again: %v", err)
+	}
+	must(t, w.tier.Release(background, vmID, nil))
+	if _, err := os.Stat(reserved); err == nil {
+		t.Error("the reserve outlives the protection")
 	}
 }

@@ -64,10 +64,17 @@ func (b *book) removePoint(p *PointRecord) error {
 	return removeFile(b.pointFiles[p.ID])
 }
 
-// removeLayer removes a layer's record, not its file.
+// removeLayer removes a layer's record, not its file. The last one takes the
+// reserve of its folder with it.
 func (b *book) removeLayer(l *Layer) error {
 	delete(b.layers, l.ID)
-	return removeFile(layerFile(l))
+	if err := removeFile(layerFile(l)); err != nil {
+		return err
+	}
+	if left, err := listJSON(filepath.Dir(layerFile(l))); err != nil || len(left) > 0 {
+		return err
+	}
+	return removeFile(filepath.Join(filepath.Dir(l.File), recordFolder, reserveName))
 }
 
 func (p *PointRecord) firstLayer() backstay.LayerID {
