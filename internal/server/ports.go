@@ -29,7 +29,8 @@ type JobQueue interface {
 	Submit(ctx context.Context, r JobRequest) (backstay.Job, error)
 	// Get returns one job as it stands.
 	Get(ctx context.Context, id backstay.JobID) (backstay.Job, error)
-	// List returns jobs newest first: those of the given states, or all.
+	// List returns jobs newest first: those of the given states, or all; at most
+	// limit of them, or without a limit if it is 0.
 	List(ctx context.Context, limit int, states ...backstay.JobState) ([]backstay.Job, error)
 	// Cancel ends a queued job, or tells a running one to undo and end.
 	Cancel(ctx context.Context, id backstay.JobID) (backstay.Job, error)

@@ -178,6 +178,11 @@ func (s *server) unprotect(ctx context.Context, in *unprotectInput) (*answer[api
 		return nil, backstay.Errorf(backstay.CodeNotProtected, "the VM %s is not protected", label(ref)).Becausef("it is under no policy").
 			Do("nothing is to be done")
 	}
+	if in.DeleteData {
+		if err := s.noBackup(ctx, ref); err != nil {
+			return nil, err
+		}
+	}
 	points, err := s.Catalog.Points.ListPoints(ctx, ref.UUID)
 	if err != nil {
 		return nil, err
@@ -202,4 +207,21 @@ func (s *server) unprotect(ctx context.Context, in *unprotectInput) (*answer[api
 		out.PointsKept = 0
 	}
 	return &answer[api.UnprotectResponse]{out}, nil
+}
+
+// noBackup refuses while a backup of the VM has not ended: it would make a point
+// that nobody deletes, and that no policy lets expire.
+func (s *server) noBackup(ctx context.Context, vm backstay.VMRef) error {
+	jobs, err := s.Jobs.List(ctx, 0, backstay.JobQueued, backstay.JobRunning, backstay.JobCancelling)
+	if err != nil {
+		return err
+	}
+	for _, j := range jobs {
+		if j.Kind == backstay.JobBackup && j.Target == label(vm) {
+			return backstay.Errorf(backstay.CodeConflict, "a backup of the VM %s is %s", label(vm), j.State).
+				Becausef("it would make a point after all others were deleted").
+				Do("wait for the job %s, or cancel it: `backstay job cancel %s`", j.ID, j.ID)
+		}
+	}
+	return nil
 }

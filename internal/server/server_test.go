@@ -481,3 +481,19 @@ func TestWhenTheNextBackupIsDueIsSaid(t *testing.T) {
 		t.Errorf("by hand: %+v", got.Item.NextDue)
 	}
 }
+
+func TestDataIsNotDeletedWhileABackupWouldMakeMore(t *testing.T) {
+	w := start(t)
+	w.Queue.Play(servertest.Hang)
+	got := as[api.BackupResponse](t, w, backstay.Operator, "POST", "/v1/backups", `{"vm":"web01"}`)
+	e := refused(t, w, "DELETE", "/v1/vms/web01/protection?deleteData=true", "", 409, backstay.CodeConflict)
+	if !strings.Contains(e.Action, string(got.Job.ID)) {
+		t.Errorf("the job is not named: %+v", e)
+	}
+	if vm := as[api.VMDetail](t, w, backstay.Reader, "GET", "/v1/vms/web01", ""); vm.Protection == nil {
+		t.Error("refused, and unprotected all the same")
+	}
+	if got := as[api.UnprotectResponse](t, w, backstay.Owner, "DELETE", "/v1/vms/web01/protection", ""); got.PointsKept != 3 {
+		t.Errorf("keeping the points needs no waiting: %+v", got)
+	}
+}

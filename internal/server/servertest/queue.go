@@ -175,7 +175,7 @@ func (q *Queue) List(_ context.Context, limit int, states ...backstay.JobState) 
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	var jobs []backstay.Job
-	for n := q.next; n > 0 && len(jobs) < limit; n-- {
+	for n := q.next; n > 0 && (limit == 0 || len(jobs) < limit); n-- {
 		job := q.jobs[backstay.JobID(fmt.Sprintf("01J%023d", n))]
 		if len(states) == 0 || slices.Contains(states, job.State) {
 			jobs = append(jobs, *job)
