@@ -60,7 +60,7 @@ func outcome(job backstay.Job) error {
 	case backstay.JobSucceeded, backstay.JobWarning:
 		return nil
 	case backstay.JobCancelled:
-		return backstay.Errorf(backstay.CodeCancelled, "the job %s was cancelled", job.ID).Becausef("somebody cancelled it; what it did is undone")
+		return backstay.Errorf(backstay.CodeCancelled, "the job %s was cancelled", job.ID).Becausef("somebody cancelled it; what it had not finished is undone")
 	}
 	if job.Error != nil {
 		e := *job.Error
