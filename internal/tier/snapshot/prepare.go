@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
@@ -308,14 +309,23 @@ func noAgentReason(state backstay.AgentState) string {
 	return "the guest agent is not running in the guest"
 }
 
+// longestName is how many bytes of a VM's name a layer's file name holds, so
+// that the whole fits the 255 of a file system.
+const longestName = 180
+
 // plainName makes a VM's name fit for a file name.
 func plainName(name string) string {
-	return strings.Map(func(r rune) rune {
+	name = strings.Map(func(r rune) rune {
 		if r == '/' || r == 0 {
 			return '_'
 		}
 		return r
 	}, name)
+	for len(name) > longestName {
+		_, size := utf8.DecodeLastRuneInString(name)
+		name = name[:len(name)-size]
+	}
+	return name
 }
 
 // domain describes a VM, with errors that people understand.

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor/fake"
@@ -435,6 +436,17 @@ func TestPointsAreFoundWithoutTheStateFolder(t *testing.T) {
 	must(t, err)
 	if len(points) != 1 || points[0].ID != id || w.point(id) != at {
 		t.Errorf("found %v", points)
+	}
+}
+
+// TestAnyNameOfAVMMakesAFileName: libvirt takes names of up to 250 bytes.
+func TestAnyNameOfAVMMakesAFileName(t *testing.T) {
+	for _, name := range []string{"web01", "-a b:c,d", "a/b", strings.Repeat("n", 250), "x" + strings.Repeat("ü", 124)} {
+		plain := plainName(name)
+		if strings.ContainsAny(plain, "/\x00") || !utf8.ValidString(plain) || plain == "" ||
+			len(plain)+len("-vdaaa.01arz3ndektsv4rrffq69g5fav.qcow2") > 255 {
+			t.Errorf("%q of %d bytes becomes %q", name, len(name), plain)
+		}
 	}
 }
 
