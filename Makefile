@@ -22,9 +22,12 @@ root:
 demo: deps root build
 	@bin/sandbox demo
 
-test: deps
+# The fast tests need neither root nor packages, so they come first for a user who
+# has not; what is missing for the rest is said then.
+test:
+	@[ "$$(id -u)" != 0 ] || scripts/install-deps
 	scripts/go-test ./...
-	@$(MAKE) --no-print-directory root
+	@$(MAKE) --no-print-directory deps root
 	@scripts/go-test -tags integration -p 1 -timeout 40m $(INTEGRATION)
 
 check:

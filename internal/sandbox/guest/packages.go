@@ -30,8 +30,24 @@ type inputs struct {
 	versions    []string // of everything, for the key
 }
 
-// gather finds the parts, and downloads and unpacks what is not there yet.
+// errLists tells that apt's lists lack a package, or name one that its server
+// has no more.
+var errLists = errors.New("apt's lists are missing or old: run `apt-get update`")
+
+// gather finds the parts, and downloads and unpacks what is not there yet. Where
+// apt's lists turn out to be missing or old, root fetches them.
 func gather(ctx context.Context, cacheDir string) (inputs, error) {
+	in, err := find(ctx, cacheDir)
+	if !errors.Is(err, errLists) || os.Geteuid() != 0 {
+		return in, err
+	}
+	if _, failed := run(ctx, "apt-get", "update", "-q"); failed != nil {
+		return in, errors.Join(err, failed)
+	}
+	return find(ctx, cacheDir)
+}
+
+func find(ctx context.Context, cacheDir string) (inputs, error) {
 	var in inputs
 	// Asked once for both: apt takes half a second to think.
 	versions, err := candidates(ctx, agentPackage, grubPackage)
@@ -67,7 +83,7 @@ func kernel(ctx context.Context, cacheDir string) (image, modules string, err er
 	}
 	out, err := run(ctx, "apt-cache", "depends", kernelPackage)
 	if err != nil {
-		return "", "", err
+		return cachedKernel(cacheDir, err)
 	}
 	for line := range strings.Lines(out) {
 		name, ok := strings.CutPrefix(strings.TrimSpace(line), "Depends: linux-image-")
@@ -88,6 +104,17 @@ func kernel(ctx context.Context, cacheDir string) (image, modules string, err er
 		}
 	}
 	return "", "", fmt.Errorf("find a kernel: package %s brings none", kernelPackage)
+}
+
+// cachedKernel returns a kernel that was unpacked earlier; apt's lists know none.
+func cachedKernel(cacheDir string, cause error) (image, modules string, err error) {
+	dirs, _ := filepath.Glob(filepath.Join(cacheDir, "packages/linux-image-*"))
+	for i := len(dirs) - 1; i >= 0; i-- {
+		if image, modules, ok := newestKernel(dirs[i]); ok {
+			return image, modules, nil
+		}
+	}
+	return "", "", fmt.Errorf("find a kernel: %w: %w", errLists, cause)
 }
 
 // newestKernel looks for a cloud kernel below a root folder.
@@ -114,7 +141,7 @@ func unpacked(ctx context.Context, cacheDir, pkg, v string) (dir, version string
 			newest := old[len(old)-1]
 			return newest, filepath.Base(newest), nil
 		}
-		return "", "", fmt.Errorf("package %s is unknown to apt: run `apt-get update`", pkg)
+		return "", "", fmt.Errorf("find package %s: %w", pkg, errLists)
 	}
 	name := pkg + "_" + strings.ReplaceAll(v, ":", "%3a")
 	dir = filepath.Join(store, name)
@@ -140,7 +167,7 @@ func download(ctx context.Context, work, pkg string) error {
 	cmd := exec.CommandContext(ctx, "apt-get", "download", "-q", pkg)
 	cmd.Dir = work
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("download %s (`apt-get update` may help): %w: %s", pkg, err, lastLines(out))
+		return fmt.Errorf("download %s: %w (%w): %s", pkg, errLists, err, lastLines(out))
 	}
 	debs, _ := filepath.Glob(filepath.Join(work, "*.deb"))
 	if len(debs) != 1 {
