@@ -113,7 +113,8 @@ func TestProgressIsWrittenOnceASecondAndShownFiveTimes(t *testing.T) {
 				written = true
 			}
 		}
-		if shown < 80 || shown > 110 {
+		// Five a second, and the writes, which are shown too unless they coincide.
+		if shown < 80 || shown > 125 {
 			t.Errorf("shown %d times in 20 s", shown)
 		}
 		if n := counting.updates.Load(); n < 15 || n > 25 {
