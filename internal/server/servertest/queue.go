@@ -92,7 +92,7 @@ func (q *Queue) change(id backstay.JobID, fn func(*backstay.Job)) bool {
 	select {
 	case <-q.closed:
 		return false
-	case <-time.After(2 * time.Millisecond):
+	case <-time.After(15 * time.Millisecond):
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
