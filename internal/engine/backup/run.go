@@ -46,30 +46,13 @@ type backupRun struct {
 
 // Run runs one backup job, or goes on with it after a crash.
 func (r *Runner) Run(ctx context.Context, run backstay.Run, params backstay.BackupParams) error {
-	// What is read first is needed for undoing too, when ctx has ended already.
-	reads := context.WithoutCancel(ctx)
-	item, err := r.Catalog.Items.Item(reads, params.VM)
-	if err != nil {
-		return backstay.Errorf(backstay.CodeNotProtected, "the VM is not protected").Because(err)
-	}
-	vm, err := r.Catalog.VMs.VM(reads, params.VM)
-	if err != nil {
-		return backstay.Errorf(backstay.CodeUnknownVM, "no host has the VM %s any more", item.VM.Name).Because(err)
-	}
-	m, err := r.Mover(vm.Host)
-	if err != nil {
-		return err
-	}
-	if params.Consistency == "" {
-		policy, err := r.Catalog.Policies.Policy(reads, item.Policy)
-		if err != nil {
-			return fmt.Errorf("read policy %s: %w", item.Policy, err)
-		}
-		params.Consistency = policy.Consistency
-	}
-	b := &backupRun{Runner: r, run: run, params: params, item: item, mover: m}
+	b := &backupRun{Runner: r, run: run, params: params}
 	if _, err := run.Load(&b.state); err != nil {
 		return fmt.Errorf("load the job's state: %w", err)
+	}
+	// What is read first is needed for undoing too, when ctx has ended already.
+	if err := b.begin(context.WithoutCancel(ctx)); err != nil {
+		return b.endSnapshot(ctx, err)
 	}
 	if err := b.snapshot(ctx); err != nil {
 		return b.endSnapshot(ctx, err)
@@ -78,6 +61,39 @@ func (r *Runner) Run(ctx context.Context, run backstay.Run, params backstay.Back
 		return nil
 	}
 	return b.endTransfer(ctx, b.transfer(ctx))
+}
+
+// begin finds the protected item, the host of its VM and what is wished for. An
+// earlier life's plan tells the host too, so that what it left is settled also
+// when the VM was unprotected or has gone since.
+func (b *backupRun) begin(ctx context.Context) (err error) {
+	b.item = backstay.ProtectedItem{VM: b.state.Plan.VM, Vault: b.state.Plan.Vault}
+	if b.state.Point != "" {
+		if b.mover, err = b.Mover(b.item.VM.Host); err != nil {
+			return err
+		}
+	}
+	item, err := b.Catalog.Items.Item(ctx, b.params.VM)
+	if err != nil {
+		return backstay.Errorf(backstay.CodeNotProtected, "the VM is not protected").Because(err)
+	}
+	vm, err := b.Catalog.VMs.VM(ctx, b.params.VM)
+	if err != nil {
+		return backstay.Errorf(backstay.CodeUnknownVM, "no host has the VM %s any more", item.VM.Name).Because(err)
+	}
+	b.item = item
+	if b.mover, err = b.Mover(vm.Host); err != nil {
+		return err
+	}
+	if b.params.Consistency != "" {
+		return nil
+	}
+	policy, err := b.Catalog.Policies.Policy(ctx, item.Policy)
+	if err != nil {
+		return fmt.Errorf("read policy %s: %w", item.Policy, err)
+	}
+	b.params.Consistency = policy.Consistency
+	return nil
 }
 
 // snapshot plans, prepares and takes the snapshot-tier point.
@@ -230,7 +246,7 @@ func PointOf(taken mover.Taken, vault backstay.VaultName, now time.Time) backsta
 
 // endSnapshot ends a job that has no snapshot-tier point: nothing of it stays.
 func (b *backupRun) endSnapshot(ctx context.Context, failure error) error {
-	if errors.Is(context.Cause(ctx), backstay.ErrStopping) || b.state.Point == "" {
+	if errors.Is(context.Cause(ctx), backstay.ErrStopping) || b.state.Point == "" || b.mover == nil {
 		return failure
 	}
 	clean := context.WithoutCancel(ctx)

@@ -314,3 +314,16 @@ func TestABackupDoesNotTurnBackWhatSomebodyDidToTheItemMeanwhile(t *testing.T) {
 		t.Errorf("unprotected, and protected again: %v", err)
 	}
 }
+
+func TestAVMThatIsUnprotectedBetweenTwoLivesIsSettledAllTheSame(t *testing.T) {
+	w := newWorld(t)
+	w.killAt = "after prepare"
+	_ = w.live(backstay.BackupParams{VM: "uuid-1"})
+	must(t, w.catalog.Items.DeleteItem(t.Context(), "uuid-1"))
+	if err := w.live(backstay.BackupParams{VM: "uuid-1"}); !backstay.IsCode(err, backstay.CodeNotProtected) {
+		t.Errorf("%v", err)
+	}
+	if w.prepared != "" {
+		t.Errorf("%s is still prepared", w.prepared)
+	}
+}
