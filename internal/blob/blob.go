@@ -70,3 +70,9 @@ type Copies interface {
 	// copy is how a read-back and a repair tell a damaged copy from a sound one.
 	Copies() []Store
 }
+
+// Counter is an optional interface of a Store that counts its requests.
+type Counter interface {
+	// Requests is the number of requests so far, failed ones included.
+	Requests() int64
+}

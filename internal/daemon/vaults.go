@@ -16,6 +16,7 @@ import (
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/api"
 	"github.com/backstay/backstay/internal/blob"
+	"github.com/backstay/backstay/internal/blob/count"
 	"github.com/backstay/backstay/internal/blob/file"
 	"github.com/backstay/backstay/internal/blob/replica"
 	"github.com/backstay/backstay/internal/catalog"
@@ -55,7 +56,7 @@ func (u units) unit(_ context.Context, raw string) (blob.Store, error) {
 	if u.hooks.Unit != nil {
 		s = u.hooks.Unit(raw, s)
 	}
-	return s, nil
+	return count.Wrap(s), nil
 }
 
 // unitPath returns the folder of a storage unit's URL.

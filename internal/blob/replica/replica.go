@@ -211,3 +211,14 @@ func (s *Store) Describe(ctx context.Context) (blob.Place, error) {
 	}
 	return all, nil
 }
+
+// Requests implements blob.Counter: the sum over the copies that count theirs.
+func (s *Store) Requests() int64 {
+	var sum int64
+	for _, c := range s.copies {
+		if counter, ok := c.(blob.Counter); ok {
+			sum += counter.Requests()
+		}
+	}
+	return sum
+}

@@ -61,7 +61,7 @@ func (h *Host) transfer(ctx context.Context, r mover.TransferRequest, progress m
 	if _, err := w.Commit(ctx, facts, point.Definition); err != nil {
 		return done, fmt.Errorf("commit point: %w", err)
 	}
-	t.done.Disks = facts.Disks
+	t.done.Disks, t.done.Stats.Requests = facts.Disks, v.Requests()
 	return t.done, nil
 }
 

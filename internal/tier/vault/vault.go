@@ -214,3 +214,12 @@ func sortedPacks(set map[pack.ID]bool) []pack.ID {
 	slices.SortFunc(ids, func(a, b pack.ID) int { return slices.Compare(a[:], b[:]) })
 	return ids
 }
+
+// Requests is how many requests to its storage units this Vault made; 0 if they
+// do not count.
+func (v *Vault) Requests() int64 {
+	if counter, ok := v.store.(blob.Counter); ok {
+		return counter.Requests()
+	}
+	return 0
+}
