@@ -2,9 +2,10 @@
 // pure plan with a reason for each point, and a runner that lets the snapshot
 // tier merge its layers and drops manifests from the vault.
 //
-// It never drops the newest point of a tier, nor a snapshot-tier point that
-// the vault was to have and does not have yet: nothing is deleted before the
-// new state stands.
+// It never drops the newest point of a tier, nor a snapshot-tier point whose
+// transfer is under way. A point whose transfer failed goes by the rules of the
+// snapshot tier like any other: layers that pile up while a vault is away would
+// fill the disk that the guest writes to (I12), and the newest point stays.
 package expire
 
 import (
