@@ -30,8 +30,10 @@ type Daemon struct {
 }
 
 // memoryLimit is where the garbage collector begins to work harder, in bytes:
-// below the 256 MiB that a server or mover may take beside the guests.
-const memoryLimit = 192 << 20
+// well below the 256 MiB that a server or mover may take beside the guests. A
+// backup of 2 GiB of random data used 187 MiB at most with a limit of 192 MiB,
+// 156 with 144 and 127 with 112, and no more processor time with the lower ones.
+const memoryLimit = 144 << 20
 
 // limitMemory sets the limit, unless the user did with GOMEMLIMIT.
 func limitMemory() {

@@ -76,7 +76,7 @@ func (e *engines) queueOptions(r *region) job.Options {
 		Weights: taskWeights,
 		Runners: map[backstay.JobKind]job.Runner{
 			backstay.JobBackup:  runner(e, e.backup.Run),
-			backstay.JobRestore: runner(e, e.restore.Run),
+			backstay.JobRestore: runner(e, e.runRestore),
 			backstay.JobExpire:  runner(e, e.expire.Run),
 			backstay.JobVerify:  runner(e, e.verify.Run),
 		},
@@ -106,6 +106,16 @@ func runner[P any](e *engines, run func(context.Context, backstay.Run, P) error)
 		defer e.region.hosts.enter(record.Host)()
 		return run(ctx, jobRun, params)
 	}
+}
+
+// runRestore runs a restore, and has the new VM in the catalogue when the job ends.
+func (e *engines) runRestore(ctx context.Context, run backstay.Run, params backstay.RestoreParams) error {
+	err := e.restore.Run(ctx, run, params)
+	if refreshErr := e.region.hosts.refresh(context.WithoutCancel(ctx), params.Plan.Host); refreshErr != nil {
+		// The host's own reports will bring it.
+		e.region.log.Warn("look at the host after a restore", "host", params.Plan.Host, "error", refreshErr)
+	}
+	return err
 }
 
 // schedule queues what the policies demand until ctx ends.
