@@ -203,6 +203,12 @@ type Staged struct {
 	Paths        []string
 }
 
+// Defined says how the new VM differs from its source where nobody asked for it:
+// devices that only one VM can have, for instance.
+type Defined struct {
+	Warnings []string
+}
+
 // Up says how a VM came up.
 type Up struct {
 	Seconds float64
@@ -215,7 +221,7 @@ type Restores interface {
 	Stage(ctx context.Context, r StageRequest, progress Progress) (Staged, error)
 	// Define puts firmware variables and TPM state in place and defines the VM.
 	// CodeCreateVMFailed leaves the disks.
-	Define(ctx context.Context, r StageRequest) error
+	Define(ctx context.Context, r StageRequest) (Defined, error)
 	// Start starts the VM and waits until the plan's probe says that it is up.
 	Start(ctx context.Context, r StageRequest) (Up, error)
 	// Abandon removes everything that the plan made, in whatever state it is.

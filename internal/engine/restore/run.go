@@ -168,7 +168,7 @@ func (r *Runner) steps(ctx context.Context, run backstay.Run, m mover.Mover, req
 	if err != nil {
 		return err
 	}
-	if err := run.Step(ctx, "switch", func(ctx context.Context) error { return m.Define(ctx, request) }); err != nil {
+	if err := run.Step(ctx, "switch", func(ctx context.Context) error { return define(ctx, run, m, request) }); err != nil {
 		return err
 	}
 	if err := run.Update(func(j *backstay.Job) {
@@ -216,6 +216,20 @@ func (r *Runner) recheck(ctx context.Context, run backstay.Run, request mover.St
 	now.Preflight = append([]backstay.Check{checkTier(facts, plan), checkHost(facts), checkName(facts, plan), checkUUID(facts, plan),
 		checkMACs(backstay.RestoreRequest{}, facts, plan), checkRoom(facts, plan)}, checkDisks(facts, plan)...)
 	return RefusedError(now)
+}
+
+// define creates the VM, and warns of what it does not have of its source.
+func define(ctx context.Context, run backstay.Run, m mover.Mover, request mover.StageRequest) error {
+	defined, err := m.Define(ctx, request)
+	if err != nil {
+		return err
+	}
+	for _, warning := range defined.Warnings {
+		if err := run.Warn(warning); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func start(ctx context.Context, run backstay.Run, m mover.Mover, request mover.StageRequest) error {

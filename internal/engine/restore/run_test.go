@@ -30,6 +30,8 @@ type world struct {
 	cause           error  // why: ErrStopping stands for a kill
 	end             context.CancelCauseFunc
 	fail            map[string]error
+	differs         []string // how the new VM differs from its source
+	warnings        []string
 }
 
 func newWorld(t *testing.T) *world {
@@ -113,7 +115,7 @@ func (w *world) Step(ctx context.Context, name string, fn func(context.Context) 
 func (w *world) Progress(int64, int64)                   {}
 func (w *world) Load(any) (bool, error)                  { return false, nil }
 func (w *world) Save(any) error                          { return nil }
-func (w *world) Warn(string) error                       { return nil }
+func (w *world) Warn(s string) error { w.warnings = append(w.warnings, s); return nil }
 func (w *world) Update(change func(*backstay.Job)) error { change(&w.job); return nil }
 
 // The host.
@@ -147,15 +149,15 @@ func (w *world) Stage(_ context.Context, r mover.StageRequest, progress mover.Pr
 	progress(mover.Report{Phase: "verify"})
 	return mover.Staged{Paths: []string{"x"}}, w.at("verify")
 }
-func (w *world) Define(context.Context, mover.StageRequest) error {
+func (w *world) Define(context.Context, mover.StageRequest) (mover.Defined, error) {
 	if err := w.at("define"); err != nil {
-		return err
+		return mover.Defined{}, err
 	}
 	if !w.staged {
 		w.t.Error("defined before the disks were there")
 	}
 	w.defined = true
-	return w.at("after define")
+	return mover.Defined{Warnings: w.differs}, w.at("after define")
 }
 func (w *world) Start(context.Context, mover.StageRequest) (mover.Up, error) {
 	if err := w.at("start"); err != nil {
@@ -239,5 +241,14 @@ func TestWhatChangedWhileTheJobWaitedIsSeenBeforeAnythingIsTouched(t *testing.T)
 	}
 	if w.staged || w.defined {
 		t.Error("something was touched")
+	}
+}
+
+func TestWhatTheNewVMLacksOfItsSourceIsAWarningOfTheJob(t *testing.T) {
+	w := newWorld(t)
+	w.differs = []string{"a pci device of the host is left out: only one VM can have it"}
+	must(t, w.live(w.params()))
+	if len(w.warnings) != 1 || w.warnings[0] != w.differs[0] {
+		t.Errorf("warnings %q", w.warnings)
 	}
 }

@@ -22,7 +22,7 @@ func restored(t *testing.T) (*testWorld, mover.StageRequest) {
 	r := w.backup(backstay.SnapshotTier)
 	_, err := w.host.Stage(t.Context(), r, nil)
 	must(t, err)
-	must(t, w.host.Define(t.Context(), r))
+	must(t, define(t, w, r))
 	return w, r
 }
 

@@ -23,19 +23,20 @@ import (
 // Define puts the firmware variables and the TPM's state in place and defines
 // the VM. On error the disks stay and everything else goes. It is done already
 // if an earlier call of the same restore defined the VM.
-func (h *Host) Define(ctx context.Context, r mover.StageRequest) error {
+func (h *Host) Define(ctx context.Context, r mover.StageRequest) (mover.Defined, error) {
 	unlock, err := h.lockRestore(ctx, r.Job)
 	if err != nil {
-		return err
+		return mover.Defined{}, err
 	}
 	defer unlock()
-	if err := h.define(ctx, r); err != nil {
-		return defineError(ctx, r.Plan, err)
+	var defined mover.Defined
+	if err := h.define(ctx, r, &defined); err != nil {
+		return mover.Defined{}, defineError(ctx, r.Plan, err)
 	}
-	return nil
+	return defined, nil
 }
 
-func (h *Host) define(ctx context.Context, r mover.StageRequest) error {
+func (h *Host) define(ctx context.Context, r mover.StageRequest, defined *mover.Defined) error {
 	j, err := h.loadJournal(r.Job)
 	if err != nil {
 		return err
@@ -57,6 +58,7 @@ func (h *Host) define(ctx context.Context, r mover.StageRequest) error {
 	if err != nil {
 		return err
 	}
+	defined.Warnings = d.Warnings
 	for _, w := range d.Warnings {
 		h.log.Warn("restored VM differs from its source", "vm", r.Plan.Name, "what", w)
 	}

@@ -41,6 +41,12 @@ const (
 
 var instant = time.Date(2025, 4, 1, 12, 0, 0, 0, time.UTC)
 
+// define is the call without the warnings, which these tests do not look at.
+func define(t *testing.T, w *testWorld, r mover.StageRequest) error {
+	_, err := w.host.Define(t.Context(), r)
+	return err
+}
+
 // testWorld is a host with a running VM of two disks, on a fake hypervisor and
 // a real vault in memory.
 type testWorld struct {
@@ -265,7 +271,7 @@ func TestARestoredVMHoldsTheBytesOfThePoint(t *testing.T) {
 			if !slices.Equal(phases, []string{"write", "verify"}) {
 				t.Errorf("phases %v", phases)
 			}
-			must(t, w.host.Define(t.Context(), r))
+			must(t, define(t, w, r))
 			r.Plan.Probe.Kind = backstay.ProbeAgent
 			up, err := w.host.Start(t.Context(), r)
 			must(t, err)
@@ -400,7 +406,7 @@ func TestAStageAfterACrashStartsAgain(t *testing.T) {
 		must(t, os.WriteFile(r.Plan.Disks[0].Path, []byte("half"), 0o600))
 		_, err = w.host.Stage(t.Context(), r, nil)
 		must(t, err)
-		must(t, w.host.Define(t.Context(), r))
+		must(t, define(t, w, r))
 		want := w.content(sourceVM, "vda")
 		if !bytes.Equal(w.content(copyVM, "vda"), want) {
 			t.Errorf("%s: the disk is not that of the point", tier)
@@ -471,7 +477,7 @@ func TestDisksStayWhenTheVMCannotBeCreated(t *testing.T) {
 		}
 		return nil
 	}
-	err = w.host.Define(t.Context(), r)
+	err = define(t, w, r)
 	if !backstay.IsCode(err, backstay.CodeCreateVMFailed) || !strings.Contains(err.Error(), "machine type") {
 		t.Errorf("%v", err)
 	}
@@ -481,7 +487,7 @@ func TestDisksStayWhenTheVMCannotBeCreated(t *testing.T) {
 		}
 	}
 	w.hv.Hook = func(string) error { return nil }
-	must(t, w.host.Define(t.Context(), r)) // the cause is mended
+	must(t, define(t, w, r)) // the cause is mended
 }
 
 // TestAVMOfSomebodyElseIsNotOurs: one that has the planned UUID but none of our
@@ -493,7 +499,7 @@ func TestAVMOfSomebodyElseIsNotOurs(t *testing.T) {
 	must(t, err)
 	_, err = w.hv.Define(t.Context(), fake.XML("other", copyVM))
 	must(t, err)
-	if err := w.host.Define(t.Context(), r); !backstay.IsCode(err, backstay.CodeCreateVMFailed) {
+	if err := define(t, w, r); !backstay.IsCode(err, backstay.CodeCreateVMFailed) {
 		t.Errorf("define over a foreign VM: %v", err)
 	}
 	must(t, w.host.Abandon(t.Context(), r))
@@ -511,14 +517,14 @@ func TestADefineWhoseAnswerWasLostIsDone(t *testing.T) {
 	r := w.backup(backstay.SnapshotTier)
 	_, err := w.host.Stage(t.Context(), r, nil)
 	must(t, err)
-	must(t, w.host.Define(t.Context(), r))
+	must(t, define(t, w, r))
 	w.hv.Hook = func(call string) error {
 		if call == "define" {
 			return errors.New("it was defined twice")
 		}
 		return nil
 	}
-	must(t, w.host.Define(t.Context(), r))
+	must(t, define(t, w, r))
 }
 
 // TestASweepEndsRestoresThatWillNotGoOn: half-written disks go, complete ones

@@ -332,19 +332,19 @@ func (f *Fake) Stage(ctx context.Context, r mover.StageRequest, progress mover.P
 }
 
 // Define is mover.Restores'.
-func (f *Fake) Define(ctx context.Context, r mover.StageRequest) error {
+func (f *Fake) Define(ctx context.Context, r mover.StageRequest) (mover.Defined, error) {
 	if err := f.enter(ctx, "Define"); err != nil {
-		return err
+		return mover.Defined{}, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for id, name := range f.vms {
 		if (id == r.Plan.UUID) != (name == r.Plan.Name) {
-			return backstay.Errorf(backstay.CodeCreateVMFailed, "VM %s cannot be created", r.Plan.Name).Becausef("name or UUID is taken")
+			return mover.Defined{}, backstay.Errorf(backstay.CodeCreateVMFailed, "VM %s cannot be created", r.Plan.Name).Becausef("name or UUID is taken")
 		}
 	}
 	f.vms[r.Plan.UUID] = r.Plan.Name
-	return nil
+	return mover.Defined{}, nil
 }
 
 // Start is mover.Restores'.

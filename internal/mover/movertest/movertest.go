@@ -215,7 +215,7 @@ func restoreAndAbandon(t *testing.T, s Subject, r mover.StageRequest) {
 		}
 	}
 	for range 2 {
-		if err := s.Mover.Define(ctx, r); err != nil {
+		if _, err := s.Mover.Define(ctx, r); err != nil {
 			t.Fatalf("define: %v", err)
 		}
 	}

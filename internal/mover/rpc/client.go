@@ -176,9 +176,8 @@ func (c *Client) Stage(ctx context.Context, r mover.StageRequest, progress mover
 }
 
 // Define is mover.Restores'.
-func (c *Client) Define(ctx context.Context, r mover.StageRequest) error {
-	_, err := call[none, none](ctx, c, "Define", toStageWire(r), nil)
-	return err
+func (c *Client) Define(ctx context.Context, r mover.StageRequest) (mover.Defined, error) {
+	return call[mover.Defined, none](ctx, c, "Define", toStageWire(r), nil)
 }
 
 // Start is mover.Restores'.

@@ -120,8 +120,8 @@ func registerRestores(s *side, m mover.Mover) {
 	handle(s, "Stage", func(ctx context.Context, r stageWire, progress func(mover.Report)) (mover.Staged, error) {
 		return m.Stage(ctx, r.request(), progress)
 	})
-	handle(s, "Define", func(ctx context.Context, r stageWire, _ func(none)) (none, error) {
-		return none{}, m.Define(ctx, r.request())
+	handle(s, "Define", func(ctx context.Context, r stageWire, _ func(none)) (mover.Defined, error) {
+		return m.Define(ctx, r.request())
 	})
 	handle(s, "Start", func(ctx context.Context, r stageWire, _ func(none)) (mover.Up, error) {
 		return m.Start(ctx, r.request())
