@@ -115,7 +115,7 @@ func (w *world) Step(ctx context.Context, name string, fn func(context.Context) 
 func (w *world) Progress(int64, int64)                   {}
 func (w *world) Load(any) (bool, error)                  { return false, nil }
 func (w *world) Save(any) error                          { return nil }
-func (w *world) Warn(s string) error { w.warnings = append(w.warnings, s); return nil }
+func (w *world) Warn(s string) error                     { w.warnings = append(w.warnings, s); return nil }
 func (w *world) Update(change func(*backstay.Job)) error { change(&w.job); return nil }
 
 // The host.
