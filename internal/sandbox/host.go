@@ -38,7 +38,10 @@ const Images = "/var/lib/libvirt/images"
 const Network = "lan"
 
 // keeperScript makes the host's view of the file system and stays, so that the
-// view lasts when every other process of the host has ended.
+// view lasts when every other process of the host has ended. In a container
+// /dev/kvm may have a group of the machine outside: it gets the one that Debian
+// gives it, or libvirt would probe QEMU for seconds again each time that it starts a
+// VM as a user who cannot open what root can.
 const keeperScript = `set -e
 dir=$1
 umount -l -R /sys && mount -t sysfs sysfs /sys
@@ -47,6 +50,10 @@ mount --bind "$dir/lib" /var/lib/libvirt
 mount --bind "$dir/cache" /var/cache/libvirt
 mount --bind "$dir/log" /var/log
 [ ! -d /var/lib/swtpm-localca ] || mount --bind "$dir/localca" /var/lib/swtpm-localca
+if [ -c /dev/kvm ] && [ "$(stat -c %G /dev/kvm)" != kvm ] &&
+	mknod -m 660 "$dir/kvm" c 10 232 && chgrp kvm "$dir/kvm"; then
+	mount --bind "$dir/kvm" /dev/kvm
+fi
 mount --bind "$dir/run" /run
 busybox ip link set lo up
 touch /run/ready
