@@ -39,7 +39,7 @@ func refuse(name, format string, args ...any) backstay.Check {
 func checkTier(f Facts, plan backstay.RestorePlan) backstay.Check {
 	switch {
 	case !f.Point.Has(plan.Tier):
-		return refuse("tier", "the point is not in the %s tier", plan.Tier)
+		return refuse("tier", "the point is not in the %s tier, or cannot be read there any more", plan.Tier)
 	case plan.Tier == backstay.SnapshotTier && f.Host.Name != f.Point.VM.Host:
 		return refuse("tier", "the snapshot tier of this point is on host %s; restore there, or from the vault tier", f.Point.VM.Host)
 	case plan.Tier == backstay.VaultTier && f.VaultProblem != "":

@@ -95,6 +95,12 @@ func (r *Runner) askHost(ctx context.Context, request backstay.RestoreRequest, f
 		return err
 	}
 	facts.Host.State = "connected"
+	if err := seeSnapshot(ctx, m, facts); err != nil {
+		return err
+	}
+	if request.Tier == "" && ChooseTier(request, facts.Point, facts.Host.Name) == backstay.VaultTier {
+		facts.VaultProblem = r.VaultProblem(ctx, facts.Point.Vault, facts.Point.ID)
+	}
 	infos, err := m.Paths(ctx, Candidates(request, facts.Point, facts.Host))
 	if err != nil {
 		return err
@@ -103,6 +109,26 @@ func (r *Runner) askHost(ctx context.Context, request backstay.RestoreRequest, f
 	for _, info := range infos {
 		facts.Paths[info.Path] = info
 	}
+	return nil
+}
+
+// seeSnapshot takes the point out of the snapshot tier, for this plan, if its
+// host does not offer it there: somebody wrote to a layer, or it is gone. The
+// catalogue cannot know; the vault tier is then what is left.
+func seeSnapshot(ctx context.Context, m mover.Mover, facts *Facts) error {
+	if !facts.Point.Has(backstay.SnapshotTier) || facts.Host.Name != facts.Point.VM.Host {
+		return nil
+	}
+	points, err := m.Points(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range points {
+		if p.Point == facts.Point.ID {
+			return nil
+		}
+	}
+	facts.Point.DropTier(backstay.SnapshotTier)
 	return nil
 }
 

@@ -32,6 +32,7 @@ type world struct {
 	fail            map[string]error
 	differs         []string // how the new VM differs from its source
 	warnings        []string
+	layerLost       bool // the host does not offer the point any more
 }
 
 func newWorld(t *testing.T) *world {
@@ -126,6 +127,12 @@ func (w *world) VMs(context.Context) ([]backstay.VM, error) {
 		vms = append(vms, backstay.VM{ID: "fresh-uuid", Name: "copy"})
 	}
 	return vms, nil
+}
+func (w *world) Points(context.Context) ([]mover.Taken, error) {
+	if w.layerLost {
+		return nil, nil
+	}
+	return []mover.Taken{{Point: w.facts.Point.ID}}, nil
 }
 func (w *world) Facts(context.Context) (backstay.HostFacts, error) { return w.facts.Host.Facts, nil }
 func (w *world) Paths(_ context.Context, paths []string) ([]mover.PathInfo, error) {
@@ -250,5 +257,22 @@ func TestWhatTheNewVMLacksOfItsSourceIsAWarningOfTheJob(t *testing.T) {
 	must(t, w.live(w.params()))
 	if len(w.warnings) != 1 || w.warnings[0] != w.differs[0] {
 		t.Errorf("warnings %q", w.warnings)
+	}
+}
+
+func TestAPointThatItsHostDoesNotOfferComesFromTheVault(t *testing.T) {
+	w := newWorld(t)
+	w.layerLost = true
+	p, err := w.runner().Plan(t.Context(), request())
+	must(t, err)
+	if p.Tier != backstay.VaultTier || len(p.Refused()) > 0 {
+		t.Errorf("tier %s, refused %+v", p.Tier, p.Refused())
+	}
+	r := request()
+	r.Tier = backstay.SnapshotTier
+	p, err = w.runner().Plan(t.Context(), r)
+	must(t, err)
+	if err := RefusedError(p); !backstay.IsCode(err, backstay.CodePreflight) {
+		t.Errorf("a snapshot tier that is not there: %v", err)
 	}
 }
