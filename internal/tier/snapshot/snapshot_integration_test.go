@@ -62,7 +62,7 @@ func newLab(t *testing.T) *lab {
 // host's view of the file system.
 func (l *lab) define() {
 	l.t.Helper()
-	must(l.t, l.world.AddVM(l.ctx, sandbox.VMSpec{Name: "web01", Off: true, Disks: []sandbox.DiskSpec{{Raw: true}, {Size: 256 << 20}}}))
+	must(l.t, l.world.AddVM(l.ctx, sandbox.VMSpec{Name: "web01", Off: true, Disks: []sandbox.DiskSpec{{Raw: true}, {Size: 64 << 20}}}))
 	xml, err := l.host.XML(l.ctx, "web01")
 	must(l.t, err)
 	must(l.t, l.host.Undefine(l.ctx, "web01"))
@@ -130,7 +130,7 @@ func (l *lab) sum(id backstay.PointID) string {
 	for _, d := range p.Disks {
 		img, err := p.OpenDisk(l.ctx, d.Target, "reader")
 		must(l.t, err)
-		_, err = io.Copy(digest, io.NewSectionReader(img, 0, img.Size()))
+		_, err = copyAll(digest, img, img.Size())
 		must(l.t, errors.Join(err, img.Close()))
 	}
 	return fmt.Sprintf("%x", digest.Sum(nil))
@@ -156,6 +156,11 @@ func (l *lab) drop(id backstay.PointID) {
 	must(l.t, l.tier.Drop(l.ctx, id, nil))
 }
 
+// copyAll reads in pieces that are worth a request each.
+func copyAll(to io.Writer, from io.ReaderAt, size int64) (int64, error) {
+	return io.CopyBuffer(to, io.NewSectionReader(from, 0, size), make([]byte, 1<<20))
+}
+
 // active is the content of the disks of a VM that is shut off.
 func (l *lab) active() string {
 	l.t.Helper()
@@ -167,7 +172,7 @@ func (l *lab) active() string {
 		must(l.t, err)
 		c, err := nbd.Dial(l.ctx, e.Socket(), e.Name(), nbd.Options{})
 		must(l.t, err)
-		_, err = io.Copy(digest, io.NewSectionReader(c, 0, c.Size()))
+		_, err = copyAll(digest, c, c.Size())
 		must(l.t, errors.Join(err, c.Close(), e.Close()))
 	}
 	return fmt.Sprintf("%x", digest.Sum(nil))
