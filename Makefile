@@ -5,6 +5,9 @@
 .PHONY: build demo test check deps root
 .DEFAULT_GOAL := build
 
+# A root who came by `su` has no sbin in the PATH.
+export PATH := $(PATH):/usr/sbin:/sbin
+
 # Version stamping runs git, which refuses a checkout that belongs to another user.
 GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false
 STATICCHECK = go tool -modfile=tools/go.mod staticcheck

@@ -200,8 +200,12 @@ func candidates(ctx context.Context, pkgs ...string) (map[string]string, error) 
 // run runs a command and returns its standard output; an error has its last
 // lines of standard error.
 func run(ctx context.Context, name string, args ...string) (string, error) {
+	// mke2fs and mkfs.vfat live in sbin, which a user's PATH, and that of a root
+	// who came by su, may lack.
+	if _, err := exec.LookPath(name); err != nil && !strings.Contains(name, "/") {
+		name = filepath.Join("/usr/sbin", name)
+	}
 	cmd := exec.CommandContext(ctx, name, args...)
-	// mkfs, mcopy and debugfs live in sbin, which a user's PATH may lack.
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
 	out, err := cmd.Output()
 	if err != nil {
