@@ -3,6 +3,7 @@
 package test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -314,19 +315,36 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // eventually is the command `eventually`: it repeats a program until what it
-// prints matches, and fails after the story's patience.
+// prints matches, and fails after the story's patience. Only the last output is
+// kept, or the log would have each of hundreds.
 func eventually(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: eventually PATTERN COMMAND ARGUMENTS...")
 	}
 	pattern, err := regexp.Compile(args[0])
 	ts.Check(err)
+	program := args[1]
+	if program == "backstay" {
+		program = filepath.Join(binaries, program)
+	}
 	for begin := time.Now(); ; time.Sleep(500 * time.Millisecond) {
-		if err := ts.Exec(args[1], args[2:]...); err == nil && pattern.MatchString(ts.ReadFile("stdout")) {
-			return
+		cmd := exec.Command(program, args[2:]...)
+		cmd.Dir = ts.MkAbs(".")
+		for _, name := range []string{"PATH", "HOME", "BACKSTAY_CONFIG"} {
+			cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
 		}
-		if time.Since(begin) > patience {
-			ts.Fatalf("it never printed %q", args[0])
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		matches := err == nil && pattern.Match(out)
+		if !matches && time.Since(begin) < patience {
+			continue
 		}
+		fmt.Fprint(ts.Stdout(), string(out))
+		fmt.Fprint(ts.Stderr(), stderr.String())
+		if !matches {
+			ts.Fatalf("it never printed %q; in the end: %v", args[0], err)
+		}
+		return
 	}
 }
