@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -86,21 +87,26 @@ func up(c *cobra.Command, o sandbox.Options) (*sandbox.World, error) {
 	return sandbox.Up(c.Context(), o)
 }
 
-// describe tells how to use a world.
+// describe tells how to use a world, with the programs where they are.
 func describe(out io.Writer, w *sandbox.World) {
+	self := os.Args[0]
+	backstay := filepath.Join(filepath.Dir(self), "backstay")
+	if !strings.Contains(self, "/") {
+		backstay = "backstay"
+	}
 	fmt.Fprintf(out, "world   %s\n", w.Dir)
 	for _, h := range w.Hosts {
 		fmt.Fprintf(out, "host    %s  virsh -c '%s' list\n", h.Name, h.URI())
 	}
 	if w.Region != nil {
 		fmt.Fprintf(out, "URL     %s\ntoken   %s\n", w.Region.URL, w.Region.Token)
-		fmt.Fprintf(out, "use it  export BACKSTAY_CONFIG=%s; backstay vm list\n", w.Region.Client)
+		fmt.Fprintf(out, "use it  export BACKSTAY_CONFIG=%s; %s vm list\n", w.Region.Client, backstay)
 	}
 	flag := ""
 	if w.Dir != defaultDir {
 		flag = " --dir " + w.Dir
 	}
-	fmt.Fprintf(out, "end it  sandbox down%s\n", flag)
+	fmt.Fprintf(out, "end it  %s down%s\n", self, flag)
 }
 
 func downCommand(dir *string) *cobra.Command {
