@@ -31,20 +31,20 @@ internal/nbd             ->
 internal/undo            ->
 internal/tier            -> .
 internal/tier/snapshot   -> . internal/tier internal/hypervisor internal/nbd internal/keyring
-internal/tier/vault      -> . internal/tier internal/blob internal/keyring internal/tier/vault/*
+internal/tier/vault      -> . internal/tier internal/blob internal/tier/vault/*
 internal/tier/vault/*    -> . internal/blob internal/tier/vault/*
 internal/mover           -> .
 internal/mover/rpc       -> . internal/mover
 internal/mover/host      -> . internal/mover internal/tier internal/tier/* internal/hypervisor internal/blob internal/keyring internal/nbd internal/undo
 internal/mover/movertest -> . internal/mover
-internal/engine/*        -> . internal/mover internal/catalog internal/undo internal/tier/vault
+internal/engine/*        -> . internal/mover internal/catalog
 internal/job             -> . internal/catalog
 internal/server          -> . api internal/job internal/catalog
 internal/server/servertest -> . api internal/server internal/catalog internal/catalog/sqlite
 internal/config          -> .
 internal/cli             -> . api client internal/config
 internal/daemon          -> . api client internal/*
-internal/sandbox         -> . api client internal/daemon internal/config internal/blob internal/hypervisor internal/hypervisor/* internal/sandbox/*
+internal/sandbox         -> . internal/config internal/blob internal/sandbox/*
 internal/sandbox/*       -> . internal/sandbox/*
 cmd/backstay             -> internal/cli internal/daemon
 cmd/sandbox              -> internal/sandbox internal/cli internal/daemon
