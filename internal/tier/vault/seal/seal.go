@@ -18,6 +18,7 @@ import (
 	"fmt"
 
 	"github.com/google/uuid"
+	"golang.org/x/crypto/chacha20poly1305"
 	"lukechampine.com/blake3"
 
 	backstay "github.com/backstay/backstay"
@@ -119,31 +120,52 @@ func (k *Keys) Box(h Head, salt []byte) (*Box, error) {
 	if err != nil {
 		return nil, fmt.Errorf("derive object key: %w", err)
 	}
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		return nil, fmt.Errorf("make cipher: %w", err)
-	}
-	aead, err := cipher.NewGCM(block)
+	aead, err := newAEAD(h.Epoch>>CipherShift, key)
 	if err != nil {
 		return nil, fmt.Errorf("make cipher: %w", err)
 	}
 	return &Box{aead}, nil
 }
 
-func nonce(counter uint64) []byte {
-	var n [12]byte
-	binary.BigEndian.PutUint64(n[4:], counter)
-	return n[:]
+// The ciphers: the high byte of a head's epoch field. Everything that carries an
+// epoch (directories, places) so carries the cipher with it.
+const (
+	AES256GCM                = 0
+	XChaCha20Poly1305        = 1 // for writers without AES in their CPU
+	CipherShift              = 24
+	MaxEpoch          uint32 = 1<<CipherShift - 1
+)
+
+func newAEAD(c uint32, key []byte) (cipher.AEAD, error) {
+	switch c {
+	case AES256GCM:
+		block, err := aes.NewCipher(key)
+		if err != nil {
+			return nil, err
+		}
+		return cipher.NewGCM(block)
+	case XChaCha20Poly1305:
+		return chacha20poly1305.NewX(key)
+	default:
+		return nil, fmt.Errorf("cipher %d is unknown to this release: %w", c, ErrWrong)
+	}
+}
+
+// nonce is the counter behind as many zeros as the cipher wants.
+func (b *Box) nonce(counter uint64) []byte {
+	n := make([]byte, b.aead.NonceSize())
+	binary.BigEndian.PutUint64(n[len(n)-8:], counter)
+	return n
 }
 
 // Seal appends the sealed plain to dst. No counter is used twice in one object.
 func (b *Box) Seal(dst []byte, counter uint64, plain, bound []byte) []byte {
-	return b.aead.Seal(dst, nonce(counter), plain, bound)
+	return b.aead.Seal(dst, b.nonce(counter), plain, bound)
 }
 
 // Open returns what was sealed with the same counter and bound data, or ErrWrong.
 func (b *Box) Open(dst []byte, counter uint64, sealed, bound []byte) ([]byte, error) {
-	plain, err := b.aead.Open(dst, nonce(counter), sealed, bound)
+	plain, err := b.aead.Open(dst, b.nonce(counter), sealed, bound)
 	if err != nil {
 		return nil, ErrWrong
 	}
@@ -173,6 +195,7 @@ type Head struct {
 	Type  Type
 	Vault [16]byte
 	ID    [16]byte
+	// Epoch is that of the data key in the low 24 bits, and the cipher above.
 	Epoch uint32
 }
 
