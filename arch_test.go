@@ -21,6 +21,7 @@ api                      -> .
 client                   -> . api
 internal/blob            -> .
 internal/blob/*          -> . internal/blob
+internal/blob/unit       -> . internal/blob internal/blob/*
 internal/catalog         -> .
 internal/catalog/*       -> . internal/catalog
 internal/hypervisor      -> .
@@ -30,6 +31,7 @@ internal/keyring/*       -> . internal/keyring
 internal/nbd             ->
 internal/undo            ->
 internal/tier            -> .
+internal/tier/raw        -> . internal/tier
 internal/tier/snapshot   -> . internal/tier internal/hypervisor internal/nbd internal/keyring
 internal/tier/vault      -> . internal/tier internal/blob internal/tier/vault/*
 internal/tier/vault/*    -> . internal/blob internal/tier/vault/*

@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"net/url"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -16,9 +13,8 @@ import (
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/api"
 	"github.com/backstay/backstay/internal/blob"
-	"github.com/backstay/backstay/internal/blob/count"
-	"github.com/backstay/backstay/internal/blob/file"
 	"github.com/backstay/backstay/internal/blob/replica"
+	"github.com/backstay/backstay/internal/blob/unit"
 	"github.com/backstay/backstay/internal/catalog"
 	"github.com/backstay/backstay/internal/keyring"
 	"github.com/backstay/backstay/internal/mover"
@@ -47,29 +43,8 @@ func (u units) store(ctx context.Context, urls []string) (blob.Store, error) {
 	return replica.New(copies...), nil
 }
 
-func (u units) unit(_ context.Context, raw string) (blob.Store, error) {
-	path, err := unitPath(raw)
-	if err != nil {
-		return nil, err
-	}
-	var s blob.Store = file.New(path)
-	if u.hooks.Unit != nil {
-		s = u.hooks.Unit(raw, s)
-	}
-	return count.Wrap(s), nil
-}
-
-// unitPath returns the folder of a storage unit's URL.
-func unitPath(raw string) (string, error) {
-	if filepath.IsAbs(raw) {
-		return filepath.Clean(raw), nil
-	}
-	parsed, err := url.Parse(raw)
-	if err != nil || parsed.Scheme != "file" || !filepath.IsAbs(parsed.Path) || parsed.Host != "" {
-		return "", backstay.Errorf(backstay.CodeUsage, "%q is not a storage unit", raw).
-			Becausef("this release knows folders: file:///absolute/path").Do("give three URLs such as file:///srv/backstay/copy1")
-	}
-	return filepath.Clean(parsed.Path), nil
+func (u units) unit(ctx context.Context, raw string) (blob.Store, error) {
+	return unit.Options{Wrap: u.hooks.Unit}.Open(ctx, raw)
 }
 
 // openVault opens a vault with the access that the server gave.
@@ -191,21 +166,12 @@ func (v *vaults) CreateVault(ctx context.Context, r api.CreateVaultRequest) (bac
 }
 
 func (v *vaults) makeVault(ctx context.Context, entry *backstay.Vault, wanted []api.NewUnit) (backstay.Secret, error) {
-	var urls []string
-	if err := apart(wanted); err != nil {
+	urls, err := makeUnits(ctx, wanted)
+	if err != nil {
 		return backstay.Secret{}, err
 	}
-	for _, u := range wanted {
-		path, err := unitPath(u.URL)
-		if err != nil {
-			return backstay.Secret{}, err
-		}
-		if err := file.Init(path); err != nil {
-			return backstay.Secret{}, backstay.Errorf(backstay.CodeVaultAway, "storage unit %s cannot be made", path).Because(err)
-		}
-		unit := backstay.StorageUnit{URL: "file://" + path, Zone: u.Zone}
-		entry.Units = append(entry.Units, unit)
-		urls = append(urls, unit.URL)
+	for i, u := range wanted {
+		entry.Units = append(entry.Units, backstay.StorageUnit{URL: urls[i], Zone: u.Zone})
 	}
 	server, err := v.recipient(ctx)
 	if err != nil {
@@ -226,44 +192,32 @@ func (v *vaults) makeVault(ctx context.Context, entry *backstay.Vault, wanted []
 	return recovery, err
 }
 
-// apart refuses storage units that are one folder under several names, or of
-// which one lies in another: what is told as several copies must be several (I13).
-func apart(wanted []api.NewUnit) error {
-	var seen []string
-	for _, u := range wanted {
-		path, err := unitPath(u.URL)
+// makeUnits makes the storage units of a new vault and returns their URLs in the
+// one form that is kept. Units that are not apart are refused (I13), and so is
+// memory, which keeps nothing.
+func makeUnits(ctx context.Context, wanted []api.NewUnit) ([]string, error) {
+	var parsed []unit.URL
+	var urls []string
+	for _, w := range wanted {
+		u, err := unit.Parse(w.URL)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		real, err := realPath(path)
-		if err != nil {
-			return backstay.Errorf(backstay.CodeVaultAway, "storage unit %s cannot be made", path).Because(err)
+		if u.Kind == unit.Mem {
+			return nil, backstay.Errorf(backstay.CodeUsage, "%s cannot hold a vault", u).
+				Becausef("memory keeps nothing when the server ends").Do("give a directory, a bucket or a container")
 		}
-		for i, other := range seen {
-			if within(real, other) || within(other, real) {
-				return backstay.Errorf(backstay.CodeUsage, "the storage units %s and %s are not apart", wanted[i].URL, u.URL).
-					Becausef("they are %s and %s: two copies in one place are one copy", other, real).
-					Do("give a folder for each copy, on different devices if there are any")
-			}
-		}
-		seen = append(seen, real)
+		parsed, urls = append(parsed, u), append(urls, u.String())
 	}
-	return nil
-}
-
-// within tells whether path is dir or below it.
-func within(path, dir string) bool {
-	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
-}
-
-// realPath follows the symbolic links of that part of a path that exists.
-func realPath(path string) (string, error) {
-	real, err := filepath.EvalSymlinks(path)
-	if !errors.Is(err, fs.ErrNotExist) || path == filepath.Dir(path) {
-		return real, err
+	if err := unit.Apart(parsed...); err != nil {
+		return nil, err
 	}
-	parent, err := realPath(filepath.Dir(path))
-	return filepath.Join(parent, filepath.Base(path)), err
+	for _, u := range urls {
+		if err := unit.Init(ctx, u); err != nil {
+			return nil, err
+		}
+	}
+	return urls, nil
 }
 
 // recipient returns the public side of this server's identity, which is made

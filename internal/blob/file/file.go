@@ -96,6 +96,12 @@ func Init(root string) error {
 	}
 }
 
+// IsUnit tells whether a directory has the marker of a storage unit.
+func IsUnit(root string) bool {
+	_, err := os.Stat(filepath.Join(root, marker))
+	return err == nil
+}
+
 // open returns a handle of the root that stays the same directory whatever is
 // mounted or unmounted meanwhile, once the marker was seen through it.
 func (s *Store) open() (*os.Root, error) {

@@ -1,0 +1,135 @@
+// Package unit turns the URL of a storage unit into the store behind it: it is the
+// one place that knows which scheme is which adapter, and what is wrapped around it.
+//
+// It knows nothing of vaults, and asks no server: who calls it has the URL.
+package unit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/blob"
+	"github.com/backstay/backstay/internal/blob/count"
+	"github.com/backstay/backstay/internal/blob/file"
+	"github.com/backstay/backstay/internal/blob/mem"
+)
+
+// Options change how a unit is opened; the zero value is right.
+type Options struct {
+	// Wrap is put around the store, below nothing but the count of requests: how
+	// a sandbox plants faults.
+	Wrap func(url string, s blob.Store) blob.Store
+}
+
+// Open returns the unit at a URL. Nothing is asked of the unit yet: that it is
+// there is found by the first call.
+func Open(ctx context.Context, raw string) (blob.Store, error) {
+	return Options{}.Open(ctx, raw)
+}
+
+// Open returns the unit at a URL, opened with the options.
+func (o Options) Open(ctx context.Context, raw string) (blob.Store, error) {
+	u, err := Parse(raw)
+	if err != nil {
+		return nil, err
+	}
+	s, err := adapter(ctx, u)
+	if err != nil {
+		return nil, err
+	}
+	if o.Wrap != nil {
+		s = o.Wrap(u.String(), s)
+	}
+	return count.Wrap(s), nil
+}
+
+// adapter returns the store itself.
+func adapter(_ context.Context, u URL) (blob.Store, error) {
+	switch u.Kind {
+	case File:
+		return file.New(u.Path), nil
+	case Mem:
+		return memory(u.Host), nil
+	}
+	return nil, badURL("%q is not a kind of storage unit", u.Kind)
+}
+
+// memories are the units in memory of this process, by name.
+var memories = struct {
+	sync.Mutex
+	byName map[string]*mem.Store // guarded by the mutex
+}{byName: map[string]*mem.Store{}}
+
+func memory(name string) *mem.Store {
+	memories.Lock()
+	defer memories.Unlock()
+	if memories.byName[name] == nil {
+		memories.byName[name] = mem.New()
+	}
+	return memories.byName[name]
+}
+
+// Init makes a place ready to be a storage unit: a directory is made and marked;
+// a bucket or container must be there and answer. What is a unit already stays
+// as it is.
+func Init(ctx context.Context, raw string) error {
+	u, err := Parse(raw)
+	if err != nil {
+		return err
+	}
+	switch u.Kind {
+	case File:
+		err = file.Init(u.Path)
+	default:
+		err = answers(ctx, u)
+	}
+	if err != nil {
+		return backstay.Errorf(backstay.CodeVaultAway, "storage unit %s cannot be made", u).Because(err)
+	}
+	return nil
+}
+
+// answers asks for an object that need not be there.
+func answers(ctx context.Context, u URL) error {
+	s, err := adapter(ctx, u)
+	if err != nil {
+		return err
+	}
+	if _, err = s.Stat(ctx, "vault.json"); errors.Is(err, blob.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// Trial opens a unit to be tried out, and returns what must be called when that
+// is done. A directory that is not a unit yet is tried in a folder of its own,
+// which is removed then: nothing makes a directory a unit by accident, because
+// one in which a disk should be mounted must never look like an empty unit (I5).
+func (o Options) Trial(ctx context.Context, raw string) (blob.Store, func() error, error) {
+	u, err := Parse(raw)
+	if err != nil {
+		return nil, nil, err
+	}
+	done := func() error { return nil }
+	if u.Kind == File && !file.IsUnit(u.Path) {
+		dir, err := os.MkdirTemp(u.Path, ".backstay-check-")
+		if err != nil {
+			return nil, nil, backstay.Errorf(backstay.CodeVaultAway, "%s cannot be tried", u).Because(err).
+				Do("make the directory first, and mount what belongs there")
+		}
+		done = func() error { return os.RemoveAll(dir) }
+		if err := file.Init(dir); err != nil {
+			return nil, nil, errors.Join(fmt.Errorf("try %s: %w", u, err), done())
+		}
+		u.Path = dir
+	}
+	s, err := o.Open(ctx, u.String())
+	if err != nil {
+		return nil, nil, errors.Join(err, done())
+	}
+	return s, done, nil
+}
