@@ -38,7 +38,7 @@ const (
 	// Unit is the step in which content is addressed, in bytes.
 	Unit = 4096
 	// MaxData is the largest plain length of a data chunk, in bytes.
-	MaxData = 1 << 20
+	MaxData = 2 << 20
 	// MaxTable is the largest plain length of a table chunk, in bytes.
 	MaxTable = 4 << 20
 )

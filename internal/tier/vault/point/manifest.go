@@ -46,6 +46,38 @@ type Disk struct {
 	// Pages are the names of the table pages, 32 bytes each; zeros stand for a
 	// page of zeros.
 	Pages []byte `json:"pages"`
+	// Places are where the table pages were, placeSize bytes each; none in
+	// manifests of version-1 vaults.
+	Places []byte `json:"places,omitempty"`
+}
+
+// placeSize: pack, epoch, ordinal, offset, sealed and plain length.
+const placeSize = 16 + 5*4
+
+// Place returns where a page was.
+func (d *Disk) Place(i int) Place {
+	if len(d.Places) == 0 {
+		return Place{}
+	}
+	b := d.Places[i*placeSize:]
+	n := func(at int) uint32 { return binary.BigEndian.Uint32(b[16+4*at:]) }
+	return Place{Pack: pack.ID(b), Epoch: n(0), Ordinal: n(1), Offset: n(2), Sealed: n(3), Plain: n(4)}
+}
+
+// SetPage names a page and says where it is. Pages and Places have room for it.
+func (d *Disk) SetPage(i int, name chunk.Name, at Place) {
+	copy(d.Pages[i*len(name):], name[:])
+	b := append(make([]byte, 0, placeSize), at.Pack[:]...)
+	for _, n := range []uint32{at.Epoch, at.Ordinal, at.Offset, at.Sealed, at.Plain} {
+		b = binary.BigEndian.AppendUint32(b, n)
+	}
+	copy(d.Places[i*placeSize:], b)
+}
+
+// MakePages makes room for the pages of the disk's size, all of zeros.
+func (d *Disk) MakePages() {
+	pages := (d.Size + d.PageBytes - 1) / d.PageBytes
+	d.Pages, d.Places = make([]byte, pages*int64(len(chunk.Name{}))), make([]byte, pages*placeSize)
 }
 
 // Units returns the number of units of the disk; the last one may reach behind
@@ -72,7 +104,7 @@ func (d *Disk) check() error {
 		if d.Size%d.PageBytes != 0 {
 			pages++
 		}
-		if int64(len(d.Pages)) == pages*int64(len(chunk.Name{})) {
+		if int64(len(d.Pages)) == pages*int64(len(chunk.Name{})) && (len(d.Places) == 0 || int64(len(d.Places)) == pages*placeSize) {
 			return nil
 		}
 	}

@@ -7,12 +7,11 @@
 package point
 
 import (
-	"encoding/binary"
 	"errors"
-	"fmt"
 	"sort"
 
 	"github.com/backstay/backstay/internal/tier/vault/chunk"
+	"github.com/backstay/backstay/internal/tier/vault/pack"
 )
 
 // ErrBad: the bytes are not what the codec writes.
@@ -23,8 +22,33 @@ const (
 	PageBytes = 256 << 20
 	// maxPageUnits bounds pages of any release with this format.
 	maxPageUnits = PageBytes / chunk.Unit
-	pageVersion  = 1
+	// pageV1 pages say which chunks, pageV2 pages also where they are.
+	pageV1 = 1
+	pageV2 = 2
 )
+
+// Place says where a chunk was when the page that names it was written: enough to
+// read it with one request and no index. It is a hint, since reclaim may move
+// chunks; whoever follows it authenticates what is there, and asks the index
+// where that fails. The zero Place is not known (pages of version 1).
+type Place struct {
+	Pack                           pack.ID
+	Epoch                          uint32 // of the pack's data key, with its cipher
+	Ordinal, Offset, Sealed, Plain uint32
+}
+
+// PlaceOf returns the place of an entry of a pack.
+func PlaceOf(id pack.ID, epoch uint32, e pack.Entry) Place {
+	return Place{Pack: id, Epoch: epoch, Ordinal: e.Ordinal, Offset: e.Offset, Sealed: e.Sealed, Plain: e.Plain}
+}
+
+// Known tells whether the place is one.
+func (p Place) Known() bool { return p.Sealed != 0 }
+
+// Entry returns the pack's entry for a chunk at this place.
+func (p Place) Entry(kind chunk.Kind, name chunk.Name) pack.Entry {
+	return pack.Entry{Kind: kind, Name: name, Ordinal: p.Ordinal, Offset: p.Offset, Sealed: p.Sealed, Plain: p.Plain}
+}
 
 // Extent is a run of units of a page: zeros, or a part of a chunk.
 type Extent struct {
@@ -41,6 +65,7 @@ func (e Extent) End() uint32 { return e.Start + e.Units }
 type Page struct {
 	Units   uint32
 	Names   []chunk.Name // each used by at least one extent, in order of first use
+	Places  []Place      // of the names
 	Extents []Extent
 }
 
@@ -65,6 +90,14 @@ func (p *Page) Name(e Extent) chunk.Name {
 	return p.Names[e.Chunk-1]
 }
 
+// Place returns where the chunk of an extent was; unknown for zeros.
+func (p *Page) Place(e Extent) Place {
+	if e.Chunk == 0 {
+		return Place{}
+	}
+	return p.Places[e.Chunk-1]
+}
+
 // Slice calls fn for the parts of extents in [from, to), in order.
 func (p *Page) Slice(from, to uint32, fn func(Extent) error) error {
 	for i := p.At(from); i < len(p.Extents) && p.Extents[i].Start < to; i++ {
@@ -85,8 +118,8 @@ func (p *Page) Slice(from, to uint32, fn func(Extent) error) error {
 	return nil
 }
 
-// Builder makes a page from its start to its end. Equal content makes equal
-// pages, however it was added.
+// Builder makes a page from its start to its end. Equal content at equal places
+// makes equal pages, however it was added.
 type Builder struct {
 	page  Page
 	index map[chunk.Name]uint32
@@ -96,7 +129,8 @@ type Builder struct {
 func NewBuilder() *Builder { return &Builder{index: map[chunk.Name]uint32{}} }
 
 // Add appends units that are zeros (the zero Name) or lie at an offset in a chunk.
-func (b *Builder) Add(units uint32, name chunk.Name, offset uint32) {
+// Of several places that are given for a chunk the first one counts.
+func (b *Builder) Add(units uint32, name chunk.Name, at Place, offset uint32) {
 	if units == 0 {
 		return
 	}
@@ -104,6 +138,7 @@ func (b *Builder) Add(units uint32, name chunk.Name, offset uint32) {
 	if !name.IsZero() {
 		if b.index[name] == 0 {
 			b.page.Names = append(b.page.Names, name)
+			b.page.Places = append(b.page.Places, at)
 			b.index[name] = uint32(len(b.page.Names))
 		}
 		e.Chunk, e.Offset = b.index[name], offset
@@ -124,84 +159,3 @@ func (b *Builder) Units() uint32 { return b.page.Units }
 
 // Page returns the page. The builder must not be used after it.
 func (b *Builder) Page() *Page { return &b.page }
-
-// Encode returns the page's bytes.
-func (p *Page) Encode() []byte {
-	out := []byte{pageVersion}
-	out = binary.AppendUvarint(out, uint64(p.Units))
-	out = binary.AppendUvarint(out, uint64(len(p.Names)))
-	out = binary.AppendUvarint(out, uint64(len(p.Extents)))
-	for _, n := range p.Names {
-		out = append(out, n[:]...)
-	}
-	for _, e := range p.Extents {
-		out = binary.AppendUvarint(out, uint64(e.Units))
-		out = binary.AppendUvarint(out, uint64(e.Chunk))
-		if e.Chunk != 0 {
-			out = binary.AppendUvarint(out, uint64(e.Offset))
-		}
-	}
-	return out
-}
-
-// reader takes numbers off a slice.
-type reader struct {
-	data []byte
-	err  error
-}
-
-func (r *reader) number(limit uint64) uint32 {
-	v, n := binary.Uvarint(r.data)
-	if n <= 0 || v > limit || n > 1 && r.data[n-1] == 0 {
-		r.err = ErrBad
-		r.data = nil
-		return 0
-	}
-	r.data = r.data[n:]
-	return uint32(v)
-}
-
-// DecodePage reads a page that must describe exactly the given number of units.
-func DecodePage(data []byte, units uint32) (*Page, error) {
-	bad := func(what string) (*Page, error) { return nil, fmt.Errorf("table page: %s: %w", what, ErrBad) }
-	if len(data) == 0 || data[0] != pageVersion {
-		return bad("unknown version")
-	}
-	r := &reader{data: data[1:]}
-	p := &Page{Units: r.number(maxPageUnits)}
-	names, extents := r.number(maxPageUnits), r.number(maxPageUnits)
-	if r.err != nil || p.Units != units || int(names)*len(chunk.Name{})+int(extents)*2 > len(r.data) {
-		return bad("inconsistent lengths")
-	}
-	p.Names = make([]chunk.Name, names)
-	for i := range p.Names {
-		copy(p.Names[i][:], r.data)
-		r.data = r.data[len(chunk.Name{}):]
-	}
-	b := NewBuilder()
-	for range extents {
-		n, c := r.number(uint64(units)), r.number(uint64(names))
-		var name chunk.Name
-		var offset uint32
-		if c != 0 {
-			name, offset = p.Names[c-1], r.number(chunk.MaxData/chunk.Unit-1)
-			if uint64(offset)+uint64(n) > chunk.MaxData/chunk.Unit {
-				return bad("extent behind its chunk")
-			}
-		}
-		if r.err != nil || n == 0 || n > units-b.Units() || c != 0 && name.IsZero() {
-			return bad("bad extent")
-		}
-		b.Add(n, name, offset)
-	}
-	// What the builder would not have written is not a page: one form for each content.
-	if r.err != nil || len(r.data) != 0 || b.Units() != units || len(b.page.Extents) != int(extents) || len(b.page.Names) != int(names) {
-		return bad("not in its one form")
-	}
-	for i := range p.Names {
-		if p.Names[i] != b.page.Names[i] {
-			return bad("names out of order")
-		}
-	}
-	return b.Page(), nil
-}
