@@ -15,6 +15,7 @@ const (
 	JobRestore JobKind = "restore"
 	JobExpire  JobKind = "expire"
 	JobVerify  JobKind = "verify"
+	JobReclaim JobKind = "reclaim"
 )
 
 // JobState is where a job stands. queued → running → one of the ended states;
@@ -84,6 +85,8 @@ type JobResult struct {
 	Files []string `json:"files,omitempty"` // template and parameter files
 	// SHA256 of each disk's whole content, from a verify.
 	SHA256 map[DiskTarget]string `json:"sha256,omitempty"`
+	// Reclaimed is what a reclaim did.
+	Reclaimed *Reclaimed `json:"reclaimed,omitempty"`
 	// UpSeconds is the time from start until the VM was seen to be up.
 	UpSeconds float64 `json:"upSeconds,omitempty"`
 }

@@ -40,6 +40,7 @@ type Catalog struct {
 	Jobs     Jobs
 	Audit    Audit
 	Tokens   Tokens
+	Trash    Trash
 	Close    func() error
 }
 
@@ -207,4 +208,24 @@ type Tokens interface {
 	ListTokens(ctx context.Context) ([]backstay.Token, error)
 	// DeleteToken makes the secret useless at once.
 	DeleteToken(ctx context.Context, id string) error
+}
+
+// TrashRecord is what the region knows of one list of condemned packs of a
+// vault: when it first saw the list, and who read or wrote the vault then.
+type TrashRecord struct {
+	Vault  backstay.VaultName `json:"vault"`
+	List   string             `json:"list"`
+	Since  time.Time          `json:"since"`
+	Leases []backstay.Lease   `json:"leases"`
+}
+
+// Trash keeps the leases on condemned packs. The lists themselves are in the
+// vaults; a record that is lost is made anew, which only puts a deletion off.
+type Trash interface {
+	// PutTrash inserts; ErrExists if there is one for the list, which stays.
+	PutTrash(ctx context.Context, r TrashRecord) error
+	// ListTrash returns the records of one vault, by list.
+	ListTrash(ctx context.Context, vault backstay.VaultName) ([]TrashRecord, error)
+	// DeleteTrash is no error for a record that is gone.
+	DeleteTrash(ctx context.Context, vault backstay.VaultName, list string) error
 }

@@ -36,6 +36,7 @@ func Run(t *testing.T, open Open) {
 		"AuditCounts":                 auditCounts,
 		"AuditConcurrent":             auditConcurrent,
 		"Tokens":                      tokens,
+		"Trash":                       trash,
 		"JobComesBack":                jobComesBack,
 		"JobsNewestFirst":             jobsOrder,
 		"ClaimLocks":                  claimLocks,
