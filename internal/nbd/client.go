@@ -1,13 +1,15 @@
-// Package nbd is a client of the network block device protocol over a unix
-// socket: what we need to read layers and write disks through qemu-nbd. One
-// connection carries many requests at a time.
+// Package nbd speaks the network block device protocol, both ways.
 //
-// A server is believed in nothing that could make us allocate, index or wait
-// without bound: each length, offset, cookie and order of chunks is checked, and
-// a reply that breaks the protocol ends the connection.
+// Client, over a unix socket, is what we need to read layers and write disks
+// through qemu-nbd. Serve exports the disk of a recovery point to QEMU and to
+// every other client. One connection carries many requests at a time.
 //
-// It is not a server, does no TLS (a socket lies in a folder of ours), and knows
-// nothing of images.
+// The other side is believed in nothing that could make us allocate, index or
+// wait without bound: each length, offset, cookie and order of chunks is
+// checked, and whoever breaks the protocol loses the connection.
+//
+// It does no TLS (a socket lies in a folder of ours), and knows nothing of
+// images: an Export is a size and functions that read.
 package nbd
 
 import (

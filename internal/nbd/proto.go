@@ -12,22 +12,40 @@ const (
 	handshakeFixedNewstyle = 1 << 0
 	handshakeNoZeroes      = 1 << 1
 
+	optExportName      = 1
+	optAbort           = 2
+	optList            = 3
+	optInfo            = 6
 	optGo              = 7
 	optStructuredReply = 8
+	optListMetaContext = 9
 	optSetMetaContext  = 10
 
-	repAck         = 1
-	repInfo        = 3
-	repMetaContext = 4
-	repErrBit      = 1 << 31
-
-	infoExport    = 0
-	infoBlockSize = 3
-
+	repAck           = 1
+	repServer        = 2
+	repInfo          = 3
+	repMetaContext   = 4
+	repErrBit        = 1 << 31
+	repErrUnsup      = repErrBit | 1
+	repErrInvalid    = repErrBit | 3
+	repErrUnknown    = repErrBit | 6
+	repErrTooBig     = repErrBit | 9
+	infoExport       = 0
+	infoName         = 1
+	infoDescription  = 2
+	infoBlockSize    = 3
 	transHasFlags    = 1 << 0
 	transReadOnly    = 1 << 1
 	transFlush       = 1 << 2
+	transFUA         = 1 << 3
 	transWriteZeroes = 1 << 6
+	transDF          = 1 << 7
+	transMultiConn   = 1 << 8
+
+	cmdFlagFUA    = 1 << 0
+	cmdFlagNoHole = 1 << 1
+	cmdFlagDF     = 1 << 2
+	cmdFlagReqOne = 1 << 3
 
 	cmdRead        = 0
 	cmdWrite       = 1
@@ -44,6 +62,17 @@ const (
 	chunkError       = chunkErrorBit | 1
 	chunkErrorOffset = chunkErrorBit | 2
 	chunkFlagDone    = 1 << 0
+)
+
+// The numbers of errors on the wire; every other one stands for EIO there.
+const (
+	wireEPERM    = 1
+	wireEIO      = 5
+	wireENOMEM   = 12
+	wireEINVAL   = 22
+	wireENOSPC   = 28
+	wireENOTSUP  = 95
+	wireSHUTDOWN = 108
 )
 
 // The bounds on what a server may say. Everything beyond them ends the
