@@ -1,6 +1,8 @@
 package vault
 
 import (
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -21,6 +23,14 @@ func CheckObject(vaultID string, master backstay.Secret, name string, data []byt
 	if err != nil {
 		return err
 	}
+	if err := check(keys, name, data); !errors.Is(err, errNoWord) {
+		return err
+	}
+	return nil
+}
+
+// check is CheckObject with errNoWord for what nothing is said of.
+func check(keys *seal.Keys, name string, data []byte) (err error) {
 	folder, rest, _ := strings.Cut(name, "/")
 	switch folder {
 	case headerObject:
@@ -28,7 +38,8 @@ func CheckObject(vaultID string, master backstay.Secret, name string, data []byt
 		if _, sig, err = parseHeader(data); err == nil {
 			err = sig.authenticate(keys)
 		}
-	case "keys":
+	case "keys", "chain", "headers", "trash":
+		err = errNoWord
 	case "packs":
 		var id pack.ID
 		if id, err = pack.ParseID(rest[strings.LastIndexByte(rest, '/')+1:]); err == nil {
@@ -48,4 +59,28 @@ func CheckObject(vaultID string, master backstay.Secret, name string, data []byt
 		return fmt.Errorf("check %s: %w", name, err)
 	}
 	return nil
+}
+
+// check is CheckObject for an object of this vault. Wrapped keys are those that
+// the header pins.
+func (v *Vault) check(name string, data []byte) error {
+	for _, r := range v.header.Recipients {
+		if r.Object != name {
+			continue
+		}
+		if sum := seal.Hash(data); hex.EncodeToString(sum[:]) != r.Hash {
+			return fmt.Errorf("check %s: it has another hash than the vault's header says: %w", name, seal.ErrWrong)
+		}
+		return nil
+	}
+	return check(v.keys, name, data)
+}
+
+// certain returns the objects that every copy must have, whatever a listing says.
+func (v *Vault) certain() []string {
+	names := []string{headerObject}
+	for _, r := range v.header.Recipients {
+		names = append(names, r.Object)
+	}
+	return names
 }

@@ -1,0 +1,475 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/blob"
+	"github.com/backstay/backstay/internal/tier/vault/pack"
+	"github.com/backstay/backstay/internal/tier/vault/point"
+	"github.com/backstay/backstay/internal/tier/vault/seal"
+)
+
+// scrubAhead is how many objects are looked at at once: each takes up to two
+// packs' size of memory.
+const scrubAhead = 2
+
+// maxDamages is how many damages a scrub collects before it ends early, so that
+// they are repaired and do not fill the memory.
+const maxDamages = 10_000
+
+// CopyState says what was found of one object in one copy.
+type CopyState string
+
+// The states. Unreadable says nothing of the object (I5).
+const (
+	CopySound      CopyState = "sound"
+	CopyMissing    CopyState = "missing"
+	CopyDamaged    CopyState = "damaged"
+	CopyUnreadable CopyState = "unreadable"
+)
+
+// Damage is an object that is not sound in every copy.
+type Damage struct {
+	Object string `json:"object"`
+	// Copies has the state in each copy, in the order of the storage units; Why
+	// says of each that is not sound what is wrong.
+	Copies []CopyState `json:"copies"`
+	Why    []string    `json:"why"`
+	// Points need this object and cannot be restored whole; only set if it is lost.
+	Points []backstay.PointID `json:"points,omitempty"`
+}
+
+// Lost tells whether every copy answered, and none is sound.
+func (d Damage) Lost() bool {
+	return !slices.Contains(d.Copies, CopySound) && !slices.Contains(d.Copies, CopyUnreadable)
+}
+
+// Repairable tells whether a copy is missing or damaged.
+func (d Damage) Repairable() bool {
+	return slices.Contains(d.Copies, CopyMissing) || slices.Contains(d.Copies, CopyDamaged)
+}
+
+// String says which copies of what are wrong, and why.
+func (d Damage) String() string {
+	var parts []string
+	for i, state := range d.Copies {
+		if state != CopySound {
+			parts = append(parts, fmt.Sprintf("%s in copy %d (%s)", state, i+1, d.Why[i]))
+		}
+	}
+	return d.Object + ": " + strings.Join(parts, ", ")
+}
+
+// CopyReport counts what a scrub found in one copy.
+type CopyReport struct {
+	// Objects and Bytes were looked at and are there, sound or not.
+	Objects int64 `json:"objects"`
+	Bytes   int64 `json:"bytes"`
+	// Unreadable is counted apart from the others: it is no damage (I5).
+	Missing    int64 `json:"missing"`
+	Damaged    int64 `json:"damaged"`
+	Unreadable int64 `json:"unreadable"`
+}
+
+// ScrubReport is what a scrub found.
+type ScrubReport struct {
+	Copies  []CopyReport `json:"copies"`
+	Damages []Damage     `json:"damages"`
+	// Objects is the number of names that were looked at, Bytes what was read of
+	// all copies.
+	Objects int64 `json:"objects"`
+	Bytes   int64 `json:"bytes"`
+	// Next is where the next scrub goes on; "" if the end was reached.
+	Next string `json:"next"`
+}
+
+// ScrubOptions describe a scrub. The zero value looks at everything.
+type ScrubOptions struct {
+	// From is the Next of an earlier scrub.
+	From string
+	// Budget ends the scrub once this many bytes were read; 0 for none.
+	Budget int64
+	// Points limits the scrub to what these points need, without the packs that
+	// the points in Known need. From and Budget hold for it too.
+	Points, Known []backstay.PointID
+	// Suspects were found by an earlier part of the same round. They are looked
+	// at again and are part of the report if they are still wrong.
+	Suspects []Damage
+	// Pace is called after each read with its length; it may wait.
+	Pace func(ctx context.Context, bytes int) error
+	// Progress is called from one goroutine now and then with the report so far,
+	// which it must not keep; what is in it may turn out to be sound.
+	// An error ends the scrub.
+	Progress func(ScrubReport) error
+}
+
+// scrubber looks at the copies of a vault's objects one by one.
+type scrubber struct {
+	copies []blob.Store
+	// check says whether the bytes of an object are right: nil, errNoWord, or
+	// why not.
+	check func(name string, data []byte) error
+	// packsOf reads the packs out of the bytes of a manifest.
+	packsOf func(id backstay.PointID, data []byte) ([]pack.ID, error)
+	// certain are objects that must be there whatever the listings say.
+	certain []string
+	// header makes the vault's header anew; nil without keys.
+	header func() ([]byte, error)
+	o      ScrubOptions
+	needed []pack.ID // of all points, sorted
+}
+
+// Scrub looks at every object of the vault in every copy. One sound copy of each
+// goes through the decoder, which decrypts, decompresses and names every chunk
+// anew; the others must be the same bytes. A copy is only condemned after it
+// read wrongly and alike three times (I5). Memory is bounded but for 16 bytes for
+// each pack. The report is also good if an error ended the scrub; CodeVaultAway
+// if no copy could be listed.
+func (v *Vault) Scrub(ctx context.Context, o ScrubOptions) (ScrubReport, error) {
+	return v.scrubber(o).run(ctx)
+}
+
+func (v *Vault) scrubber(o ScrubOptions) *scrubber {
+	s := &scrubber{copies: v.copies, o: o, check: v.check, certain: v.certain()}
+	s.header = func() ([]byte, error) { return encodeHeader(v.keys, v.header) }
+	s.packsOf = func(id backstay.PointID, data []byte) ([]pack.ID, error) {
+		h, err := point.DecodeHeader(v.keys, id, data)
+		return h.Packs, err
+	}
+	return s
+}
+
+// ScrubKeyless is Scrub for whoever has no key: it finds every accident by the
+// hashes that all objects carry in the clear. Against intent only the keys help.
+func ScrubKeyless(ctx context.Context, s blob.Store, vaultID string, o ScrubOptions) (ScrubReport, error) {
+	k, err := newKeyless(ctx, s, vaultID)
+	if err != nil {
+		return ScrubReport{}, err
+	}
+	return k.scrubber(o).run(ctx)
+}
+
+func (s *scrubber) run(ctx context.Context) (ScrubReport, error) {
+	report := ScrubReport{Copies: make([]CopyReport, len(s.copies)), Damages: slices.Clone(s.o.Suspects), Next: s.o.From}
+	err := s.findNeeded(ctx)
+	if err == nil && len(s.o.Points) > 0 {
+		err = s.walkPoints(ctx, &report)
+	} else if err == nil {
+		err = s.walk(ctx, &report)
+	}
+	if err != nil && !errors.Is(err, errBudget) {
+		return report, err
+	}
+	return report, s.assess(ctx, &report)
+}
+
+// errBudget ends a walk early.
+var errBudget = errors.New("the budget of the scrub is used up")
+
+// folders are where objects of a vault are, in the order of names. Packs are
+// listed in 256 parts, so that a listing never takes much memory.
+func folders() []string {
+	all := []string{"chain/", "headers/", "indexes/", "keys/"}
+	for i := range 256 {
+		all = append(all, fmt.Sprintf("packs/%02x/", i))
+	}
+	return append(all, "points/", "trash/", headerObject)
+}
+
+// walk looks at everything behind the cursor, folder after folder.
+func (s *scrubber) walk(ctx context.Context, report *ScrubReport) error {
+	away := make([]int, len(s.copies)) // listings that failed
+	all := folders()
+	for _, folder := range all {
+		if folder < s.o.From && !strings.HasPrefix(s.o.From, folder) {
+			continue
+		}
+		l, err := s.list(ctx, folder)
+		if err != nil {
+			return err
+		}
+		for i := range away {
+			if l.away[i] != nil {
+				away[i]++
+			}
+		}
+		if err := s.visit(ctx, l, report); err != nil {
+			return err
+		}
+	}
+	report.Next = ""
+	return nil
+}
+
+// listing is what the copies say that a folder holds.
+type listing struct {
+	names []string // sorted
+	away  []error  // for each copy why it could not be listed
+}
+
+// list joins the listings of all copies. A copy whose listing fails is not
+// asked for the folder's objects: they are unreadable there. A listing is only
+// where names come from; whether an object is there, only reading it tells (I6).
+func (s *scrubber) list(ctx context.Context, folder string) (listing, error) {
+	names := map[string]bool{}
+	l := listing{away: make([]error, len(s.copies))}
+	failed := 0
+	for i, c := range s.copies {
+		l.away[i] = c.List(ctx, folder, func(info blob.Info) error {
+			names[info.Name] = true
+			return nil
+		})
+		if ctx.Err() != nil {
+			return l, fmt.Errorf("scrub: %w", context.Cause(ctx))
+		}
+		if l.away[i] != nil {
+			failed++
+		}
+	}
+	if failed == len(s.copies) {
+		return l, readError("the list of "+folder, l.away...)
+	}
+	for _, name := range s.certain {
+		if strings.HasPrefix(name, folder) {
+			names[name] = true
+		}
+	}
+	if strings.HasPrefix(folder, "packs/") {
+		for _, id := range s.neededBelow(folder) {
+			names[id.Object()] = true
+		}
+	}
+	l.names = slices.Sorted(maps.Keys(names))
+	return l, nil
+}
+
+// neededBelow returns the needed packs of a folder such as packs/3f/.
+func (s *scrubber) neededBelow(folder string) []pack.ID {
+	from, _ := slices.BinarySearchFunc(s.needed, folder, func(id pack.ID, f string) int { return strings.Compare(id.Object(), f) })
+	to := from
+	for to < len(s.needed) && strings.HasPrefix(s.needed[to].Object(), folder) {
+		to++
+	}
+	return s.needed[from:to]
+}
+
+// walkPoints looks at what some points need, in the order of names.
+func (s *scrubber) walkPoints(ctx context.Context, report *ScrubReport) error {
+	known := map[pack.ID]bool{}
+	for _, id := range s.o.Known {
+		packs, err := s.manifest(ctx, id)
+		if err != nil && !damaged(err) {
+			return readError(point.Object(id), err)
+		}
+		for _, p := range packs {
+			known[p] = true
+		}
+	}
+	names := map[string]bool{}
+	for _, id := range s.o.Points {
+		names[point.Object(id)] = true
+		packs, err := s.manifest(ctx, id)
+		if err != nil && !damaged(err) {
+			return readError(point.Object(id), err)
+		}
+		for _, p := range packs {
+			if !known[p] {
+				names[p.Object()] = true
+			}
+		}
+	}
+	l := listing{names: slices.Sorted(maps.Keys(names)), away: make([]error, len(s.copies))}
+	if err := s.visit(ctx, l, report); err != nil {
+		return err
+	}
+	report.Next = ""
+	return nil
+}
+
+// visit looks at the names behind the cursor, a few at a time, and moves the
+// cursor behind them.
+func (s *scrubber) visit(ctx context.Context, l listing, report *ScrubReport) error {
+	at, found := slices.BinarySearch(l.names, s.o.From)
+	if found {
+		at++
+	}
+	for names := range slices.Chunk(l.names[at:], scrubAhead) {
+		looks := make([]look, len(names))
+		g, gctx := errgroup.WithContext(ctx)
+		for i, name := range names {
+			g.Go(func() (err error) {
+				looks[i], err = s.look(gctx, name, l.away)
+				return err
+			})
+		}
+		if err := g.Wait(); err != nil {
+			return err
+		}
+		for _, k := range looks {
+			k.addTo(report)
+		}
+		report.Next = names[len(names)-1]
+		if s.o.Progress != nil {
+			if err := s.o.Progress(*report); err != nil {
+				return err
+			}
+		}
+		if s.o.Budget > 0 && report.Bytes >= s.o.Budget || len(report.Damages) >= maxDamages {
+			return errBudget
+		}
+	}
+	return nil
+}
+
+func (k *look) addTo(report *ScrubReport) {
+	report.Objects++
+	report.Bytes += k.read
+	for i, size := range k.sizes {
+		if size >= 0 {
+			report.Copies[i].Objects++
+			report.Copies[i].Bytes += size
+		}
+	}
+	if !k.Repairable() {
+		// What could not be read is counted and not kept: with a copy away it is
+		// everything.
+		k.count(report)
+		return
+	}
+	report.Damages = slices.DeleteFunc(report.Damages, func(d Damage) bool { return d.Object == k.Object })
+	report.Damages = append(report.Damages, k.Damage)
+}
+
+// count adds the states of an object to those of its copies.
+func (d Damage) count(report *ScrubReport) {
+	for i, state := range d.Copies {
+		switch c := &report.Copies[i]; state {
+		case CopyMissing:
+			c.Missing++
+		case CopyDamaged:
+			c.Damaged++
+		case CopyUnreadable:
+			c.Unreadable++
+		}
+	}
+}
+
+// findNeeded collects the packs that any point needs.
+func (s *scrubber) findNeeded(ctx context.Context) error {
+	return s.manifests(ctx, func(_ backstay.PointID, packs []pack.ID) {
+		s.needed = append(s.needed, packs...)
+		slices.SortFunc(s.needed, comparePacks)
+		s.needed = slices.Compact(s.needed)
+	})
+}
+
+func comparePacks(a, b pack.ID) int { return slices.Compare(a[:], b[:]) }
+
+// manifests calls fn for each point of which a manifest can be read.
+func (s *scrubber) manifests(ctx context.Context, fn func(backstay.PointID, []pack.ID)) error {
+	l, err := s.list(ctx, "points/")
+	if err != nil {
+		return err
+	}
+	for _, name := range l.names {
+		id := backstay.PointID(strings.TrimPrefix(name, "points/"))
+		if _, err := point.ParseID(id); err != nil {
+			continue
+		}
+		// What cannot be read here is met again, and told, when it is looked at.
+		if packs, err := s.manifest(ctx, id); err == nil {
+			fn(id, packs)
+		} else if ctx.Err() != nil {
+			return fmt.Errorf("scrub: %w", context.Cause(ctx))
+		}
+	}
+	return nil
+}
+
+// manifest reads the packs of a point from the first copy that shows them. The
+// error is only "damaged" if every copy answered.
+func (s *scrubber) manifest(ctx context.Context, id backstay.PointID) ([]pack.ID, error) {
+	var wrong, unread []error
+	for _, c := range s.copies {
+		data, err := c.Get(ctx, point.Object(id), 0, -1)
+		if err == nil {
+			var packs []pack.ID
+			if packs, err = s.packsOf(id, data); err == nil {
+				return packs, nil
+			}
+		}
+		if damaged(err) {
+			wrong = append(wrong, err)
+		} else {
+			unread = append(unread, err)
+		}
+	}
+	if len(unread) > 0 {
+		return nil, errors.Join(unread...)
+	}
+	return nil, fmt.Errorf("%w: %w", seal.ErrWrong, errors.Join(wrong...))
+}
+
+// assess looks at the suspects once more: what was being put or removed
+// meanwhile is left out, and so are packs that no point needs and that are only
+// missing in some copies, as transfers that failed leave them. What is lost is
+// told with the points that need it.
+func (s *scrubber) assess(ctx context.Context, report *ScrubReport) error {
+	suspects := report.Damages
+	report.Damages = nil
+	lost := map[pack.ID]int{}
+	for n, d := range suspects {
+		k, err := s.look(ctx, d.Object, make([]error, len(s.copies)))
+		if err != nil {
+			report.Damages = append(report.Damages, suspects[n:]...)
+			return err
+		}
+		if !k.Repairable() || s.excused(k) {
+			if !k.gone() && !k.Repairable() {
+				k.count(report)
+			}
+			continue
+		}
+		k.count(report)
+		if id, isPack := packOf(d.Object); isPack && k.Lost() {
+			lost[id] = len(report.Damages)
+		} else if k.Lost() && strings.HasPrefix(d.Object, "points/") {
+			k.Points = []backstay.PointID{backstay.PointID(strings.TrimPrefix(d.Object, "points/"))}
+		}
+		report.Damages = append(report.Damages, k.Damage)
+	}
+	if len(lost) == 0 {
+		return nil
+	}
+	return s.manifests(ctx, func(id backstay.PointID, packs []pack.ID) {
+		for _, p := range packs {
+			if at, ok := lost[p]; ok {
+				report.Damages[at].Points = append(report.Damages[at].Points, id)
+			}
+		}
+	})
+}
+
+// excused tells whether an object is missing for a good reason: nobody needs it,
+// or it was removed.
+func (s *scrubber) excused(k look) bool {
+	if id, ok := packOf(k.Object); ok {
+		_, needed := slices.BinarySearchFunc(s.needed, id, comparePacks)
+		return !needed && !slices.Contains(k.Copies, CopyDamaged)
+	}
+	return k.gone() && !slices.Contains(s.certain, k.Object)
+}
+
+// packOf returns the pack of an object's name.
+func packOf(object string) (pack.ID, bool) {
+	id, err := pack.ParseID(object[strings.LastIndexByte(object, '/')+1:])
+	return id, err == nil && id.Object() == object
+}
