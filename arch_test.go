@@ -21,6 +21,9 @@ api                      -> .
 client                   -> . api
 internal/blob            -> .
 internal/blob/*          -> . internal/blob
+internal/blob/s3         -> . internal/blob internal/blob/idle
+internal/blob/azure      -> . internal/blob internal/blob/idle
+internal/blob/blobtest   -> internal/blob internal/blob/conform
 internal/blob/unit       -> . internal/blob internal/blob/*
 internal/catalog         -> .
 internal/catalog/*       -> . internal/catalog

@@ -21,6 +21,9 @@ var (
 	ErrFull = errors.New("storage unit is full")
 	// ErrAway: the store cannot be reached; says nothing of its objects (I5).
 	ErrAway = errors.New("storage unit cannot be reached")
+	// ErrDenied comes with ErrAway when trying again will not help: the store does
+	// not know our credentials, or has no such bucket.
+	ErrDenied = errors.New("storage unit lets nobody in with these credentials, or is not there")
 )
 
 // Info describes an object.
@@ -34,7 +37,9 @@ type Info struct {
 type Store interface {
 	// Put writes an object that must not be there yet, whole or not at all.
 	// When it returns nil the object survives a power loss. ErrExist if the name
-	// is taken, whatever the content: of two writers one gets ErrExist.
+	// is taken, whatever the content: of two writers one gets ErrExist. After any
+	// other error the object may be there or not, but never in part: a caller
+	// that must know reads it.
 	Put(ctx context.Context, name string, data []byte) error
 	// Get reads length bytes at offset; a negative length means to the end. A
 	// range that reaches behind the object's end is an error, never a short answer.

@@ -1,7 +1,10 @@
 package blob
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"strings"
 )
 
@@ -37,4 +40,21 @@ func CheckRange(size, offset, length int64) (from, to int64, err error) {
 		return 0, 0, fmt.Errorf("range of %d bytes at %d is outside an object of %d bytes", length, offset, size)
 	}
 	return offset, offset + length, nil
+}
+
+// ReadExactly returns the n bytes that r has. It is an error if r has fewer or
+// more, or ends in one; a wrong n costs no more memory than r has bytes.
+func ReadExactly(r io.Reader, n int64) ([]byte, error) {
+	var data bytes.Buffer
+	data.Grow(int(min(n, 64<<20)) + bytes.MinRead)
+	got, err := data.ReadFrom(io.LimitReader(r, n+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("after %d of %d bytes: %w", got, n, err)
+	case got < n:
+		return nil, fmt.Errorf("after %d of %d bytes: %w", got, n, io.ErrUnexpectedEOF)
+	case got > n:
+		return nil, errors.New("there are more bytes than were announced")
+	}
+	return data.Bytes(), nil
 }
