@@ -9,44 +9,174 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/backstay/backstay/internal/tier/vault/chunk"
-	"github.com/backstay/backstay/internal/tier/vault/index"
 	"github.com/backstay/backstay/internal/tier/vault/pack"
 	"github.com/backstay/backstay/internal/tier/vault/point"
 )
 
 const (
-	// runBytes bounds how much of a pack one ranged get asks for.
-	runBytes = 4 << 20
+	// runBytes bounds how much of a pack one ranged get asks for: all of it.
+	runBytes = pack.Target
 	// gapBytes is how much unwanted data between two chunks is read rather than
 	// asked around.
-	gapBytes = 128 << 10
+	gapBytes = 512 << 10
+	// planBytes bounds the memory of a plan: so many pages of the disk are looked
+	// at together, and what they share is read once.
+	planBytes = 24 << 20
+	// runsAhead is how many runs may be in memory besides those being decoded.
+	runsAhead = 1
 )
 
-// wanted is a chunk of a page with everything that is to be made of it.
-type wanted struct {
-	place  index.Place
-	name   chunk.Name
-	pieces []piece
+// extent is a part of a chunk and where it belongs on the disk, in bytes.
+type extent struct {
+	offset     int64
+	at, length uint32
 }
 
-// Chunks implements BulkReader: page by page, chunks in the order of the packs
-// in which they lie side by side, neighbours by one ranged get.
+// wanted is a chunk with everything that is to be made of it.
+type wanted struct {
+	ref
+	pieces []extent
+}
+
+// run is a stretch of one pack with the chunks that are wanted of it; data is
+// nil if the get that was to bring them failed.
+type run struct {
+	chunks []wanted
+	data   []byte
+	err    error
+}
+
+// Chunks implements BulkReader: as many pages at a time as the plan has room
+// for, their chunks in the order of the packs in which they lie side by side,
+// each once, neighbours by one ranged get.
 func (m *image) Chunks(ctx context.Context, workers int, fn func(offset int64, data []byte) error) error {
+	for next := 0; next < m.disk.PageCount(); {
+		plan := newReadPlan()
+		for ; next < m.disk.PageCount() && plan.bytes < planBytes; next++ {
+			page, err := m.page(ctx, next)
+			if err != nil {
+				return err
+			}
+			if err := plan.add(m.disk, next, page); err != nil {
+				return err
+			}
+		}
+		if err := m.execute(ctx, plan, max(workers, 1), fn); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readPlan says what is to be read for some pages of a disk.
+type readPlan struct {
+	chunks []wanted
+	index  map[chunk.Name]int
+	bytes  int // about what the plan takes
+}
+
+func newReadPlan() *readPlan { return &readPlan{index: map[chunk.Name]int{}} }
+
+// add puts what page i of a disk is made of into the plan.
+func (p *readPlan) add(d *point.Disk, i int, page *point.Page) error {
+	start := int64(i) * d.PageBytes
+	at := make([]int, len(page.Names))
+	for n, name := range page.Names {
+		k, ok := p.index[name]
+		if !ok {
+			k = len(p.chunks)
+			p.index[name] = k
+			p.chunks = append(p.chunks, wanted{ref: ref{chunk.Data, name, page.Places[n]}})
+			p.bytes += 256
+		}
+		at[n] = k
+	}
+	return page.Slice(0, page.Units, func(e point.Extent) error {
+		if e.Chunk == 0 {
+			return nil
+		}
+		x := extent{offset: start + int64(e.Start)*chunk.Unit, at: e.Offset * chunk.Unit}
+		x.length = uint32(min(int64(e.Units)*chunk.Unit, d.Size-x.offset))
+		c := &p.chunks[at[e.Chunk-1]]
+		c.pieces = append(c.pieces, x)
+		p.bytes += 24
+		return nil
+	})
+}
+
+// sorted returns the plan's chunks by pack, in the order in which the disk first
+// uses them, and by their place in it.
+func (p *readPlan) sorted() []wanted {
+	packs := map[pack.ID]int{}
+	for _, c := range p.chunks {
+		if _, ok := packs[c.at.Pack]; !ok {
+			packs[c.at.Pack] = len(packs)
+		}
+	}
+	slices.SortStableFunc(p.chunks, func(a, b wanted) int {
+		return cmp.Or(cmp.Compare(packs[a.at.Pack], packs[b.at.Pack]), cmp.Compare(a.at.Offset, b.at.Offset))
+	})
+	return p.chunks
+}
+
+// nextRun returns how many of the chunks one get can bring.
+func nextRun(chunks []wanted) int {
+	first, n := chunks[0].at, 1
+	if !first.Known() {
+		return 1
+	}
+	end := first.Offset + first.Sealed
+	for n < len(chunks) {
+		next := chunks[n].at
+		if next.Pack != first.Pack || next.Offset < end || next.Offset > end+gapBytes || next.Offset+next.Sealed-first.Offset > runBytes {
+			break
+		}
+		end = next.Offset + next.Sealed
+		n++
+	}
+	return n
+}
+
+// execute reads the plan: one goroutine gets, the others decode and hand out.
+func (m *image) execute(ctx context.Context, plan *readPlan, workers int, fn func(offset int64, data []byte) error) error {
 	g, ctx := errgroup.WithContext(ctx)
-	runs := make(chan []wanted)
+	runs := make(chan *run, runsAhead)
 	g.Go(func() error {
 		defer close(runs)
-		for i := range m.disk.PageCount() {
-			if err := m.pageRuns(ctx, i, runs); err != nil {
-				return err
+		chunks := plan.sorted()
+		for len(chunks) > 0 {
+			n := nextRun(chunks)
+			r := &run{chunks: chunks[:n]}
+			r.data, r.err = m.getRun(ctx, r.chunks)
+			select {
+			case runs <- r:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			chunks = chunks[n:]
+		}
+		return nil
+	})
+	parts := make(chan part)
+	g.Go(func() error {
+		defer close(parts)
+		for r := range runs {
+			for i := range r.chunks {
+				select {
+				case parts <- part{r, i}:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
 			}
 		}
 		return nil
 	})
-	for range max(workers, 1) {
+	for range workers {
 		g.Go(func() error {
-			for run := range runs {
-				if err := m.bulk(ctx, run, fn); err != nil {
+			var buf []byte
+			for p := range parts {
+				var err error
+				if buf, err = m.handOut(ctx, p, buf, fn); err != nil {
 					return err
 				}
 			}
@@ -56,109 +186,56 @@ func (m *image) Chunks(ctx context.Context, workers int, fn func(offset int64, d
 	return g.Wait()
 }
 
-// pageRuns sends the chunks of one page in runs that one get can answer.
-func (m *image) pageRuns(ctx context.Context, i int, runs chan<- []wanted) error {
-	chunks, err := m.wantedOf(ctx, i)
-	if err != nil {
-		return err
-	}
-	for len(chunks) > 0 {
-		n := 1
-		first, last := chunks[0].place, chunks[0].place
-		for n < len(chunks) {
-			next := chunks[n].place
-			end := last.Entry.Offset + last.Entry.Sealed
-			if next.Pack.ID != first.Pack.ID || next.Entry.Offset > end+gapBytes ||
-				next.Entry.Offset+next.Entry.Sealed-first.Entry.Offset > runBytes {
-				break
-			}
-			last = next
-			n++
-		}
-		select {
-		case runs <- chunks[:n]:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		chunks = chunks[n:]
-	}
-	return nil
+// part is one chunk of a run.
+type part struct {
+	run *run
+	i   int
 }
 
-// wantedOf lists the chunks of a page, sorted by where they lie.
-func (m *image) wantedOf(ctx context.Context, i int) ([]wanted, error) {
-	page, err := m.page(ctx, i)
+// getRun asks for the bytes of a run.
+func (m *image) getRun(ctx context.Context, chunks []wanted) ([]byte, error) {
+	first, last := chunks[0].at, chunks[len(chunks)-1].at
+	if !first.Known() {
+		return nil, fmt.Errorf("the place of chunk %s is not known", chunks[0].name)
+	}
+	length := int64(last.Offset + last.Sealed - first.Offset)
+	data, err := m.v.store.Get(ctx, first.Pack.Object(), int64(first.Offset), length)
+	if err == nil && int64(len(data)) != length {
+		err = fmt.Errorf("%d bytes instead of %d", len(data), length)
+	}
+	return data, err
+}
+
+// handOut decodes one chunk and hands out its pieces. What the run's get did not
+// bring unharmed is fetched by itself, from the other copies and places too.
+func (m *image) handOut(ctx context.Context, p part, buf []byte, fn func(offset int64, data []byte) error) ([]byte, error) {
+	w := p.run.chunks[p.i]
+	content, err := m.openIn(p.run, w, buf)
+	if err != nil {
+		if content, err = m.v.fetch(ctx, w.ref); err != nil {
+			return buf, err
+		}
+	}
+	for _, x := range w.pieces {
+		if int64(x.at)+int64(x.length) > int64(len(content)) {
+			return buf, readError(fmt.Sprintf("chunk %s", w.name), fmt.Errorf("%d bytes at %d wanted of %d: %w", x.length, x.at, len(content), point.ErrBad))
+		}
+		if err := fn(x.offset, content[x.at:][:x.length]); err != nil {
+			return buf, err
+		}
+	}
+	return content, nil
+}
+
+// openIn opens a chunk in the bytes of its run.
+func (m *image) openIn(r *run, w wanted, buf []byte) ([]byte, error) {
+	if r.err != nil {
+		return nil, r.err
+	}
+	box, err := pack.Box(m.v.keys, w.at.Pack, w.at.Epoch)
 	if err != nil {
 		return nil, err
 	}
-	chunks := make([]wanted, len(page.Names))
-	for n, name := range page.Names {
-		places, err := m.v.places.find(ctx, chunk.Data, name)
-		if err != nil {
-			return nil, err
-		}
-		chunks[n].name = name
-		if len(places) > 0 {
-			chunks[n].place = places[0]
-		}
-	}
-	start := int64(i) * m.disk.PageBytes
-	err = page.Slice(0, page.Units, func(e point.Extent) error {
-		if e.Chunk == 0 {
-			return nil
-		}
-		p := piece{offset: start + int64(e.Start)*chunk.Unit, length: int64(e.Units) * chunk.Unit, at: int64(e.Offset) * chunk.Unit, name: page.Name(e)}
-		p.length = min(p.length, m.disk.Size-p.offset)
-		chunks[e.Chunk-1].pieces = append(chunks[e.Chunk-1].pieces, p)
-		return nil
-	})
-	packs := map[pack.ID]int{} // in the order in which the disk first uses them
-	for _, c := range chunks {
-		if _, ok := packs[c.place.Pack.ID]; !ok {
-			packs[c.place.Pack.ID] = len(packs)
-		}
-	}
-	slices.SortStableFunc(chunks, func(a, b wanted) int {
-		return cmp.Or(cmp.Compare(packs[a.place.Pack.ID], packs[b.place.Pack.ID]),
-			cmp.Compare(a.place.Entry.Offset, b.place.Entry.Offset))
-	})
-	return chunks, err
-}
-
-// bulk reads one run and hands out its pieces. What the run's get does not give
-// unharmed is fetched chunk by chunk, from the other copies too.
-func (m *image) bulk(ctx context.Context, run []wanted, fn func(offset int64, data []byte) error) error {
-	first, last := run[0].place.Entry, run[len(run)-1].place.Entry
-	id := run[0].place.Pack.ID
-	var data []byte
-	box, err := pack.Box(m.v.keys, id, run[0].place.Pack.Epoch)
-	if err == nil && first.Sealed > 0 {
-		data, err = m.v.store.Get(ctx, id.Object(), int64(first.Offset), int64(last.Offset+last.Sealed-first.Offset))
-	}
-	whole := err == nil && int64(len(data)) == int64(last.Offset+last.Sealed-first.Offset)
-	var buf []byte
-	for _, w := range run {
-		var content []byte
-		err := fmt.Errorf("not read")
-		if e := w.place.Entry; whole && e.Sealed > 0 {
-			if content, err = pack.Open(m.v.keys, box, e, buf, data[e.Offset-first.Offset:][:e.Sealed]); err == nil {
-				buf = content
-			}
-		}
-		if err != nil {
-			if content, err = m.v.fetch(ctx, chunk.Data, w.name); err != nil {
-				return err
-			}
-		}
-		for _, p := range w.pieces {
-			part, err := p.part(content)
-			if err != nil {
-				return err
-			}
-			if err := fn(p.offset, part); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	from := w.at.Offset - r.chunks[0].at.Offset
+	return pack.Open(m.v.keys, box, w.at.Entry(w.kind, w.name), buf, r.data[from:][:w.at.Sealed])
 }

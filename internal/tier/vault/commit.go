@@ -7,22 +7,14 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/oklog/ulid/v2"
-	"golang.org/x/sync/errgroup"
-
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/blob"
 	"github.com/backstay/backstay/internal/tier"
-	"github.com/backstay/backstay/internal/tier/vault/chunk"
 	"github.com/backstay/backstay/internal/tier/vault/index"
 	"github.com/backstay/backstay/internal/tier/vault/pack"
 	"github.com/backstay/backstay/internal/tier/vault/point"
-	"github.com/backstay/backstay/internal/tier/vault/seal"
+	"github.com/oklog/ulid/v2"
 )
-
-// provesAhead is how many packs are read back at once: each takes up to 16 MiB
-// of memory.
-const provesAhead = 2
 
 // validateError says which copy of what does not hold what was written.
 func validateError(ctx context.Context, c blob.Store, i int, object string, cause error) error {
@@ -35,30 +27,34 @@ func validateError(ctx context.Context, c blob.Store, i int, object string, caus
 	return backstay.Errorf(backstay.CodeValidateFailed, "%s in %s is not what was written", object, unitName(ctx, c, i)).Because(cause)
 }
 
-// keepTable keeps an encoded table page for the end of the transfer. The caller
-// holds mu.
-func (w *Writer) keepTable(t encodedTable) error {
-	for _, o := range w.tables {
-		if o.name == t.name {
+// keepTable keeps an encoded table page for the end of the transfer, so that
+// those of one point lie side by side. The caller holds mu.
+func (w *Writer) keepTable(c encodedChunk, p pageOf) error {
+	for i := range w.tables {
+		if w.tables[i].name == c.name {
+			w.tables[i].pages = append(w.tables[i].pages, p)
 			return nil
 		}
 	}
-	w.tables = append(w.tables, t)
-	w.kept += len(t.encoded)
+	w.tables = append(w.tables, table{c, []pageOf{p}})
+	w.kept += len(c.encoded)
 	if w.kept < tablesKept {
 		return nil
 	}
 	return w.packTables()
 }
 
-// packTables puts the kept table pages side by side. The caller holds mu.
+// packTables packs the kept table pages. The caller holds mu.
 func (w *Writer) packTables() error {
 	for _, t := range w.tables {
-		id, _, err := w.addChunk(chunk.Table, t.name, t)
+		at, _, err := w.addChunk(t.encodedChunk)
 		if err != nil {
 			return err
 		}
-		w.refs[id] = true
+		w.refs[at.Pack] = true
+		for _, p := range t.pages {
+			p.disk.SetPage(p.index, t.name, at)
+		}
 	}
 	w.tables, w.kept = nil, 0
 	return nil
@@ -82,23 +78,19 @@ func (w *Writer) Commit(ctx context.Context, facts backstay.RecoveryPoint, def t
 	if err := w.finishPuts(); err != nil {
 		return stats, err
 	}
-	packs, err := w.prove(ctx, &stats)
-	if err != nil {
-		return stats, err
-	}
-	packs = append(packs, w.resumedInUse()...)
-	stats.Packs = len(packs)
+	packs := w.fresh.used(w.refs)
+	stats.Packs, stats.BytesStored, stats.BytesRead = len(packs), w.stored, w.proved
 	if err := w.putIndexes(ctx, packs, &stats); err != nil {
 		return stats, err
 	}
 	if err := w.putManifest(ctx, facts, def, &stats); err != nil {
 		return stats, err
 	}
-	w.v.places.add(packs)
 	return stats, nil
 }
 
-// finishPuts sends what is left and waits until all packs are durable.
+// finishPuts sends what is left and waits until all packs are durable and were
+// read back.
 func (w *Writer) finishPuts() error {
 	if err := errors.Join(w.failed(), w.packTables()); err != nil {
 		return err
@@ -106,67 +98,29 @@ func (w *Writer) finishPuts() error {
 	if err := w.finishPack(); err != nil {
 		return err
 	}
+	w.validating()
 	return w.puts.Wait()
 }
 
-func (w *Writer) resumedInUse() []pack.Directory {
-	var used []pack.Directory
-	for _, d := range w.resumed {
-		if w.refs[d.ID] {
-			used = append(used, d)
-		}
-	}
-	return used
-}
-
-// prove reads every new pack back from every copy.
-func (w *Writer) prove(ctx context.Context, stats *CommitStats) ([]pack.Directory, error) {
-	w.report.Lock()
-	w.done, w.total = 0, 0
-	for _, m := range w.made {
-		w.total += int64(m.size) * int64(len(w.v.copies))
-		stats.BytesStored += int64(m.size)
-	}
-	stats.BytesRead = w.total
-	w.report.Unlock()
-	w.progress("validate", 0) // whoever follows learns of the phase before it can fail
-	packs := make([]pack.Directory, len(w.made))
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(provesAhead)
-	for i, m := range w.made {
-		g.Go(func() (err error) {
-			packs[i], err = w.v.provePack(ctx, m)
-			if err == nil {
-				w.progress("validate", int64(m.size)*int64(len(w.v.copies)))
-			}
-			return err
-		})
-	}
-	return packs, g.Wait()
-}
-
-// provePack reads a pack back from every copy. One copy goes through the
-// decoder; the others must be the same bytes, and those that were put if m says
-// which they were.
-func (v *Vault) provePack(ctx context.Context, m madePack) (pack.Directory, error) {
+// provePack proves a pack of which only the name is known: the same bytes in
+// every copy, and all of them through the decoder.
+func (v *Vault) provePack(ctx context.Context, id pack.ID) (pack.Directory, error) {
 	var d pack.Directory
-	object := m.id.Object()
+	var first []byte
+	object := id.Object()
 	for i, c := range v.copies {
 		data, err := c.Get(ctx, object, 0, -1)
 		if err != nil {
 			return d, validateError(ctx, c, i, object, err)
 		}
-		sum := seal.Hash(data)
-		if m.size == 0 {
-			m.size, m.hash = len(data), sum
-		}
-		if sum != m.hash {
-			return d, validateError(ctx, c, i, object, nil)
-		}
 		if i > 0 {
+			if !bytes.Equal(data, first) {
+				return d, validateError(ctx, c, i, object, nil)
+			}
 			continue
 		}
-		if d, err = pack.Verify(v.keys, m.id, data); err != nil {
+		first = data
+		if d, err = pack.Verify(v.keys, id, data); err != nil {
 			return d, validateError(ctx, c, i, object, err)
 		}
 	}
@@ -193,6 +147,9 @@ func (w *Writer) putIndexes(ctx context.Context, packs []pack.Directory, stats *
 			return err
 		}
 		stats.BytesStored += int64(len(data))
+		if err := w.v.places.add(index.Object(id), packs[:n]); err != nil {
+			return err
+		}
 		packs = packs[n:]
 	}
 	return nil
@@ -218,7 +175,7 @@ func (w *Writer) putManifest(ctx context.Context, facts backstay.RecoveryPoint, 
 	}
 	facts.ID = w.o.Point
 	h := point.Header{Epoch: w.v.header.Epoch, Item: w.v.keys.Item(facts.VM.UUID), Time: facts.Time, Expires: facts.Expires, Packs: sortedPacks(w.refs)}
-	data, _, err := point.Encode(w.v.keys, w.o.Point, h, point.Body{Facts: facts, Definition: definition, Disks: w.disks})
+	data, _, err := point.Encode(w.v.keys, w.o.Point, h, point.Body{Facts: facts, Definition: definition, Disks: w.diskTables()})
 	if err != nil {
 		return err
 	}
@@ -244,6 +201,14 @@ func (w *Writer) putManifest(ctx context.Context, facts backstay.RecoveryPoint, 
 		return err
 	}
 	return nil
+}
+
+func (w *Writer) diskTables() []point.Disk {
+	var out []point.Disk
+	for _, d := range w.disks {
+		out = append(out, *d)
+	}
+	return out
 }
 
 // lost tells a name that another writer took from our own manifest whose put was

@@ -2,51 +2,86 @@ package vault
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/backstay/backstay/internal/blob"
 	"github.com/backstay/backstay/internal/tier/vault/chunk"
-	"github.com/backstay/backstay/internal/tier/vault/index"
 	"github.com/backstay/backstay/internal/tier/vault/pack"
 	"github.com/backstay/backstay/internal/tier/vault/point"
 	"github.com/backstay/backstay/internal/tier/vault/seal"
 )
 
-// fetch reads one chunk from whichever place and copy can show it unharmed.
-// What it returns was authenticated and its name computed anew (I4).
-func (v *Vault) fetch(ctx context.Context, kind chunk.Kind, name chunk.Name) ([]byte, error) {
-	places, err := v.places.find(ctx, kind, name)
-	if err != nil {
-		return nil, err
-	}
-	object := fmt.Sprintf("chunk %s", name)
-	if len(places) == 0 {
-		return nil, readError(object, fmt.Errorf("no pack holds it: %w", blob.ErrNotExist))
-	}
-	var errs []error
-	for _, place := range places {
-		box, err := pack.Box(v.keys, place.Pack.ID, place.Pack.Epoch)
-		if err != nil {
-			return nil, err
-		}
-		for i, c := range v.copies {
-			plain, err := v.fetchFrom(ctx, c, box, place)
-			if err == nil {
-				return plain, nil
-			}
-			errs = append(errs, fmt.Errorf("%s in %s: %w", place.Pack.ID.Object(), unitName(ctx, c, i), err))
-		}
-	}
-	return nil, readError(fmt.Sprintf("%s (%s)", places[0].Pack.ID.Object(), object), errs...)
+// ref is a chunk as a page or a manifest refers to it.
+type ref struct {
+	kind chunk.Kind
+	name chunk.Name
+	at   point.Place // a hint
 }
 
-// fetchFrom reads one chunk from one copy.
-func (v *Vault) fetchFrom(ctx context.Context, c blob.Store, box *seal.Box, at index.Place) ([]byte, error) {
-	sealed, err := getRange(ctx, c, at.Pack.ID.Object(), blobRange{int64(at.Entry.Offset), int64(at.Entry.Sealed)})
+// fetch reads one chunk: where its page says it is, or else wherever the index
+// knows it to be, from whichever copy can show it unharmed. What it returns was
+// authenticated and its name computed anew (I4).
+func (v *Vault) fetch(ctx context.Context, r ref) ([]byte, error) {
+	var errs []error
+	if r.at.Known() {
+		plain, err := v.fetchAt(ctx, r, r.at)
+		if err == nil {
+			return plain, nil
+		}
+		errs = append(errs, err)
+	}
+	places, err := v.places.find(ctx, r.kind, r.name)
 	if err != nil {
 		return nil, err
 	}
-	return pack.Open(v.keys, box, at.Entry, nil, sealed)
+	for _, at := range places {
+		if at == r.at {
+			continue
+		}
+		plain, err := v.fetchAt(ctx, r, at)
+		if err == nil {
+			return plain, nil
+		}
+		errs = append(errs, err)
+	}
+	if len(errs) == 0 {
+		errs = append(errs, fmt.Errorf("no pack holds it: %w", blob.ErrNotExist))
+	}
+	object := fmt.Sprintf("chunk %s", r.name)
+	if r.at.Known() {
+		object = fmt.Sprintf("%s (%s)", r.at.Pack.Object(), object)
+	}
+	return nil, readError(object, errs...)
+}
+
+// fetchAt reads a chunk at one place, from one copy after the other.
+func (v *Vault) fetchAt(ctx context.Context, r ref, at point.Place) ([]byte, error) {
+	box, err := pack.Box(v.keys, at.Pack, at.Epoch)
+	if err != nil {
+		return nil, err
+	}
+	e := at.Entry(r.kind, r.name)
+	var wrong, unread []error
+	for i, c := range v.copies {
+		sealed, err := getRange(ctx, c, at.Pack.Object(), blobRange{int64(e.Offset), int64(e.Sealed)})
+		if err == nil {
+			var plain []byte
+			if plain, err = pack.Open(v.keys, box, e, nil, sealed); err == nil {
+				return plain, nil
+			}
+		}
+		err = fmt.Errorf("%s in %s: %w", at.Pack.Object(), unitName(ctx, c, i), err)
+		if damaged(err) {
+			wrong = append(wrong, err)
+		} else {
+			unread = append(unread, err)
+		}
+	}
+	if len(unread) > 0 {
+		return nil, errors.Join(unread...) // not "damaged": another copy may be sound (I5)
+	}
+	return nil, errors.Join(wrong...)
 }
 
 type blobRange struct{ offset, length int64 }
@@ -68,17 +103,17 @@ func getRange(ctx context.Context, c blob.Store, object string, r blobRange) ([]
 }
 
 // chunk returns the content of a data chunk, from the cache if it is there.
-func (v *Vault) chunk(ctx context.Context, name chunk.Name) ([]byte, error) {
-	return v.chunks.get(name, func() ([]byte, error) { return v.fetch(ctx, chunk.Data, name) })
+func (v *Vault) chunk(ctx context.Context, name chunk.Name, at point.Place) ([]byte, error) {
+	return v.chunks.get(name, func() ([]byte, error) { return v.fetch(ctx, ref{chunk.Data, name, at}) })
 }
 
 // page returns a table page; the zero name stands for zeros.
-func (v *Vault) page(ctx context.Context, name chunk.Name, units uint32) (*point.Page, error) {
+func (v *Vault) page(ctx context.Context, name chunk.Name, at point.Place, units uint32) (*point.Page, error) {
 	if name.IsZero() {
 		return point.ZeroPage(units), nil
 	}
 	p, err := v.pages.get(name, func() (*point.Page, error) {
-		data, err := v.fetch(ctx, chunk.Table, name)
+		data, err := v.fetch(ctx, ref{chunk.Table, name, at})
 		if err != nil {
 			return nil, err
 		}

@@ -13,48 +13,68 @@ import (
 	"github.com/backstay/backstay/internal/tier/vault/chunk"
 	"github.com/backstay/backstay/internal/tier/vault/index"
 	"github.com/backstay/backstay/internal/tier/vault/pack"
+	"github.com/backstay/backstay/internal/tier/vault/point"
 )
 
-// places knows where the chunks of the vault are: from the index objects, read
-// when first needed, and where those fall short from the packs themselves.
+// places finds chunks by their names: for deduplication, and for reading what is
+// not where its page says. The index names packs that may hold a chunk; the
+// pack's own directory decides.
 type places struct {
 	v *Vault
 
-	mu     sync.RWMutex
-	table  *index.Table     // guarded by mu
-	loaded map[string]bool  // index objects that are in the table; guarded by mu
-	bad    map[string]error // index objects that no copy could show; guarded by mu
+	loading sync.Mutex   // held while the index objects are read
+	cache   *index.Cache // of proved packs: what index objects list
+	scanned *index.Cache // of packs that no index lists: serves reading only
 
-	loading sync.Mutex // held while the store is read
-	ready   bool       // guarded by loading
+	mu  sync.Mutex
+	bad map[string]error // index objects that no copy could show; guarded by mu
+
+	directories *cache[pack.ID, *directory]
 }
 
-func newPlaces(v *Vault) *places {
-	return &places{v: v, table: index.NewTable(), loaded: map[string]bool{}, bad: map[string]error{}}
+// directory is what a pack says of itself, by the names of its chunks.
+type directory struct {
+	pack.Directory
+	at map[nameOfKind]int // index into Entries
 }
 
-// ensure loads the indexes once.
-func (p *places) ensure(ctx context.Context) error {
+func (d *directory) place(kind chunk.Kind, name chunk.Name) (point.Place, bool) {
+	i, ok := d.at[nameOfKind{kind, name}]
+	if !ok {
+		return point.Place{}, false
+	}
+	return point.PlaceOf(d.ID, d.Epoch, d.Entries[i]), true
+}
+
+// directoryCache bounds the directories that are kept, in bytes: about 150 for
+// each chunk.
+const directoryCache = 8 << 20
+
+func newPlaces(v *Vault, dir string) (*places, error) {
+	c, err := index.OpenCache(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open the local index: %w", err)
+	}
+	scanned, err := index.OpenCache("")
+	if err != nil {
+		return nil, fmt.Errorf("open the local index: %w", err)
+	}
+	return &places{v: v, cache: c, scanned: scanned, bad: map[string]error{},
+		directories: newCache[pack.ID](directoryCache, func(d *directory) int { return 150 * len(d.Entries) })}, nil
+}
+
+func (p *places) close() error { return errors.Join(p.cache.Close(), p.scanned.Close()) }
+
+// refresh takes in the index objects that came since. One that is damaged in
+// every copy is remembered, not fatal: the packs know the same.
+func (p *places) refresh(ctx context.Context) error {
 	p.loading.Lock()
 	defer p.loading.Unlock()
-	if p.ready {
-		return nil
-	}
-	if err := p.load(ctx); err != nil {
-		return err
-	}
-	p.ready = true
-	return nil
-}
-
-// load adds the index objects that are not in the table yet. One that is
-// damaged in every copy is remembered, not fatal: the packs know the same.
-func (p *places) load(ctx context.Context) error {
 	var fresh []string
+	listed, gone := map[string]bool{}, 0
 	err := p.v.store.List(ctx, "indexes/", func(i blob.Info) error {
-		p.mu.RLock()
-		defer p.mu.RUnlock()
-		if !p.loaded[i.Name] {
+		listed[i.Name] = true
+		if !p.cache.Has(i.Name) && !p.isBad(i.Name) {
 			fresh = append(fresh, i.Name)
 		}
 		return nil
@@ -62,20 +82,60 @@ func (p *places) load(ctx context.Context) error {
 	if err != nil {
 		return readError("the list of indexes", err)
 	}
+	known := p.cache.Objects()
+	for _, name := range known {
+		if !listed[name] {
+			gone++
+		}
+	}
+	// What is stale costs a look at a pack that is gone, so a little of it may stay.
+	if gone > staleObjects && gone*4 > len(known) {
+		if err := p.cache.Reset(); err != nil {
+			return fmt.Errorf("reset the local index: %w", err)
+		}
+		fresh = fresh[:0]
+		for name := range listed {
+			fresh = append(fresh, name)
+		}
+	}
 	for _, name := range fresh {
-		packs, err := p.v.readIndex(ctx, name)
-		if err != nil && !damaged(err) {
-			return readError(name, err)
+		if err := p.take(ctx, name); err != nil {
+			return err
 		}
+	}
+	if len(fresh) == 0 {
+		return nil
+	}
+	if err := p.cache.Flush(); err != nil {
+		return fmt.Errorf("keep the local index: %w", err)
+	}
+	return nil
+}
+
+// staleObjects is how many index objects may be gone before the local index is
+// made anew.
+const staleObjects = 16
+
+func (p *places) isBad(object string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.bad[object] != nil
+}
+
+// take reads one index object into the local index.
+func (p *places) take(ctx context.Context, object string) error {
+	packs, err := p.v.readIndex(ctx, object)
+	if err != nil && damaged(err) {
 		p.mu.Lock()
-		p.loaded[name] = true
-		if err != nil {
-			p.bad[name] = err
-		}
-		for _, d := range packs {
-			p.table.AddPack(d, true)
-		}
-		p.mu.Unlock()
+		defer p.mu.Unlock()
+		p.bad[object] = err
+		return nil
+	}
+	if err != nil {
+		return readError(object, err)
+	}
+	if err := p.cache.Add(object, packs); err != nil {
+		return fmt.Errorf("keep the local index: %w", err)
 	}
 	return nil
 }
@@ -108,69 +168,84 @@ func (v *Vault) readIndex(ctx context.Context, name string) ([]pack.Directory, e
 	return nil, fmt.Errorf("index %s: %w", name, errors.Join(wrong...))
 }
 
-// refresh adds the indexes that came since.
-func (p *places) refresh(ctx context.Context) error {
-	p.loading.Lock()
-	defer p.loading.Unlock()
-	return p.load(ctx)
+// find returns where a chunk is, for reading. It tries harder before it answers
+// with nothing: index objects that came since, then the directories of packs
+// that no index lists.
+func (p *places) find(ctx context.Context, kind chunk.Kind, name chunk.Name) ([]point.Place, error) {
+	for _, harder := range []func(context.Context) error{nil, p.refresh, p.scan} {
+		if harder != nil {
+			if err := harder(ctx); err != nil {
+				return nil, err
+			}
+		}
+		found, err := p.among(ctx, append(p.cache.Lookup(name), p.scanned.Lookup(name)...), nameOfKind{kind, name})
+		if err != nil || len(found) > 0 {
+			return found, err
+		}
+	}
+	return nil, nil
 }
 
-// proved tells whether an index lists the pack.
-func (p *places) proved(id pack.ID) bool {
-	p.mu.RLock()
-	defer p.mu.RUnlock()
-	return p.table.Proved(id)
+// among asks the candidates' directories. A pack that is gone or damaged holds
+// nothing; one that could not be read is an error, because it might (I5).
+func (p *places) among(ctx context.Context, candidates []pack.ID, want nameOfKind) ([]point.Place, error) {
+	var found []point.Place
+	for _, id := range candidates {
+		d, err := p.directory(ctx, id)
+		if err != nil && damaged(err) {
+			continue
+		}
+		if err != nil {
+			return nil, readError(id.Object(), err)
+		}
+		if at, ok := d.place(want.kind, want.name); ok {
+			found = append(found, at)
+		}
+	}
+	return found, nil
 }
 
-// add takes in packs that were just committed.
-func (p *places) add(packs []pack.Directory) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, d := range packs {
-		p.table.AddPack(d, true)
-	}
+// directory returns what a pack says of itself in the first copy that shows it
+// unharmed. The error is only "damaged" if every copy answered.
+func (p *places) directory(ctx context.Context, id pack.ID) (*directory, error) {
+	return p.directories.get(id, func() (*directory, error) {
+		var wrong, unread []error
+		for _, c := range p.v.copies {
+			d, err := p.v.readDirectory(ctx, c, id)
+			if err == nil {
+				return indexed(d), nil
+			}
+			if damaged(err) {
+				wrong = append(wrong, err)
+			} else {
+				unread = append(unread, err)
+			}
+		}
+		if len(unread) > 0 {
+			return nil, errors.Join(unread...)
+		}
+		return nil, errors.Join(wrong...)
+	})
 }
 
-// lookup returns where a chunk is, as far as is known now.
-func (p *places) lookup(kind chunk.Kind, name chunk.Name) []index.Place {
-	p.mu.RLock()
-	defer p.mu.RUnlock()
-	return p.table.Lookup(kind, name)
+func indexed(d pack.Directory) *directory {
+	out := &directory{Directory: d, at: make(map[nameOfKind]int, len(d.Entries))}
+	for i, e := range d.Entries {
+		out.at[nameOfKind{e.Kind, e.Name}] = i
+	}
+	return out
 }
 
-// find is lookup that tries harder before it answers with nothing: indexes that
-// came since, then the directories of packs that no index lists.
-func (p *places) find(ctx context.Context, kind chunk.Kind, name chunk.Name) ([]index.Place, error) {
-	if err := p.ensure(ctx); err != nil {
-		return nil, err
-	}
-	if found := p.lookup(kind, name); len(found) > 0 {
-		return found, nil
-	}
-	p.loading.Lock()
-	defer p.loading.Unlock()
-	if err := p.load(ctx); err != nil {
-		return nil, err
-	}
-	if found := p.lookup(kind, name); len(found) > 0 {
-		return found, nil
-	}
-	if err := p.scan(ctx); err != nil {
-		return nil, err
-	}
-	return p.lookup(kind, name), nil
-}
-
-// scan rebuilds what the indexes lack from the packs' directories. What it finds
-// serves reading; it does not serve deduplication, since nothing says that such
-// a pack was ever proved.
+// scan finds the chunks that the index lacks in the packs' own directories. What
+// it finds serves reading; it does not serve deduplication, since nothing says
+// that such a pack was ever proved.
 func (p *places) scan(ctx context.Context) error {
+	p.loading.Lock()
+	defer p.loading.Unlock()
 	var unknown []pack.ID
 	err := p.v.store.List(ctx, "packs/", func(i blob.Info) error {
 		id, err := pack.ParseID(i.Name[strings.LastIndexByte(i.Name, '/')+1:])
-		p.mu.RLock()
-		defer p.mu.RUnlock()
-		if err == nil && id.Object() == i.Name && !p.table.Has(id) {
+		if err == nil && id.Object() == i.Name && !p.cache.HasPack(id) && !p.scanned.HasPack(id) {
 			unknown = append(unknown, id)
 		}
 		return nil
@@ -179,31 +254,24 @@ func (p *places) scan(ctx context.Context) error {
 		return readError("the list of packs", err)
 	}
 	for _, id := range unknown {
-		if err := p.scanPack(ctx, id); err != nil {
-			return err
+		d, err := p.directory(ctx, id)
+		if err != nil && damaged(err) {
+			continue
+		}
+		if err != nil {
+			return readError(id.Object(), err)
+		}
+		if err := p.scanned.Add(id.Object(), []pack.Directory{d.Directory}); err != nil {
+			return fmt.Errorf("keep the local index: %w", err)
 		}
 	}
 	return nil
 }
 
-// scanPack adds one pack. A pack that is damaged in every copy adds nothing; one
-// that could not be read is an error, because it might hold what is sought (I5).
-func (p *places) scanPack(ctx context.Context, id pack.ID) error {
-	var unread []error
-	for _, c := range p.v.copies {
-		d, err := p.v.readDirectory(ctx, c, id)
-		if err == nil {
-			p.mu.Lock()
-			p.table.AddPack(d, false)
-			p.mu.Unlock()
-			return nil
-		}
-		if !damaged(err) {
-			unread = append(unread, err)
-		}
-	}
-	if len(unread) > 0 {
-		return readError(id.Object(), unread...)
+// add takes in packs that were just committed with this index object.
+func (p *places) add(object string, packs []pack.Directory) error {
+	if err := p.cache.Add(object, packs); err != nil {
+		return fmt.Errorf("keep the local index: %w", err)
 	}
 	return nil
 }

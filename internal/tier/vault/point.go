@@ -9,6 +9,7 @@ import (
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/tier"
 	"github.com/backstay/backstay/internal/tier/vault/chunk"
+	"github.com/backstay/backstay/internal/tier/vault/pack"
 	"github.com/backstay/backstay/internal/tier/vault/point"
 )
 
@@ -18,6 +19,7 @@ type Point struct {
 	v          *Vault
 	header     Header
 	body       point.Body
+	packs      []pack.ID // that the point needs
 	definition tier.Definition
 }
 
@@ -35,7 +37,7 @@ func (v *Vault) OpenPoint(ctx context.Context, id backstay.PointID) (*Point, err
 			p := &Point{v: v}
 			if h, p.body, err = point.Decode(v.keys, id, data); err == nil {
 				if err = json.Unmarshal(p.body.Definition, &p.definition); err == nil {
-					p.header = *v.publicHeader(id, h)
+					p.header, p.packs = *v.publicHeader(id, h), h.Packs
 					return p, nil
 				}
 				err = fmt.Errorf("definition: %w", point.ErrBad)
@@ -89,14 +91,15 @@ func (m *image) Size() int64 { return m.disk.Size }
 func (m *image) Close() error { return nil }
 
 func (m *image) page(ctx context.Context, i int) (*point.Page, error) {
-	return m.v.page(ctx, m.disk.Page(i), m.disk.PageUnits(i))
+	return m.v.page(ctx, m.disk.Page(i), m.disk.Place(i), m.disk.PageUnits(i))
 }
 
 // piece is a run of the disk that is zeros or lies in one chunk, in bytes.
 type piece struct {
 	offset, length int64
 	name           chunk.Name // zero: zeros
-	at             int64      // offset in the chunk
+	place          point.Place
+	at             int64 // offset in the chunk
 }
 
 // pieces calls fn for what [offset, offset+length) consists of, in order. The
@@ -113,7 +116,7 @@ func (m *image) pieces(offset, length int64, fn func(piece) error) error {
 		stop := min(end, start+m.disk.PageBytes)
 		from, to := (offset-start)/chunk.Unit, (stop-start+chunk.Unit-1)/chunk.Unit
 		err = page.Slice(uint32(from), uint32(to), func(e point.Extent) error {
-			p := piece{offset: start + int64(e.Start)*chunk.Unit, name: page.Name(e), at: int64(e.Offset) * chunk.Unit}
+			p := piece{offset: start + int64(e.Start)*chunk.Unit, name: page.Name(e), place: page.Place(e), at: int64(e.Offset) * chunk.Unit}
 			last := min(p.offset+int64(e.Units)*chunk.Unit, stop)
 			if p.offset < offset {
 				p.at += offset - p.offset
@@ -160,7 +163,7 @@ func (m *image) ReadAt(b []byte, offset int64) (int, error) {
 		if p.name.IsZero() {
 			clear(to)
 		} else {
-			content, err := m.v.chunk(m.ctx, p.name)
+			content, err := m.v.chunk(m.ctx, p.name, p.place)
 			if err != nil {
 				return err
 			}

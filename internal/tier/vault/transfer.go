@@ -15,12 +15,11 @@ import (
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/tier/vault/chunk"
-	"github.com/backstay/backstay/internal/tier/vault/pack"
 	"github.com/backstay/backstay/internal/tier/vault/point"
 )
 
-// windowUnits is how much of a disk is looked at as one: at most one new chunk
-// comes of it.
+// windowUnits is how much of a disk a chunk holds at most. Windows lie at whole
+// multiples of it, so that the same content at the same place makes the same chunk.
 const windowUnits = chunk.MaxData / chunk.Unit
 
 // span is a run of units of a page.
@@ -37,20 +36,30 @@ type diskWork struct {
 	changed []backstay.Range
 	mapped  bool // changed is complete
 	stats   DiskStats
-	table   point.Disk
+	table   *point.Disk
 }
 
 // pageWork is one page of it.
 type pageWork struct {
 	start  int64 // in bytes
 	units  uint32
-	parent *point.Page            // nil: nothing to build on
-	packs  map[chunk.Name]pack.ID // where the parent's chunks are sure to be
+	index  int
+	parent *point.Page   // nil: nothing to build on
+	at     []point.Place // where the parent's chunks are sure to be; unknown: not in place
 	out    *point.Builder
 }
 
+// place returns where the chunk of a parent's extent is sure to be.
+func (p *pageWork) place(e point.Extent) (point.Place, bool) {
+	if e.Chunk == 0 {
+		return point.Place{}, false
+	}
+	at := p.at[e.Chunk-1]
+	return at, at.Known()
+}
+
 // item is what flows from the producer over the workers to the collector, in
-// the order of the disk: a window, or the end of a page.
+// the order of the disk: spans that make one chunk, or the end of a page.
 type item struct {
 	page  *pageWork
 	spans []span
@@ -69,11 +78,12 @@ func (w *Writer) WriteDisk(ctx context.Context, d DiskSource) (DiskStats, error)
 	if w.ended {
 		return DiskStats{}, fmt.Errorf("write disk %s: the transfer has ended", d.Target)
 	}
-	if slices.ContainsFunc(w.disks, func(o point.Disk) bool { return o.Target == d.Target }) {
+	if slices.ContainsFunc(w.disks, func(o *point.Disk) bool { return o.Target == d.Target }) {
 		return DiskStats{}, fmt.Errorf("write disk %s: written already", d.Target)
 	}
 	work := &diskWork{w: w, src: d}
-	work.table = point.Disk{Target: d.Target, Size: d.Image.Size(), Format: d.Format, PageBytes: point.PageBytes}
+	work.table = &point.Disk{Target: d.Target, Size: d.Image.Size(), Format: d.Format, PageBytes: point.PageBytes}
+	work.table.MakePages()
 	work.decide(ctx)
 	w.report.Lock()
 	if work.mapped {
@@ -175,10 +185,10 @@ func (d *diskWork) run(ctx context.Context) error {
 	})
 	for range workers {
 		g.Go(func() error {
-			buf := buffers.Get().(*[chunk.MaxData]byte)
-			defer buffers.Put(buf)
+			b := workBuffers.Get().(*buffers)
+			defer workBuffers.Put(b)
 			for it := range work {
-				it.found, it.err = d.look(ctx, it, buf[:])
+				it.found, it.err = d.look(ctx, it, b)
 				close(it.done)
 			}
 			return nil
@@ -188,13 +198,14 @@ func (d *diskWork) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-var buffers = sync.Pool{New: func() any { return new([chunk.MaxData]byte) }}
+// buffers are what a worker looks at disks with.
+type buffers struct{ plain, check [chunk.MaxData]byte }
+
+var workBuffers = sync.Pool{New: func() any { return new(buffers) }}
 
 // produce walks the disk's pages and emits what is to be looked at.
 func (d *diskWork) produce(ctx context.Context, emit func(*item) error) error {
-	pages := (d.table.Size + d.table.PageBytes - 1) / d.table.PageBytes
-	d.table.Pages = make([]byte, pages*int64(len(chunk.Name{})))
-	for i := range int(pages) {
+	for i := range d.table.PageCount() {
 		p, err := d.openPage(ctx, i)
 		if err != nil {
 			return err
@@ -204,10 +215,7 @@ func (d *diskWork) produce(ctx context.Context, emit func(*item) error) error {
 			return err
 		}
 		for len(spans) > 0 {
-			n, end := 1, (spans[0].from/windowUnits+1)*windowUnits
-			for n < len(spans) && spans[n].from < end {
-				n++
-			}
+			n := d.group(spans)
 			if err := emit(&item{page: p, spans: spans[:n], done: make(chan struct{})}); err != nil {
 				return err
 			}
@@ -220,11 +228,34 @@ func (d *diskWork) produce(ctx context.Context, emit func(*item) error) error {
 	return nil
 }
 
+// group returns how many of the spans make one chunk: those of a window, and
+// with a change map those of as many windows as fit, if none of them changed as a
+// whole. So a database's page writes are packed closely, and do not cross a page
+// of the table, which a restore reads as one.
+func (d *diskWork) group(spans []span) int {
+	total := uint32(0)
+	for n := 0; n < len(spans); {
+		end, units, m := (spans[n].from/windowUnits+1)*windowUnits, uint32(0), n
+		for ; m < len(spans) && spans[m].from < end; m++ {
+			if !spans[m].zero {
+				units += spans[m].to - spans[m].from
+			}
+		}
+		if n > 0 && (!d.mapped || units == windowUnits || total+units > windowUnits) {
+			return n
+		}
+		if n, total = m, total+units; total == windowUnits {
+			return n
+		}
+	}
+	return len(spans)
+}
+
 // openPage finds what a page can build on: the parent's page, if it covers the
 // same units and can be authenticated. A damaged one costs a full compare of this
 // page and no more.
 func (d *diskWork) openPage(ctx context.Context, i int) (*pageWork, error) {
-	p := &pageWork{start: int64(i) * d.table.PageBytes, units: d.table.PageUnits(i), out: point.NewBuilder()}
+	p := &pageWork{start: int64(i) * d.table.PageBytes, units: d.table.PageUnits(i), index: i, out: point.NewBuilder()}
 	if d.old == nil || i >= d.old.disk.PageCount() || d.old.disk.PageUnits(i) != p.units {
 		return p, nil
 	}
@@ -236,17 +267,27 @@ func (d *diskWork) openPage(ctx context.Context, i int) (*pageWork, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.parent, p.packs = page, make(map[chunk.Name]pack.ID, len(page.Names))
-	for _, name := range page.Names {
-		id, ok, err := d.w.known(ctx, chunk.Data, name)
-		if err != nil {
+	p.parent, p.at = page, make([]point.Place, len(page.Names))
+	for n, name := range page.Names {
+		if p.at[n], err = d.w.inPlace(ctx, name, page.Places[n]); err != nil {
 			return nil, err
-		}
-		if ok {
-			p.packs[name] = id
 		}
 	}
 	return p, nil
+}
+
+// inPlace returns where a chunk of the parent is sure to be: where the parent's
+// page says, or where reclaim has moved it; unknown if it is gone.
+func (w *Writer) inPlace(ctx context.Context, name chunk.Name, at point.Place) (point.Place, error) {
+	err := w.rely.check(ctx, at)
+	if err == nil {
+		return at, nil
+	}
+	if !damaged(err) {
+		return point.Place{}, readError(at.Pack.Object(), err)
+	}
+	at, _, err = w.known(ctx, chunk.Data, name)
+	return at, err
 }
 
 // wanted lists the spans of a page that must be looked at, none of which
@@ -297,7 +338,7 @@ func (d *diskWork) changedIn(p *pageWork) []span {
 		ranges = append(ranges, backstay.Range{Offset: from - p.start, Length: min(r.End(), end) - from})
 	}
 	for _, e := range p.parent.Extents {
-		if _, ok := p.packs[p.parent.Name(e)]; e.Chunk != 0 && !ok {
+		if _, ok := p.place(e); e.Chunk != 0 && !ok {
 			ranges = append(ranges, backstay.Range{Offset: int64(e.Start) * chunk.Unit, Length: int64(e.Units) * chunk.Unit})
 		}
 	}

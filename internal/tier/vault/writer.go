@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -12,10 +11,8 @@ import (
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/blob"
 	"github.com/backstay/backstay/internal/tier/vault/chunk"
-	"github.com/backstay/backstay/internal/tier/vault/index"
 	"github.com/backstay/backstay/internal/tier/vault/pack"
 	"github.com/backstay/backstay/internal/tier/vault/point"
-	"github.com/backstay/backstay/internal/tier/vault/seal"
 )
 
 const (
@@ -40,24 +37,24 @@ type Writer struct {
 	puts   *errgroup.Group
 	putCtx context.Context // ends when a put failed, with its error as the cause
 
-	mu      sync.Mutex // held by WriteDisk, Commit and Abort
-	disks   []point.Disk
-	open    *pack.Builder    // guarded by mu; nil when no pack is begun
-	entries []pack.Entry     // of open
-	tables  []encodedTable   // guarded by mu
-	kept    int              // bytes in tables
-	made    []madePack       // packs of this transfer; guarded by mu
-	resumed []pack.Directory // packs of an interrupted one that were verified
-	refs    map[pack.ID]bool // packs that the point needs; guarded by mu
-	ended   bool             // guarded by mu
-	report  sync.Mutex       // held while OnPack or Progress runs
-	done    int64            // progress in bytes; guarded by report
-	total   int64            // guarded by report
+	fresh *transferred // the chunks of this transfer
+	rely  *reliance    // which packs of the vault may be referred to
 
-	tmu     sync.RWMutex
-	fresh   *index.Table           // chunks of made and resumed packs; guarded by tmu
-	pending map[nameOfKind]pack.ID // chunks of open and of tables; guarded by tmu
-	usable  map[pack.ID]error      // nil: there, in every copy; guarded by tmu
+	mu     sync.Mutex // held by WriteDisk, Commit and Abort
+	disks  []*point.Disk
+	open   *pack.Builder    // guarded by mu; nil when no pack is begun
+	tables []table          // table pages that wait for their place; guarded by mu
+	kept   int              // bytes in tables
+	stored int64            // bytes of the packs of this transfer; guarded by mu
+	refs   map[pack.ID]bool // packs that the point needs; guarded by mu
+	ended  bool             // guarded by mu
+
+	report  sync.Mutex // held while OnPack or Progress runs
+	phase   string     // that is under way; guarded by report
+	done    int64      // progress in bytes; guarded by report
+	total   int64      // guarded by report
+	proved  int64      // bytes read back over all copies; guarded by report
+	toProve int64      // likewise, of the packs that are on their way; guarded by report
 }
 
 type nameOfKind struct {
@@ -65,17 +62,23 @@ type nameOfKind struct {
 	name chunk.Name
 }
 
-type encodedTable struct {
+// encodedChunk is a chunk in its packed form.
+type encodedChunk struct {
+	kind    chunk.Kind
 	name    chunk.Name
 	plain   int
 	encoded []byte
 }
 
-// madePack is a pack that was put: what a copy of it must be.
-type madePack struct {
-	id   pack.ID
-	size int
-	hash [32]byte
+// table is an encoded table page and the pages of disks that it is.
+type table struct {
+	encodedChunk
+	pages []pageOf
+}
+
+type pageOf struct {
+	disk  *point.Disk
+	index int
 }
 
 // Begin starts to write a point. CodeExists if the vault has it already; a
@@ -88,15 +91,12 @@ func (v *Vault) Begin(ctx context.Context, o WriteOptions) (*Writer, error) {
 	if err := v.finishCommit(ctx, o.Point); err != nil {
 		return nil, err
 	}
-	if err := v.places.ensure(ctx); err != nil {
-		return nil, err
-	}
 	// What others committed since the vault was opened serves deduplication too.
 	if err := v.places.refresh(ctx); err != nil {
 		return nil, err
 	}
-	w := &Writer{v: v, o: o, refs: map[pack.ID]bool{}, fresh: index.NewTable(),
-		pending: map[nameOfKind]pack.ID{}, usable: map[pack.ID]error{}}
+	w := &Writer{v: v, o: o, refs: map[pack.ID]bool{}, fresh: newTransferred(), phase: "transfer"}
+	var needed []pack.ID
 	if o.Parent != "" {
 		p, err := v.OpenPoint(ctx, o.Parent)
 		if ctx.Err() != nil {
@@ -105,9 +105,10 @@ func (v *Vault) Begin(ctx context.Context, o WriteOptions) (*Writer, error) {
 		if err != nil {
 			w.ParentNote = fmt.Sprintf("the parent %s cannot be used: %v", o.Parent, err)
 		} else {
-			w.parent = p
+			w.parent, needed = p, p.packs
 		}
 	}
+	w.rely = v.relyOn(ctx, needed, nil)
 	if err := w.resume(ctx); err != nil {
 		return nil, err
 	}
@@ -158,18 +159,17 @@ func (w *Writer) resume(ctx context.Context) error {
 		if err != nil {
 			return backstay.Errorf(backstay.CodeUsage, "a pack to go on from is not one").Because(err)
 		}
-		if w.v.places.proved(id) || w.fresh.Has(id) {
+		if w.rely.condemned[id] || w.v.places.cache.HasPack(id) || w.fresh.has(id) {
 			continue
 		}
-		d, err := w.v.provePack(ctx, madePack{id: id})
+		d, err := w.v.provePack(ctx, id)
 		if backstay.IsCode(err, backstay.CodeValidateFailed) {
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		w.fresh.AddPack(d, true)
-		w.resumed = append(w.resumed, d)
+		w.fresh.addPack(d)
 	}
 	return nil
 }
@@ -184,99 +184,27 @@ func (w *Writer) Abort() {
 	_ = w.puts.Wait() // its error is that of the cancelled puts
 }
 
-// known returns a pack that is sure to hold the chunk: one of this transfer, or
-// one that an index lists and that is in place in every copy.
-func (w *Writer) known(ctx context.Context, kind chunk.Kind, name chunk.Name) (pack.ID, bool, error) {
-	w.tmu.RLock()
-	id, ok := w.pending[nameOfKind{kind, name}]
-	if !ok {
-		if places := w.fresh.Lookup(kind, name); len(places) > 0 {
-			id, ok = places[0].Pack.ID, true
-		}
+// addChunk puts an encoded chunk into the open pack, unless the transfer has it
+// already. It returns its place, and whether it is new. The caller holds mu.
+func (w *Writer) addChunk(c encodedChunk) (point.Place, bool, error) {
+	if at, ok := w.fresh.find(c.kind, c.name); ok {
+		return at, false, nil
 	}
-	w.tmu.RUnlock()
-	if ok {
-		return id, true, nil
-	}
-	for _, place := range w.v.places.lookup(kind, name) {
-		if !place.Pack.Proved {
-			continue
-		}
-		err := w.inPlace(ctx, place.Pack)
-		if err == nil {
-			return place.Pack.ID, true, nil
-		}
-		if !damaged(err) {
-			return pack.ID{}, false, readError(place.Pack.ID.Object(), err)
-		}
-	}
-	return pack.ID{}, false, nil
-}
-
-// inPlace asks every copy once for a pack that is to be referred to: one that
-// vanished or was cut short must not serve a new point.
-func (w *Writer) inPlace(ctx context.Context, p index.Pack) error {
-	w.tmu.RLock()
-	err, asked := w.usable[p.ID]
-	w.tmu.RUnlock()
-	if asked {
-		return err
-	}
-	for i, c := range w.v.copies {
-		info, statErr := c.Stat(ctx, p.ID.Object())
-		if statErr != nil && !damaged(statErr) {
-			return statErr
-		}
-		if statErr == nil && info.Size != int64(p.Size) {
-			statErr = fmt.Errorf("%d bytes, want %d: %w", info.Size, p.Size, seal.ErrWrong)
-		}
-		if statErr != nil {
-			err = fmt.Errorf("%s in %s: %w", p.ID.Object(), unitName(ctx, c, i), statErr)
-			break
-		}
-	}
-	w.tmu.Lock()
-	w.usable[p.ID] = err
-	w.tmu.Unlock()
-	return err
-}
-
-// addChunk puts an encoded chunk into the open pack, unless it is there. It
-// returns the pack, and whether the chunk is new. The caller holds mu.
-func (w *Writer) addChunk(kind chunk.Kind, name chunk.Name, t encodedTable) (pack.ID, bool, error) {
-	if id, ok := w.inTransfer(kind, name); ok {
-		return id, false, nil
-	}
-	if w.open != nil && !w.open.Fits(len(t.encoded)) {
+	if w.open != nil && !w.open.Fits(len(c.encoded)) {
 		if err := w.finishPack(); err != nil {
-			return pack.ID{}, false, err
+			return point.Place{}, false, err
 		}
 	}
 	if w.open == nil {
-		b, err := pack.NewBuilder(w.v.keys, pack.NewID(), w.v.header.Epoch)
+		id, epoch := pack.NewID(), w.v.header.Epoch
+		b, err := pack.NewBuilder(w.v.keys, id, epoch)
 		if err != nil {
-			return pack.ID{}, false, err
+			return point.Place{}, false, err
 		}
 		w.open = b
+		w.fresh.begin(id, epoch)
 	}
-	w.entries = append(w.entries, w.open.Add(kind, name, t.plain, t.encoded))
-	id := w.open.ID()
-	w.tmu.Lock()
-	w.pending[nameOfKind{kind, name}] = id
-	w.tmu.Unlock()
-	return id, true, nil
-}
-
-func (w *Writer) inTransfer(kind chunk.Kind, name chunk.Name) (pack.ID, bool) {
-	w.tmu.RLock()
-	defer w.tmu.RUnlock()
-	if id, ok := w.pending[nameOfKind{kind, name}]; ok {
-		return id, true
-	}
-	if places := w.fresh.Lookup(kind, name); len(places) > 0 {
-		return places[0].Pack.ID, true
-	}
-	return pack.ID{}, false
+	return w.fresh.add(w.open.Add(c.kind, c.name, c.plain, c.encoded)), true, nil
 }
 
 // finishPack sends the open pack on its way. The caller holds mu.
@@ -285,27 +213,29 @@ func (w *Writer) finishPack() error {
 		return nil
 	}
 	id, data := w.open.ID(), w.open.Finish()
-	d := pack.Directory{ID: id, Epoch: w.v.header.Epoch, Size: uint32(len(data)), Entries: w.entries}
-	w.made = append(w.made, madePack{id: id, size: len(data), hash: seal.Hash(data)})
+	w.open = nil
+	w.fresh.end(len(data))
 	w.refs[id] = true
-	w.tmu.Lock()
-	w.fresh.AddPack(d, true)
-	maps.DeleteFunc(w.pending, func(_ nameOfKind, p pack.ID) bool { return p == id })
-	w.tmu.Unlock()
-	w.open, w.entries = nil, nil
+	w.stored += int64(len(data))
+	w.report.Lock()
+	w.toProve += int64(len(data)) * int64(len(w.v.copies))
+	w.report.Unlock()
 	w.puts.Go(func() error {
+		defer pack.Recycle(data)
 		// A pack that is there already is this very one, put by a call whose answer
 		// was lost: ids are random. The read-back proves it.
-		err := w.v.store.Put(w.putCtx, id.Object(), data)
-		pack.Recycle(data)
-		if err != nil && !errors.Is(err, blob.ErrExist) {
+		if err := w.v.store.Put(w.putCtx, id.Object(), data); err != nil && !errors.Is(err, blob.ErrExist) {
 			return writeError(id.Object(), err)
 		}
 		if w.o.OnPack != nil {
 			w.report.Lock()
-			defer w.report.Unlock()
 			w.o.OnPack(id.String())
+			w.report.Unlock()
 		}
+		if err := w.v.sameInAll(w.putCtx, id.Object(), data); err != nil {
+			return err
+		}
+		w.provedBytes(int64(len(data)) * int64(len(w.v.copies)))
 		return nil
 	})
 	return w.failed()
@@ -319,12 +249,30 @@ func (w *Writer) failed() error {
 	return nil
 }
 
-// progress adds to what is done and tells.
-func (w *Writer) progress(phase string, bytes int64) {
+// looked adds to what was looked at of the disks, and tells.
+func (w *Writer) looked(bytes int64) {
 	w.report.Lock()
 	defer w.report.Unlock()
 	w.done += bytes
 	if w.o.Progress != nil {
-		w.o.Progress(phase, w.done, max(w.total, w.done))
+		w.o.Progress("transfer", w.done, max(w.total, w.done))
 	}
+}
+
+// provedBytes adds to what was read back, and tells once all disks are read.
+func (w *Writer) provedBytes(bytes int64) {
+	w.report.Lock()
+	defer w.report.Unlock()
+	w.proved += bytes
+	if w.phase == "validate" && w.o.Progress != nil {
+		w.o.Progress(w.phase, w.proved, w.toProve)
+	}
+}
+
+// validating begins the phase in which what is left is read back.
+func (w *Writer) validating() {
+	w.report.Lock()
+	w.phase = "validate"
+	w.report.Unlock()
+	w.provedBytes(0) // whoever follows learns of the phase before it can fail
 }

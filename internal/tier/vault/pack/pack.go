@@ -165,7 +165,10 @@ func Open(keys *seal.Keys, box *seal.Box, e Entry, buf, sealed []byte) ([]byte, 
 	if int(e.Plain) > e.Kind.Max() {
 		return nil, fmt.Errorf("chunk %s says to hold %d bytes: %w", e.Name, e.Plain, seal.ErrWrong)
 	}
-	encoded, err := box.Open(nil, uint64(e.Ordinal), sealed, bound(e))
+	scratch := scratches.Get().(*[]byte)
+	defer scratches.Put(scratch)
+	encoded, err := box.Open((*scratch)[:0], uint64(e.Ordinal), sealed, bound(e))
+	*scratch = encoded[:0]
 	if err != nil {
 		return nil, fmt.Errorf("open chunk %s: %w", e.Name, err)
 	}
@@ -178,6 +181,9 @@ func Open(keys *seal.Keys, box *seal.Box, e Entry, buf, sealed []byte) ([]byte, 
 	}
 	return plain, nil
 }
+
+// scratches are what chunks are decrypted into before they are decoded.
+var scratches = sync.Pool{New: func() any { return new([]byte) }}
 
 // Box returns the box of a pack's chunks.
 func Box(keys *seal.Keys, id ID, epoch uint32) (*seal.Box, error) {
