@@ -91,8 +91,8 @@ type Record struct {
 	Point      backstay.PointID `json:"point,omitempty"`
 	Root       Hash             `json:"root,omitzero"`
 	Object     string           `json:"object,omitempty"`
-	Hash       Hash             `json:"hash,omitzero"`    // BLAKE3-256 of Object's bytes
-	Of         uint64           `json:"of,omitempty"`     // the record that this one refers to
+	Hash       Hash             `json:"hash,omitzero"` // BLAKE3-256 of Object's bytes
+	Of         uint64           `json:"of,omitempty"`  // the record that this one refers to
 	Generation uint32           `json:"generation,omitempty"`
 	Checkpoint *Checkpoint      `json:"checkpoint,omitempty"`
 }
