@@ -35,6 +35,7 @@ internal/nbd             ->
 internal/undo            ->
 internal/tier            -> .
 internal/tier/raw        -> . internal/tier
+internal/tier/content    -> . internal/tier
 internal/tier/snapshot   -> . internal/tier internal/hypervisor internal/nbd internal/keyring
 internal/tier/vault      -> . internal/tier internal/blob internal/tier/vault/*
 internal/tier/vault/*    -> . internal/blob internal/tier/vault/*
@@ -46,8 +47,9 @@ internal/engine/*        -> . internal/mover internal/catalog
 internal/job             -> . internal/catalog
 internal/server          -> . api internal/job internal/catalog
 internal/server/servertest -> . api internal/server internal/catalog internal/catalog/sqlite
+internal/recover         -> . internal/tier internal/tier/vault internal/tier/content internal/blob internal/blob/* internal/nbd
 internal/config          -> .
-internal/cli             -> . api client internal/config
+internal/cli             -> . api client internal/config internal/recover
 internal/daemon          -> . api client internal/*
 internal/sandbox         -> . internal/config internal/blob internal/sandbox/*
 internal/sandbox/*       -> . internal/sandbox/*

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -18,13 +18,12 @@ import (
 	"github.com/backstay/backstay/internal/mover"
 	"github.com/backstay/backstay/internal/nbd"
 	"github.com/backstay/backstay/internal/tier"
-	"github.com/backstay/backstay/internal/tier/vault"
+	"github.com/backstay/backstay/internal/tier/content"
 )
 
 const (
 	disksAtOnce = 2       // disks written or verified at a time
-	readBlock   = 1 << 20 // bytes of one read; a multiple of sumStep
-	zeroGap     = 64 << 10
+	readBlock   = 1 << 20 // bytes of one read; a multiple of content.Step
 )
 
 // workers is how many goroutines decode, write or compare one disk.
@@ -110,7 +109,7 @@ type writtenDisk struct {
 	images hypervisor.Images
 	plan   backstay.PlannedDisk
 	image  tier.Image
-	sums   *diskSums // of what was read from the vault
+	sums   *content.Sums // of what was read from the vault
 	wrote  atomic.Int64
 }
 
@@ -121,22 +120,7 @@ func (d *writtenDisk) check(ctx context.Context) (int64, error) {
 	if size != d.plan.Size {
 		return 0, fmt.Errorf("the point has %d bytes and the plan %d", size, d.plan.Size)
 	}
-	var data int64
-	for offset := int64(0); offset < size; offset += extentWindow {
-		if err := ctx.Err(); err != nil {
-			return 0, err
-		}
-		extents, err := d.image.Extents(offset, min(extentWindow, size-offset))
-		if err != nil {
-			return 0, err
-		}
-		for _, e := range extents {
-			if !e.Zero {
-				data += e.Length
-			}
-		}
-	}
-	return data, nil
+	return content.DataBytes(ctx, d.image)
 }
 
 // connect exports the file and calls fn with a connection to it.
@@ -163,20 +147,20 @@ func (d *writtenDisk) write(ctx context.Context, advanced func(int64)) error {
 	if err := d.images.Create(ctx, d.plan.Path, d.plan.Format, d.plan.Size); err != nil {
 		return err
 	}
-	sums, err := newDiskSums(d.plan.Size)
+	sums, err := content.NewSums(d.plan.Size)
 	if err != nil {
 		return err
 	}
 	d.sums = sums
 	err = d.connect(ctx, true, func(client *nbd.Client) error {
-		err := eachRun(ctx, d.image, func(offset int64, data []byte) error {
+		err := content.Each(ctx, d.image, workers(), func(offset int64, data []byte) error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			if err := sums.add(offset, data); err != nil {
+			if err := sums.Add(offset, data); err != nil {
 				return err
 			}
-			n, err := writeNonZero(client, offset, data)
+			n, err := content.WriteNonZero(client, offset, data)
 			d.wrote.Add(n)
 			if err != nil {
 				return err
@@ -195,64 +179,7 @@ func (d *writtenDisk) write(ctx context.Context, advanced func(int64)) error {
 	if err := syncPath(d.plan.Path); err != nil {
 		return err
 	}
-	return syncFolder(folderOf(d.plan.Path))
-}
-
-// eachRun calls fn with all data of an image, concurrently.
-func eachRun(ctx context.Context, image tier.Image, fn func(offset int64, data []byte) error) error {
-	if bulk, ok := image.(vault.BulkReader); ok {
-		return bulk.Chunks(ctx, workers(), fn)
-	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(workers())
-	for offset := int64(0); offset < image.Size() && ctx.Err() == nil; offset += readBlock {
-		g.Go(func() error {
-			length := min(readBlock, image.Size()-offset)
-			extents, err := image.Extents(offset, length)
-			if err != nil {
-				return err
-			}
-			for _, e := range extents {
-				if e.Zero {
-					continue
-				}
-				data := make([]byte, e.Length)
-				if n, err := image.ReadAt(data, e.Offset); n < len(data) {
-					return fmt.Errorf("read %d bytes at %d: %w", len(data), e.Offset, err)
-				}
-				if err := fn(e.Offset, data); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}
-	return g.Wait()
-}
-
-// writeNonZero writes data without the zeros in it, as far as leaving them out
-// makes a hole that is worth it. It returns how many bytes it wrote.
-func writeNonZero(client io.WriterAt, offset int64, data []byte) (wrote int64, err error) {
-	for len(data) > 0 {
-		skip := zeroPrefix(data)
-		data, offset = data[skip:], offset+int64(skip)
-		n := 0
-		for n < len(data) {
-			zeros := zeroPrefix(data[n:])
-			if zeros >= zeroGap || (zeros > 0 && n+zeros == len(data)) {
-				break
-			}
-			n += max(zeros, min(sumStep, len(data)-n))
-		}
-		if n > 0 {
-			if _, err := client.WriteAt(data[:n], offset); err != nil {
-				return wrote, err
-			}
-			wrote += int64(n)
-		}
-		data, offset = data[n:], offset+int64(n)
-	}
-	return wrote, nil
+	return syncFolder(filepath.Dir(d.plan.Path))
 }
 
 // verify reads the whole file back, from the disk and not from the page cache,
@@ -262,7 +189,7 @@ func (d *writtenDisk) verify(ctx context.Context, advanced func(int64)) error {
 	if err := dropCache(d.plan.Path); err != nil {
 		return err
 	}
-	found, err := d.sums.again()
+	found, err := d.sums.Again()
 	if err != nil {
 		return err
 	}
@@ -280,8 +207,8 @@ func (d *writtenDisk) verify(ctx context.Context, advanced func(int64)) error {
 					continue
 				}
 				// The file's map may be finer than our steps.
-				run := backstay.Range{Offset: max(e.Offset/sumStep*sumStep, next)}
-				next = min((e.Offset+e.Length+sumStep-1)/sumStep*sumStep, d.plan.Size)
+				run := backstay.Range{Offset: max(e.Offset/content.Step*content.Step, next)}
+				next = min((e.Offset+e.Length+content.Step-1)/content.Step*content.Step, d.plan.Size)
 				run.Length = next - run.Offset
 				if err := readRun(ctx, g, client, run, found, advanced); err != nil {
 					return errors.Join(err, g.Wait())
@@ -293,16 +220,16 @@ func (d *writtenDisk) verify(ctx context.Context, advanced func(int64)) error {
 	if err != nil {
 		return err
 	}
-	if at, same := d.sums.equal(found); !same {
+	if at, same := d.sums.Equal(found); !same {
 		return backstay.Errorf(backstay.CodeRestoreFailed, "disk %s was not written as the point has it", d.plan.Target).
 			Becausef("%s differs from the point in the MiB at byte %d", d.plan.Path, at).
-			Do("check the storage of %s; nothing of the restore was kept", folderOf(d.plan.Path))
+			Do("check the storage of %s; nothing of the restore was kept", filepath.Dir(d.plan.Path))
 	}
 	return nil
 }
 
 // readRun adds one run of the file to the sums, block by block.
-func readRun(ctx context.Context, g *errgroup.Group, client *nbd.Client, run backstay.Range, sums *diskSums, advanced func(int64)) error {
+func readRun(ctx context.Context, g *errgroup.Group, client *nbd.Client, run backstay.Range, sums *content.Sums, advanced func(int64)) error {
 	for offset := run.Offset; offset < run.End(); offset += readBlock {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -314,7 +241,7 @@ func readRun(ctx context.Context, g *errgroup.Group, client *nbd.Client, run bac
 				return fmt.Errorf("read %d bytes at %d: %w", len(data), offset, err)
 			}
 			advanced(length)
-			return sums.add(offset, data)
+			return sums.Add(offset, data)
 		})
 	}
 	return nil

@@ -1,4 +1,4 @@
-package host
+package content
 
 import (
 	"bytes"
@@ -16,10 +16,10 @@ func TestEqualSumsMeanEqualDisks(t *testing.T) {
 		disk[i] = byte(r.Uint32())
 	}
 	disk[size-1] = 1
-	sum := func(s *diskSums, disk []byte, order []int) *diskSums {
+	sum := func(s *Sums, disk []byte, order []int) *Sums {
 		for _, i := range order {
 			end := min((i+1)*8192, size)
-			must(t, s.add(int64(i*8192), disk[i*8192:end]))
+			must(t, s.Add(int64(i*8192), disk[i*8192:end]))
 		}
 		return s
 	}
@@ -27,30 +27,30 @@ func TestEqualSumsMeanEqualDisks(t *testing.T) {
 	for i := range order {
 		order[i] = i
 	}
-	empty, err := newDiskSums(size)
+	empty, err := NewSums(size)
 	must(t, err)
-	a, _ := empty.again()
+	a, _ := empty.Again()
 	sum(a, disk, order)
-	b, _ := empty.again()
+	b, _ := empty.Again()
 	r.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 	sum(b, disk, order)
-	if _, same := a.equal(b); !same {
+	if _, same := a.Equal(b); !same {
 		t.Error("order matters")
 	}
 	for _, at := range []int{0, 4095, 1 << 20, size - 1, size - 600} {
 		changed := slices.Clone(disk)
 		changed[at] ^= 0x40
-		c, _ := empty.again()
-		if where, same := a.equal(sum(c, changed, order)); same || where != int64(at)/sumPage*sumPage {
+		c, _ := empty.Again()
+		if where, same := a.Equal(sum(c, changed, order)); same || where != int64(at)/Page*Page {
 			t.Errorf("a bit at %d: same %v, found at %d", at, same, where)
 		}
 	}
-	if err := empty.add(100, disk[:4096]); err == nil {
+	if err := empty.Add(100, disk[:4096]); err == nil {
 		t.Error("content off the steps was taken")
 	}
 }
 
-// TestZerosAreLeftOutAndNothingElse: what writeNonZero writes is the data.
+// TestZerosAreLeftOutAndNothingElse: what WriteNonZero writes is the data.
 func TestZerosAreLeftOutAndNothingElse(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
 	for range 200 {
@@ -59,7 +59,7 @@ func TestZerosAreLeftOutAndNothingElse(t *testing.T) {
 			copy(data[at:], bytes.Repeat([]byte{byte(1 + r.IntN(255))}, 4096*r.IntN(5)))
 		}
 		got := make(memory, len(data)+4096)
-		wrote, err := writeNonZero(got, 4096, data)
+		wrote, err := WriteNonZero(got, 4096, data)
 		must(t, err)
 		if !bytes.Equal(got[4096:], data) {
 			t.Fatal("the content is not the same")
@@ -71,7 +71,7 @@ func TestZerosAreLeftOutAndNothingElse(t *testing.T) {
 	got := make(memory, 1<<20)
 	data := make([]byte, 1<<20)
 	data[0], data[512<<10] = 1, 1
-	if wrote, _ := writeNonZero(got, 0, data); wrote != 2*4096 {
+	if wrote, _ := WriteNonZero(got, 0, data); wrote != 2*4096 {
 		t.Errorf("two steps of data took %d bytes", wrote)
 	}
 }
@@ -79,3 +79,10 @@ func TestZerosAreLeftOutAndNothingElse(t *testing.T) {
 type memory []byte
 
 func (m memory) WriteAt(p []byte, off int64) (int, error) { return copy(m[off:], p), nil }
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
