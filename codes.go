@@ -36,6 +36,9 @@ const (
 	CodeVaultReadOnly   Code = "vault-read-only"
 	CodeVaultFull       Code = "vault-full"
 	CodeVaultKey        Code = "vault-key-wrong"
+	CodeVaultKeyOld     Code = "vault-key-outdated"
+	CodeVaultRolledBack Code = "vault-rolled-back"
+	CodeNoRecovery      Code = "no-recovery-recipient"
 	CodeDamaged         Code = "data-damaged"
 	CodeRestoreFailed   Code = "restore-failed"
 	CodeCreateVMFailed  Code = "create-vm-failed"
@@ -87,6 +90,9 @@ var codes = map[Code]codeEntry{
 	CodeVaultReadOnly:   {KindFailed, "make the storage unit writable for the mover, then retry the job"},
 	CodeVaultFull:       {KindFailed, "free space in the storage unit or enlarge it, then retry the job"},
 	CodeVaultKey:        {KindNotAllowed, "give the key that belongs to this vault"},
+	CodeVaultKeyOld:     {KindFailed, "retry: the vault is opened with its newest key then"},
+	CodeVaultRolledBack: {KindDamaged, "do not write to the vault; find out who put an older state on its storage units, and see `backstay vault show`"},
+	CodeNoRecovery:      {KindRefused, "name a recovery recipient, or force it if nobody else shall ever open the vault"},
 	CodeDamaged:         {KindDamaged, "restore from another tier or another point; run `backstay point verify` on its neighbours"},
 	CodeRestoreFailed:   {KindFailed, "nothing of the restore was kept; see the cause and try again"},
 	CodeCreateVMFailed:  {KindFailed, "the restored disks are kept where the job's result says; mend the cause and create the VM from them"},

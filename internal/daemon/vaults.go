@@ -187,7 +187,7 @@ func (v *vaults) makeVault(ctx context.Context, entry *backstay.Vault, wanted []
 	}
 	_, err = vault.Create(ctx, s, vault.CreateOptions{
 		ID: entry.ID, Name: entry.Name, Redundancy: entry.Redundancy, Created: entry.Created,
-		Recipients: []string{server, recoveryRecipient},
+		Recipients: append(vault.Recipients(backstay.ForServer, server), vault.Recipients(backstay.ForRecovery, recoveryRecipient)...),
 	})
 	return recovery, err
 }

@@ -149,7 +149,7 @@ func (w *testWorld) makeVault() {
 	_, recipient, err := vault.NewIdentity()
 	must(w.t, err)
 	master, err := vault.Create(context.Background(), w.store, vault.CreateOptions{
-		ID: "7b1a5f0e-5f0a-4c56-9a4e-1a8f3c1d2e3f", Name: "main", Redundancy: backstay.LRS, Recipients: []string{recipient}, Created: instant,
+		ID: "7b1a5f0e-5f0a-4c56-9a4e-1a8f3c1d2e3f", Name: "main", Redundancy: backstay.LRS, Recipients: vault.Recipients(backstay.ForRecovery, recipient), Created: instant,
 	})
 	must(w.t, err)
 	w.access = mover.VaultAccess{Name: "main", ID: "7b1a5f0e-5f0a-4c56-9a4e-1a8f3c1d2e3f", Redundancy: backstay.LRS, Key: master}

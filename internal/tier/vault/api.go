@@ -13,8 +13,10 @@ type CreateOptions struct {
 	ID         string // a UUID
 	Name       backstay.VaultName
 	Redundancy backstay.Redundancy
-	// Recipients are the age recipients that can open the vault; at least one.
-	Recipients []string
+	// Recipients can open the vault: at least one for recovery.
+	Recipients []NewRecipient
+	// NoRecovery makes a vault that nobody can open once its server is lost.
+	NoRecovery bool
 	Created    time.Time
 }
 

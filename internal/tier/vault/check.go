@@ -33,12 +33,12 @@ func CheckObject(vaultID string, master backstay.Secret, name string, data []byt
 func check(keys *seal.Keys, name string, data []byte) (err error) {
 	folder, rest, _ := strings.Cut(name, "/")
 	switch folder {
-	case headerObject:
-		var sig signed
-		if _, sig, err = parseHeader(data); err == nil {
-			err = sig.authenticate(keys)
+	case headerObject, "headers":
+		var h writtenHeader
+		if h, err = parseHeader(name, data); err == nil {
+			err = h.authenticate(keys)
 		}
-	case "keys", "chain", "headers", "trash":
+	case "keys", "chain", "trash":
 		err = errNoWord
 	case "packs":
 		var id pack.ID
@@ -78,7 +78,7 @@ func (v *Vault) check(name string, data []byte) error {
 
 // certain returns the objects that every copy must have, whatever a listing says.
 func (v *Vault) certain() []string {
-	names := []string{headerObject}
+	names := headerNames(v.opened.newest.Generation)
 	for _, r := range v.header.Recipients {
 		names = append(names, r.Object)
 	}

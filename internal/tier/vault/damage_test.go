@@ -405,7 +405,7 @@ func TestVaultOnFolders(t *testing.T) {
 	w := &world{t: t, ctx: t.Context(), store: replica.New(stores...), copies: []*mem.Store{mem.New()}}
 	_, recipient, err := vault.NewIdentity()
 	w.must(err)
-	w.master, err = vault.Create(w.ctx, w.store, vault.CreateOptions{ID: vaultID, Name: "main", Recipients: []string{recipient}, Created: created})
+	w.master, err = vault.Create(w.ctx, w.store, vault.CreateOptions{ID: vaultID, Name: "main", Recipients: vault.Recipients(backstay.ForRecovery, recipient), Created: created})
 	w.must(err)
 	w.vault = w.open(w.store)
 	data, id := sparse(1, 12<<20), newID()

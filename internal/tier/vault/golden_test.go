@@ -82,7 +82,7 @@ func makeV1(w *world, dir, keyFile string) {
 	w.must(err)
 	w.must(os.WriteFile(keyFile, append(identity.Reveal(), '\n'), 0o600))
 	w.master, err = vault.Create(w.ctx, w.store, vault.CreateOptions{ID: vaultID, Name: "golden", Redundancy: backstay.LRS,
-		Recipients: []string{recipient}, Created: created})
+		Recipients: vault.Recipients(backstay.ForRecovery, recipient), Created: created})
 	w.must(err)
 	w.vault = w.open(w.store)
 	w.backup(vault.WriteOptions{Point: goldenFirst}, source{target: "vda", disk: &disk{data: goldenDisk(1)}})

@@ -131,7 +131,7 @@ func newWorld(t testing.TB) *world {
 	w.must(err)
 	w.owner = identity
 	w.master, err = vault.Create(w.ctx, w.store, vault.CreateOptions{ID: vaultID, Name: "main", Redundancy: backstay.LRS,
-		Recipients: []string{recipient}, Created: created})
+		Recipients: vault.Recipients(backstay.ForRecovery, recipient), Created: created})
 	w.must(err)
 	w.vault = w.open(w.store)
 	return w

@@ -176,8 +176,10 @@ func (s *scrubber) rewrite(ctx context.Context, i int, k *look, good []byte) err
 // remake returns the bytes of an object that has no sound copy, if they can be
 // had in another way; nil if not.
 func (s *scrubber) remake(ctx context.Context, k look) ([]byte, error) {
-	if k.Object == headerObject && s.header != nil {
-		return s.header()
+	if s.header != nil {
+		if data := s.header(k.Object); data != nil {
+			return data, nil
+		}
 	}
 	if _, ok := packOf(k.Object); !ok {
 		return nil, nil

@@ -25,59 +25,23 @@ const scrubAhead = 2
 // they are repaired and do not fill the memory.
 const maxDamages = 10_000
 
-// CopyState says what was found of one object in one copy.
-type CopyState string
+// What is found of objects, in the product's words.
+type (
+	// CopyState says what was found of one object in one copy.
+	CopyState = backstay.CopyState
+	// Damage is an object that is not sound in every copy.
+	Damage = backstay.Damage
+	// CopyReport counts what a scrub found in one copy.
+	CopyReport = backstay.CopyCount
+)
 
 // The states. Unreadable says nothing of the object (I5).
 const (
-	CopySound      CopyState = "sound"
-	CopyMissing    CopyState = "missing"
-	CopyDamaged    CopyState = "damaged"
-	CopyUnreadable CopyState = "unreadable"
+	CopySound      = backstay.CopySound
+	CopyMissing    = backstay.CopyMissing
+	CopyDamaged    = backstay.CopyDamaged
+	CopyUnreadable = backstay.CopyUnreadable
 )
-
-// Damage is an object that is not sound in every copy.
-type Damage struct {
-	Object string `json:"object"`
-	// Copies has the state in each copy, in the order of the storage units; Why
-	// says of each that is not sound what is wrong.
-	Copies []CopyState `json:"copies"`
-	Why    []string    `json:"why"`
-	// Points need this object and cannot be restored whole; only set if it is lost.
-	Points []backstay.PointID `json:"points,omitempty"`
-}
-
-// Lost tells whether every copy answered, and none is sound.
-func (d Damage) Lost() bool {
-	return !slices.Contains(d.Copies, CopySound) && !slices.Contains(d.Copies, CopyUnreadable)
-}
-
-// Repairable tells whether a copy is missing or damaged.
-func (d Damage) Repairable() bool {
-	return slices.Contains(d.Copies, CopyMissing) || slices.Contains(d.Copies, CopyDamaged)
-}
-
-// String says which copies of what are wrong, and why.
-func (d Damage) String() string {
-	var parts []string
-	for i, state := range d.Copies {
-		if state != CopySound {
-			parts = append(parts, fmt.Sprintf("%s in copy %d (%s)", state, i+1, d.Why[i]))
-		}
-	}
-	return d.Object + ": " + strings.Join(parts, ", ")
-}
-
-// CopyReport counts what a scrub found in one copy.
-type CopyReport struct {
-	// Objects and Bytes were looked at and are there, sound or not.
-	Objects int64 `json:"objects"`
-	Bytes   int64 `json:"bytes"`
-	// Unreadable is counted apart from the others: it is no damage (I5).
-	Missing    int64 `json:"missing"`
-	Damaged    int64 `json:"damaged"`
-	Unreadable int64 `json:"unreadable"`
-}
 
 // ScrubReport is what a scrub found.
 type ScrubReport struct {
@@ -121,8 +85,9 @@ type scrubber struct {
 	packsOf func(id backstay.PointID, data []byte) ([]pack.ID, error)
 	// certain are objects that must be there whatever the listings say.
 	certain []string
-	// header makes the vault's header anew; nil without keys.
-	header func() ([]byte, error)
+	// header returns the bytes of the vault's newest header under its name; nil
+	// of any other object, and without keys.
+	header func(object string) []byte
 	o      ScrubOptions
 	needed []pack.ID // of all points, sorted
 }
@@ -139,7 +104,12 @@ func (v *Vault) Scrub(ctx context.Context, o ScrubOptions) (ScrubReport, error) 
 
 func (v *Vault) scrubber(o ScrubOptions) *scrubber {
 	s := &scrubber{copies: v.copies, o: o, check: v.check, certain: v.certain()}
-	s.header = func() ([]byte, error) { return encodeHeader(v.keys, v.header) }
+	s.header = func(object string) []byte {
+		if object != headerName(v.opened.newest.Generation) {
+			return nil
+		}
+		return v.opened.newest.data
+	}
 	s.packsOf = func(id backstay.PointID, data []byte) ([]pack.ID, error) {
 		h, err := point.DecodeHeader(v.keys, id, data)
 		return h.Packs, err
@@ -341,7 +311,184 @@ func (k *look) addTo(report *ScrubReport) {
 	if !k.Repairable() {
 		// What could not be read is counted and not kept: with a copy away it is
 		// everything.
-		k.count(report)
+		k.Count(report.Copies)
+		return
+	}
+	report.Damages = slices.DeleteFunc(report.Damages, func(d Damage) bool { return d.Object == k.Object })
+	report.Damages = append(report.Damages, k.Damage)
+}
+
+// errBudget ends a walk early.
+var errBudget = errors.New("the budget of the scrub is used up")
+
+// folders are where objects of a vault are, in the order of names. Packs are
+// listed in 256 parts, so that a listing never takes much memory.
+func folders() []string {
+	all := []string{"chain/", "headers/", "indexes/", "keys/"}
+	for i := range 256 {
+		all = append(all, fmt.Sprintf("packs/%02x/", i))
+	}
+	return append(all, "points/", "trash/", headerObject)
+}
+
+// walk looks at everything behind the cursor, folder after folder.
+func (s *scrubber) walk(ctx context.Context, report *ScrubReport) error {
+	away := make([]int, len(s.copies)) // listings that failed
+	all := folders()
+	for _, folder := range all {
+		if folder < s.o.From && !strings.HasPrefix(s.o.From, folder) {
+			continue
+		}
+		l, err := s.list(ctx, folder)
+		if err != nil {
+			return err
+		}
+		for i := range away {
+			if l.away[i] != nil {
+				away[i]++
+			}
+		}
+		if err := s.visit(ctx, l, report); err != nil {
+			return err
+		}
+	}
+	report.Next = ""
+	return nil
+}
+
+// listing is what the copies say that a folder holds.
+type listing struct {
+	names []string // sorted
+	away  []error  // for each copy why it could not be listed
+}
+
+// list joins the listings of all copies. A copy whose listing fails is not
+// asked for the folder's objects: they are unreadable there. A listing is only
+// where names come from; whether an object is there, only reading it tells (I6).
+func (s *scrubber) list(ctx context.Context, folder string) (listing, error) {
+	names := map[string]bool{}
+	l := listing{away: make([]error, len(s.copies))}
+	failed := 0
+	for i, c := range s.copies {
+		l.away[i] = c.List(ctx, folder, func(info blob.Info) error {
+			names[info.Name] = true
+			return nil
+		})
+		if ctx.Err() != nil {
+			return l, fmt.Errorf("scrub: %w", context.Cause(ctx))
+		}
+		if l.away[i] != nil {
+			failed++
+		}
+	}
+	if failed == len(s.copies) {
+		return l, readError("the list of "+folder, l.away...)
+	}
+	for _, name := range s.certain {
+		if strings.HasPrefix(name, folder) {
+			names[name] = true
+		}
+	}
+	if strings.HasPrefix(folder, "packs/") {
+		for _, id := range s.neededBelow(folder) {
+			names[id.Object()] = true
+		}
+	}
+	l.names = slices.Sorted(maps.Keys(names))
+	return l, nil
+}
+
+// neededBelow returns the needed packs of a folder such as packs/3f/.
+func (s *scrubber) neededBelow(folder string) []pack.ID {
+	from, _ := slices.BinarySearchFunc(s.needed, folder, func(id pack.ID, f string) int { return strings.Compare(id.Object(), f) })
+	to := from
+	for to < len(s.needed) && strings.HasPrefix(s.needed[to].Object(), folder) {
+		to++
+	}
+	return s.needed[from:to]
+}
+
+// walkPoints looks at what some points need, in the order of names.
+func (s *scrubber) walkPoints(ctx context.Context, report *ScrubReport) error {
+	known := map[pack.ID]bool{}
+	for _, id := range s.o.Known {
+		packs, err := s.manifest(ctx, id)
+		if err != nil && !damaged(err) {
+			return readError(point.Object(id), err)
+		}
+		for _, p := range packs {
+			known[p] = true
+		}
+	}
+	names := map[string]bool{}
+	for _, id := range s.o.Points {
+		names[point.Object(id)] = true
+		packs, err := s.manifest(ctx, id)
+		if err != nil && !damaged(err) {
+			return readError(point.Object(id), err)
+		}
+		for _, p := range packs {
+			if !known[p] {
+				names[p.Object()] = true
+			}
+		}
+	}
+	l := listing{names: slices.Sorted(maps.Keys(names)), away: make([]error, len(s.copies))}
+	if err := s.visit(ctx, l, report); err != nil {
+		return err
+	}
+	report.Next = ""
+	return nil
+}
+
+// visit looks at the names behind the cursor, a few at a time, and moves the
+// cursor behind them.
+func (s *scrubber) visit(ctx context.Context, l listing, report *ScrubReport) error {
+	at, found := slices.BinarySearch(l.names, s.o.From)
+	if found {
+		at++
+	}
+	for names := range slices.Chunk(l.names[at:], scrubAhead) {
+		looks := make([]look, len(names))
+		g, gctx := errgroup.WithContext(ctx)
+		for i, name := range names {
+			g.Go(func() (err error) {
+				looks[i], err = s.look(gctx, name, l.away)
+				return err
+			})
+		}
+		if err := g.Wait(); err != nil {
+			return err
+		}
+		for _, k := range looks {
+			k.addTo(report)
+		}
+		report.Next = names[len(names)-1]
+		if s.o.Progress != nil {
+			if err := s.o.Progress(*report); err != nil {
+				return err
+			}
+		}
+		if s.o.Budget > 0 && report.Bytes >= s.o.Budget || len(report.Damages) >= maxDamages {
+			return errBudget
+		}
+	}
+	return nil
+}
+
+func (k *look) addTo(report *ScrubReport) {
+	report.Objects++
+	report.Bytes += k.read
+	for i, size := range k.sizes {
+		if size >= 0 {
+			report.Copies[i].Objects++
+			report.Copies[i].Bytes += size
+		}
+	}
+	if !k.Repairable() {
+		// What could not be read is counted and not kept: with a copy away it is
+		// everything.
+		k.Count(report.Copies)
 		return
 	}
 	report.Damages = slices.DeleteFunc(report.Damages, func(d Damage) bool { return d.Object == k.Object })
@@ -434,11 +581,11 @@ func (s *scrubber) assess(ctx context.Context, report *ScrubReport) error {
 		}
 		if !k.Repairable() || s.excused(k) {
 			if !k.gone() && !k.Repairable() {
-				k.count(report)
+				k.Count(report.Copies)
 			}
 			continue
 		}
-		k.count(report)
+		k.Count(report.Copies)
 		if id, isPack := packOf(d.Object); isPack && k.Lost() {
 			lost[id] = len(report.Damages)
 		} else if k.Lost() && strings.HasPrefix(d.Object, "points/") {

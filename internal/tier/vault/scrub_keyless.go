@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -18,9 +19,11 @@ import (
 
 // keyless checks a vault's objects by what they carry in the clear.
 type keyless struct {
-	copies []blob.Store
-	id     uuid.UUID
-	pinned map[string]string // hashes of the wrapped keys, in hex, by object
+	copies  []blob.Store
+	id      uuid.UUID
+	newest  uint32            // generation of the header
+	headers []string          // their names
+	pinned  map[string]string // hashes of the wrapped keys, in hex, by object
 }
 
 // newKeyless reads the header, which is where the wrapped keys' hashes are.
@@ -31,24 +34,34 @@ func newKeyless(ctx context.Context, s blob.Store, vaultID string) (*keyless, er
 	}
 	k := &keyless{copies: copiesOf(s), id: id, pinned: map[string]string{}}
 	var errs []error
-	for _, c := range k.copies {
-		data, err := c.Get(ctx, headerObject, 0, -1)
-		if err == nil {
-			var h header
-			if h, _, err = parseHeader(data); err == nil && h.ID == vaultID {
+	for _, c := range readHeaders(ctx, k.copies, nil) {
+		errs = append(errs, c.errs...)
+		if c.away != nil && len(c.errs) == 0 {
+			errs = append(errs, c.away)
+		}
+		for _, h := range c.found {
+			if h.ID != vaultID {
+				continue
+			}
+			if name := headerName(h.Generation); !slices.Contains(k.headers, name) {
+				k.headers = append(k.headers, name)
+			}
+			if h.Generation > k.newest {
+				k.newest, k.pinned = h.Generation, map[string]string{}
 				for _, r := range h.Recipients {
 					k.pinned[r.Object] = r.Hash
 				}
-				return k, nil
 			}
 		}
-		errs = append(errs, err)
+	}
+	if k.newest > 0 {
+		return k, nil
 	}
 	return nil, noVault(errs)
 }
 
 func (k *keyless) scrubber(o ScrubOptions) *scrubber {
-	s := &scrubber{copies: k.copies, o: o, check: k.check, certain: []string{headerObject}}
+	s := &scrubber{copies: k.copies, o: o, check: k.check, certain: slices.Clone(k.headers)}
 	for object := range k.pinned {
 		s.certain = append(s.certain, object)
 	}
@@ -75,8 +88,8 @@ func (k *keyless) check(name string, data []byte) (err error) {
 		}
 	case "points":
 		_, err = point.ClearPacks(k.id, backstay.PointID(rest), data)
-	case headerObject:
-		if _, _, err = parseHeader(data); err == nil {
+	case headerObject, "headers":
+		if _, err = parseHeader(name, data); err == nil {
 			return errNoWord
 		}
 	default:

@@ -8,6 +8,7 @@ import (
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/blob"
+	"github.com/backstay/backstay/internal/tier/vault/chunk"
 	"github.com/backstay/backstay/internal/tier/vault/pack"
 	"github.com/backstay/backstay/internal/tier/vault/point"
 	"github.com/backstay/backstay/internal/tier/vault/seal"
@@ -26,9 +27,10 @@ type Vault struct {
 	copies []blob.Store
 	keys   *seal.Keys
 	header header
+	opened state // what the copies said of the header
 	places *places
-	chunks *cache[[]byte]
-	pages  *cache[*point.Page]
+	chunks *cache[chunk.Name, []byte]
+	pages  *cache[chunk.Name, *point.Page]
 }
 
 // copiesOf returns the copies of a store, or the store itself as the only one.
@@ -49,34 +51,38 @@ func unitName(ctx context.Context, c blob.Store, i int) string {
 	return fmt.Sprintf("storage unit %d", i+1)
 }
 
-// Open opens the vault with this id. CodeVaultKey if the key is not that of the
-// vault that the store holds, or if that is another vault.
-func Open(ctx context.Context, s blob.Store, id string, master backstay.Secret) (*Vault, error) {
-	keys, err := seal.NewKeys(id, master)
+// Open opens the vault with this id and its keyset (a bare master key opens what
+// the first epoch sealed). The newest header that any copy holds counts.
+// CodeVaultKey if the keyset is not that of the vault that the store holds, or if
+// that is another vault; CodeVaultRolledBack if the vault's header is older than
+// the keyset.
+func Open(ctx context.Context, s blob.Store, id string, keyset backstay.Secret, options ...OpenOption) (*Vault, error) {
+	o := openOptions{cache: chunkCache}
+	for _, set := range options {
+		set(&o)
+	}
+	keys, err := seal.NewKeys(id, keyset)
 	if err != nil {
 		return nil, backstay.Errorf(backstay.CodeVaultKey, "the vault cannot be opened").Because(err)
 	}
 	v := &Vault{store: s, copies: copiesOf(s), keys: keys}
-	v.places = newPlaces(v)
-	v.chunks = newCache(chunkCache, func(b []byte) int { return len(b) })
-	v.pages = newCache(pageCache, func(p *point.Page) int { return 32*len(p.Names) + 16*len(p.Extents) + 64 })
-	var errs []error
-	for _, c := range v.copies {
-		data, err := c.Get(ctx, headerObject, 0, -1)
-		if err == nil {
-			var sig signed
-			if v.header, sig, err = parseHeader(data); err == nil {
-				if err = sig.authenticate(keys); err == nil && v.header.ID == id {
-					return v, nil
-				}
-				err = backstay.Errorf(backstay.CodeVaultKey, "the key does not open the vault %s", v.header.Name).
-					Becausef("the vault's header is not authenticated by it: another vault's key, another vault, or a changed header")
-			}
-		}
-		errs = append(errs, err)
+	if v.places, err = newPlaces(v, o.indexDir); err != nil {
+		return nil, err
 	}
-	return nil, noVault(errs)
+	v.chunks = newCache[chunk.Name](o.cache, func(b []byte) int { return len(b) })
+	v.pages = newCache[chunk.Name](pageCache, func(p *point.Page) int { return 32*len(p.Names) + 16*len(p.Extents) + 64 })
+	if v.opened, err = headerState(ctx, v.copies, id, keys); err != nil {
+		return nil, err
+	}
+	v.header = v.opened.newest.header
+	// What is written is sealed with the newest keys of which every copy knows.
+	v.header.Epoch = keys.Field(min(v.opened.complete, keys.Newest()))
+	return v, nil
 }
+
+// Close lets go of the local index. What the vault's points and writers still
+// do may fail after it.
+func (v *Vault) Close() error { return v.places.close() }
 
 // Name returns the vault's name as its header has it.
 func (v *Vault) Name() backstay.VaultName { return v.header.Name }
@@ -102,7 +108,7 @@ func (v *Vault) Points(ctx context.Context) ([]Header, error) {
 		if backstay.IsCode(err, backstay.CodeUnknownPoint) {
 			continue // dropped since
 		}
-		if err != nil && !backstay.IsCode(err, backstay.CodeDamaged) {
+		if err != nil && !backstay.IsCode(err, backstay.CodeDamaged) && !errors.Is(err, seal.ErrNewerKey) {
 			return nil, err
 		}
 		if err != nil {

@@ -204,7 +204,7 @@ func TestVaultIsMadeOnce(t *testing.T) {
 	w := newWorld(t)
 	_, recipient, err := vault.NewIdentity()
 	w.must(err)
-	o := vault.CreateOptions{ID: vaultID, Name: "main", Recipients: []string{recipient}, Created: created}
+	o := vault.CreateOptions{ID: vaultID, Name: "main", Recipients: vault.Recipients(backstay.ForRecovery, recipient), Created: created}
 	if _, err := vault.Create(w.ctx, w.store, o); !backstay.IsCode(err, backstay.CodeExists) {
 		t.Errorf("second vault in one place: %v", err)
 	}

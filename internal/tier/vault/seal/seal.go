@@ -1,24 +1,22 @@
 // Package seal holds a vault's keys and everything that is done with them:
-// naming, sealing, opening, authenticating. All keys follow from one master key;
-// no key leaves the package.
+// naming, sealing, opening, authenticating. All keys follow from the vault's
+// keyset; none leaves the package but in a keyset that is to be wrapped.
 //
 // It knows no format but the head that every binary object of a vault starts
 // with, because the head is what binds an object to its vault, kind and name (I4).
 package seal
 
 import (
-	"bytes"
-	"crypto/aes"
-	"crypto/cipher"
 	"crypto/hkdf"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 
 	"github.com/google/uuid"
-	"golang.org/x/crypto/chacha20poly1305"
 	"lukechampine.com/blake3"
 
 	backstay "github.com/backstay/backstay"
@@ -28,45 +26,104 @@ import (
 // ErrWrong: something is not what was sealed for this place.
 var ErrWrong = errors.New("cannot be authenticated")
 
+// ErrNewerKey: an object is sealed with an epoch that these keys do not have. It
+// is a coded error (backstay.CodeVaultKeyOld): the keyset must be unwrapped anew.
+var ErrNewerKey error = backstay.Errorf(backstay.CodeVaultKeyOld, "the vault's key at hand is older than what is to be read").
+	Becausef("the vault's keys were rotated since it was opened: it needs a newer key")
+
 // Overhead is by how much sealing enlarges, in bytes.
 const Overhead = 16
 
-// MasterSize is the length of a master key, in bytes.
+// MasterSize is the length of a master key, in bytes; the random keys of the
+// later epochs have the same.
 const MasterSize = 32
 
-// Keys are the keys of one vault.
+// Keys are the keys of one vault. They may be used concurrently.
 type Keys struct {
-	vault    [16]byte
-	header   []byte // authenticates vault.json
-	naming   []byte // lives as long as the vault
-	data     []byte // from which the data keys of the epochs follow
-	manifest []byte
-	item     []byte
-	root     []byte
+	vault  [16]byte
+	keyset Keyset
+	// These follow from the master key and live as long as the vault.
+	header []byte // authenticates the vault's headers
+	naming []byte // another one would end deduplication
+	item   []byte
+	root   []byte
+	chain  []byte // authenticates the records of the chain
+	trash  []byte // authenticates lists of what is to be deleted
+	public []byte // of which the key id is a hash
+	// These seal; one pair for each epoch, in order from the first.
+	epochs []epochKeys
+	cipher uint32
 }
 
-// NewKeys derives the keys of the vault with this UUID from its master key.
-func NewKeys(vaultID string, master backstay.Secret) (*Keys, error) {
-	id, err := uuid.Parse(vaultID)
-	if err != nil || id.String() != vaultID {
-		return nil, fmt.Errorf("vault id %q is not a UUID", vaultID)
+// epochKeys seal the objects of one epoch.
+type epochKeys struct {
+	data     []byte // keys of packs and indexes follow from it
+	manifest []byte // keys of manifests, and the MAC of their clear part
+}
+
+// NewKeys derives the keys of the vault with this UUID from its encoded keyset;
+// a bare master key of 32 bytes is a keyset with the first epoch alone.
+func NewKeys(vaultID string, keyset backstay.Secret) (*Keys, error) {
+	set, err := parseKeyset(vaultID, keyset)
+	if err != nil {
+		return nil, err
 	}
-	if len(master.Reveal()) != MasterSize {
-		return nil, fmt.Errorf("master key has %d bytes, want %d", len(master.Reveal()), MasterSize)
+	id := uuid.MustParse(vaultID) // parseKeyset demands the canonical form
+	k := &Keys{vault: id, keyset: set, epochs: make([]epochKeys, set.newest()), cipher: preferredCipher()}
+	derived := []derivation{
+		{&k.header, set.Master, "backstay vault 1 header"}, {&k.naming, set.Master, "backstay vault 1 naming"},
+		{&k.item, set.Master, "backstay vault 1 item"}, {&k.root, set.Master, "backstay vault 1 root"},
+		{&k.chain, set.Master, "backstay vault 2 chain"}, {&k.trash, set.Master, "backstay vault 2 trash"},
+		{&k.public, set.Master, "backstay vault 2 key id"},
+		{&k.epochs[0].data, set.Master, "backstay vault 1 data"}, {&k.epochs[0].manifest, set.Master, "backstay vault 1 manifest"},
 	}
-	k := &Keys{vault: id}
-	for _, d := range []struct {
-		key  *[]byte
-		info string
-	}{
-		{&k.header, "backstay vault 1 header"}, {&k.naming, "backstay vault 1 naming"}, {&k.data, "backstay vault 1 data"},
-		{&k.manifest, "backstay vault 1 manifest"}, {&k.item, "backstay vault 1 item"}, {&k.root, "backstay vault 1 root"},
-	} {
-		if *d.key, err = hkdf.Key(sha256.New, master.Reveal(), id[:], d.info, 32); err != nil {
+	for n := uint32(2); n <= set.newest(); n++ {
+		e := &k.epochs[n-1]
+		derived = append(derived, derivation{&e.data, set.Epochs[n], "backstay vault 2 data"},
+			derivation{&e.manifest, set.Epochs[n], "backstay vault 2 manifest"})
+	}
+	for _, d := range derived {
+		if *d.key, err = hkdf.Key(sha256.New, d.secret, id[:], d.info, 32); err != nil {
 			return nil, fmt.Errorf("derive key: %w", err)
 		}
 	}
 	return k, nil
+}
+
+// derivation is one key that follows from a secret.
+type derivation struct {
+	key    *[]byte
+	secret []byte
+	info   string
+}
+
+// Epoch is the epoch field of the heads of new objects: the newest epoch in the
+// low 24 bits, the cipher of this machine above.
+func (k *Keys) Epoch() uint32 { return k.Field(k.Newest()) }
+
+// Field is the epoch field of the heads of new objects of an older epoch.
+func (k *Keys) Field(epoch uint32) uint32 { return k.cipher<<CipherShift | epoch }
+
+// Newest is the number of the newest epoch.
+func (k *Keys) Newest() uint32 { return uint32(len(k.epochs)) }
+
+// ID identifies the master key to those who keep a note of which key a vault
+// has. It tells nothing of the key.
+func (k *Keys) ID() string {
+	sum := Hash(k.public)
+	return hex.EncodeToString(sum[:16])
+}
+
+// sealing returns the keys of the epoch in a head's epoch field.
+func (k *Keys) sealing(field uint32) (epochKeys, error) {
+	switch n := field & MaxEpoch; {
+	case n == 0:
+		return epochKeys{}, fmt.Errorf("epoch 0: %w", ErrWrong)
+	case n > k.Newest():
+		return epochKeys{}, fmt.Errorf("epoch %d, the keys go to %d: %w", n, k.Newest(), ErrNewerKey)
+	default:
+		return k.epochs[n-1], nil
+	}
 }
 
 func keyed(key []byte, parts ...[]byte) [32]byte {
@@ -96,155 +153,28 @@ func (k *Keys) Root(point [16]byte, body []byte) [32]byte {
 	return keyed(k.root, k.vault[:], point[:], body)
 }
 
-// HeaderMAC authenticates the vault's header.
+// HeaderMAC authenticates a header of the vault.
 func (k *Keys) HeaderMAC(header []byte) [32]byte { return keyed(k.header, header) }
 
-// ManifestMAC authenticates the clear part of a manifest.
-func (k *Keys) ManifestMAC(clear []byte) [32]byte { return keyed(k.manifest, clear) }
+// ChainMAC authenticates a record of the vault's chain.
+func (k *Keys) ChainMAC(record []byte) [32]byte { return keyed(k.chain, record) }
+
+// TrashMAC authenticates a list of objects that are to be deleted.
+func (k *Keys) TrashMAC(list []byte) [32]byte { return keyed(k.trash, list) }
+
+// ManifestMAC authenticates the clear part of a manifest, which starts with its
+// head, with the key of the head's epoch. Where these keys do not have that
+// epoch it is random: nothing equals it.
+func (k *Keys) ManifestMAC(clear []byte) [32]byte {
+	var none [32]byte
+	if len(clear) >= HeadSize {
+		if e, err := k.sealing(binary.BigEndian.Uint32(clear[epochAt:])); err == nil {
+			return keyed(e.manifest, clear)
+		}
+	}
+	_, _ = rand.Read(none[:]) // never fails (crypto/rand)
+	return none
+}
 
 // Equal compares two hashes without telling by its time where they differ.
 func Equal(a, b [32]byte) bool { return subtle.ConstantTimeCompare(a[:], b[:]) == 1 }
-
-// Box seals and opens the parts of one object: each part with its own counter.
-// A Box may be used concurrently.
-type Box struct{ aead cipher.AEAD }
-
-// Box returns the box of the object with this head. salt makes the key of an
-// object that may be written twice under one name differ; it may be nil.
-func (k *Keys) Box(h Head, salt []byte) (*Box, error) {
-	secret := k.data
-	if h.Type == Manifest {
-		secret = k.manifest
-	}
-	key, err := hkdf.Key(sha256.New, secret, append(h.Encode(nil), salt...), "backstay object 1", 32)
-	if err != nil {
-		return nil, fmt.Errorf("derive object key: %w", err)
-	}
-	aead, err := newAEAD(h.Epoch>>CipherShift, key)
-	if err != nil {
-		return nil, fmt.Errorf("make cipher: %w", err)
-	}
-	return &Box{aead}, nil
-}
-
-// The ciphers: the high byte of a head's epoch field. Everything that carries an
-// epoch (directories, places) so carries the cipher with it.
-const (
-	AES256GCM                = 0
-	XChaCha20Poly1305        = 1 // for writers without AES in their CPU
-	CipherShift              = 24
-	MaxEpoch          uint32 = 1<<CipherShift - 1
-)
-
-func newAEAD(c uint32, key []byte) (cipher.AEAD, error) {
-	switch c {
-	case AES256GCM:
-		block, err := aes.NewCipher(key)
-		if err != nil {
-			return nil, err
-		}
-		return cipher.NewGCM(block)
-	case XChaCha20Poly1305:
-		return chacha20poly1305.NewX(key)
-	default:
-		return nil, fmt.Errorf("cipher %d is unknown to this release: %w", c, ErrWrong)
-	}
-}
-
-// nonce is the counter behind as many zeros as the cipher wants.
-func (b *Box) nonce(counter uint64) []byte {
-	n := make([]byte, b.aead.NonceSize())
-	binary.BigEndian.PutUint64(n[len(n)-8:], counter)
-	return n
-}
-
-// Seal appends the sealed plain to dst. No counter is used twice in one object.
-func (b *Box) Seal(dst []byte, counter uint64, plain, bound []byte) []byte {
-	return b.aead.Seal(dst, b.nonce(counter), plain, bound)
-}
-
-// Open returns what was sealed with the same counter and bound data, or ErrWrong.
-func (b *Box) Open(dst []byte, counter uint64, sealed, bound []byte) ([]byte, error) {
-	plain, err := b.aead.Open(dst, b.nonce(counter), sealed, bound)
-	if err != nil {
-		return nil, ErrWrong
-	}
-	return plain, nil
-}
-
-// Type is the type of a binary object.
-type Type [4]byte
-
-// The types of object.
-var (
-	Pack     = Type{'P', 'A', 'C', 'K'}
-	Index    = Type{'I', 'N', 'D', 'X'}
-	Manifest = Type{'P', 'O', 'N', 'T'}
-)
-
-// Version is the version of every format in this release.
-const Version = 1
-
-// HeadSize is the length of an encoded head, in bytes.
-const HeadSize = 64
-
-var magic = [8]byte{'B', 'A', 'C', 'K', 'S', 'T', 'A', 'Y'}
-
-// Head is what every binary object starts with.
-type Head struct {
-	Type  Type
-	Vault [16]byte
-	ID    [16]byte
-	// Epoch is that of the data key in the low 24 bits, and the cipher above.
-	Epoch uint32
-}
-
-// Head returns the head of an object of this vault.
-func (k *Keys) Head(t Type, id [16]byte, epoch uint32) Head {
-	return Head{Type: t, Vault: k.vault, ID: id, Epoch: epoch}
-}
-
-// Encode appends the head's 64 bytes.
-func (h Head) Encode(dst []byte) []byte {
-	dst = append(append(dst, magic[:]...), h.Type[:]...)
-	dst = binary.BigEndian.AppendUint32(dst, Version)
-	dst = append(append(dst, h.Vault[:]...), h.ID[:]...)
-	dst = binary.BigEndian.AppendUint32(dst, h.Epoch)
-	return append(dst, make([]byte, 12)...)
-}
-
-// CheckHead parses the head at the start of data and demands that it is of this
-// vault, type and id.
-func (k *Keys) CheckHead(data []byte, t Type, id [16]byte) (Head, error) {
-	h, err := ParseHead(data)
-	switch {
-	case err != nil:
-		return h, err
-	case h.Vault != k.vault:
-		return h, fmt.Errorf("object of another vault: %w", ErrWrong)
-	case h.Type != t:
-		return h, fmt.Errorf("object of type %q, want %q: %w", h.Type[:], t[:], ErrWrong)
-	case h.ID != id:
-		return h, fmt.Errorf("object with the id of another: %w", ErrWrong)
-	}
-	return h, nil
-}
-
-// ParseHead parses the head at the start of data.
-func ParseHead(data []byte) (Head, error) {
-	var h Head
-	if len(data) < HeadSize || !bytes.Equal(data[:8], magic[:]) {
-		return h, fmt.Errorf("not an object of a vault: %w", ErrWrong)
-	}
-	copy(h.Type[:], data[8:])
-	if v := binary.BigEndian.Uint32(data[12:]); v != Version {
-		return h, fmt.Errorf("format version %d, this release reads %d: %w", v, Version, ErrWrong)
-	}
-	copy(h.Vault[:], data[16:])
-	copy(h.ID[:], data[32:])
-	h.Epoch = binary.BigEndian.Uint32(data[48:])
-	if !bytes.Equal(data[52:HeadSize], make([]byte, 12)) {
-		return h, fmt.Errorf("reserved bytes are set: %w", ErrWrong)
-	}
-	return h, nil
-}
