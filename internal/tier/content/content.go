@@ -28,7 +28,7 @@ type bulkReader interface {
 }
 
 // Each calls fn with all data of an image, concurrently from the given number of
-// goroutines, in any order. Zeros may be left out. data is only valid during the
+// goroutines, in whole steps and any order. Zeros may be left out. data is only valid during the
 // call. The first error ends it.
 func Each(ctx context.Context, image tier.Image, workers int, fn func(offset int64, data []byte) error) error {
 	if bulk, ok := image.(bulkReader); ok {
@@ -39,29 +39,41 @@ func Each(ctx context.Context, image tier.Image, workers int, fn func(offset int
 	for offset := int64(0); offset < image.Size() && within.Err() == nil; offset += readBlock {
 		g.Go(func() error {
 			length := min(readBlock, image.Size()-offset)
-			extents, err := image.Extents(offset, length)
-			if err != nil {
-				return err
-			}
-			for _, e := range extents {
-				if e.Zero {
-					continue
-				}
-				data := make([]byte, e.Length)
-				if n, err := image.ReadAt(data, e.Offset); n < len(data) {
-					return fmt.Errorf("read %d bytes at %d: %w", len(data), e.Offset, err)
-				}
-				if err := fn(e.Offset, data); err != nil {
-					return err
-				}
-			}
-			return nil
+			return eachIn(image, offset, length, fn)
 		})
 	}
 	if err := g.Wait(); err != nil {
 		return err
 	}
 	return ctx.Err()
+}
+
+// eachIn reads one block. An image's map may be finer than steps; what is handed
+// out begins and ends on one, or at the end of the disk.
+func eachIn(image tier.Image, offset, length int64, fn func(offset int64, data []byte) error) error {
+	extents, err := image.Extents(offset, length)
+	if err != nil {
+		return err
+	}
+	next, end := offset, offset+length
+	for _, e := range extents {
+		if e.Zero {
+			continue
+		}
+		from := max(e.Offset/Step*Step, next)
+		next = min((e.End()+Step-1)/Step*Step, end)
+		if from >= next {
+			continue
+		}
+		data := make([]byte, next-from)
+		if n, err := image.ReadAt(data, from); n < len(data) {
+			return fmt.Errorf("read %d bytes at %d: %w", len(data), from, err)
+		}
+		if err := fn(from, data); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // DataBytes returns how many bytes of an image are not known to be zeros.

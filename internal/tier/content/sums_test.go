@@ -2,9 +2,14 @@ package content
 
 import (
 	"bytes"
+	"errors"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/tier"
 )
 
 // TestEqualSumsMeanEqualDisks, in whatever order the content was seen.
@@ -73,6 +78,58 @@ func TestZerosAreLeftOutAndNothingElse(t *testing.T) {
 	data[0], data[512<<10] = 1, 1
 	if wrote, _ := WriteNonZero(got, 0, data); wrote != 2*4096 {
 		t.Errorf("two steps of data took %d bytes", wrote)
+	}
+}
+
+// fine is an image whose map is in steps of 512 bytes.
+type fine []byte
+
+func (f fine) ReadAt(b []byte, off int64) (int, error) { return copy(b, f[off:]), nil }
+func (f fine) Close() error                            { return nil }
+func (f fine) Size() int64                             { return int64(len(f)) }
+func (f fine) Extents(offset, length int64) (out []tier.Extent, err error) {
+	for at := offset; at < offset+length; {
+		n := min(512-at%512, offset+length-at)
+		zero := bytes.Equal(f[at:at+n], make([]byte, n))
+		out = append(out, tier.Extent{Range: backstay.Range{Offset: at, Length: n}, Zero: zero})
+		at += n
+	}
+	return out, nil
+}
+
+// TestAllDataIsHandedOutOnceInWholeSteps, however fine the image's map is.
+func TestAllDataIsHandedOutOnceInWholeSteps(t *testing.T) {
+	r := rand.New(rand.NewPCG(8, 9))
+	image := make(fine, 5<<20+700)
+	for range 300 {
+		at := r.IntN(len(image) - 600)
+		copy(image[at:], bytes.Repeat([]byte{byte(1 + r.IntN(255))}, 1+r.IntN(600)))
+	}
+	image[len(image)-1] = 7
+	sums, err := NewSums(image.Size())
+	must(t, err)
+	want, _ := sums.Again()
+	must(t, want.Add(0, image))
+	got := make(memory, len(image))
+	var mu sync.Mutex
+	must(t, Each(t.Context(), image, 4, func(offset int64, data []byte) error {
+		mu.Lock()
+		copy(got[offset:], data)
+		mu.Unlock()
+		return sums.Add(offset, data)
+	}))
+	if !bytes.Equal(got, image) {
+		t.Error("the content is not the same")
+	}
+	if _, same := sums.Equal(want); !same {
+		t.Error("a part was handed out twice or not at all")
+	}
+	if n, err := DataBytes(t.Context(), image); err != nil || n <= 0 || n >= image.Size() {
+		t.Errorf("%d bytes of data, %v", n, err)
+	}
+	failed := errors.New("no more")
+	if err := Each(t.Context(), image, 4, func(int64, []byte) error { return failed }); !errors.Is(err, failed) {
+		t.Errorf("the first error is %v", err)
 	}
 }
 
