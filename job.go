@@ -16,6 +16,8 @@ const (
 	JobExpire  JobKind = "expire"
 	JobVerify  JobKind = "verify"
 	JobReclaim JobKind = "reclaim"
+	JobRepair  JobKind = "repair"
+	JobRebuild JobKind = "rebuild"
 )
 
 // JobState is where a job stands. queued → running → one of the ended states;
@@ -87,6 +89,10 @@ type JobResult struct {
 	SHA256 map[DiskTarget]string `json:"sha256,omitempty"`
 	// Reclaimed is what a reclaim did.
 	Reclaimed *Reclaimed `json:"reclaimed,omitempty"`
+	// Repaired is how many copies of objects a repair wrote anew.
+	Repaired int `json:"repaired,omitempty"`
+	// Changes are what a rebuild changed in the catalogue, in words.
+	Changes []string `json:"changes,omitempty"`
 	// UpSeconds is the time from start until the VM was seen to be up.
 	UpSeconds float64 `json:"upSeconds,omitempty"`
 }

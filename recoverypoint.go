@@ -104,6 +104,12 @@ type RecoveryPoint struct {
 	// Shape is the VM as it was at the instant, without secrets: what a
 	// restore's plan needs to know.
 	Shape VM `json:"shape"`
+	// Verified is when all that the point needs in its vault was last read and
+	// proved; nil if never.
+	Verified *time.Time `json:"verified,omitempty"`
+	// Damage says why the point cannot be restored from its vault; empty if nothing
+	// is known to stand in the way.
+	Damage string `json:"damage,omitempty"`
 	// Job is the job that made the point.
 	Job JobID `json:"job"`
 }

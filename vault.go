@@ -30,6 +30,18 @@ type Vault struct {
 	Checked        *time.Time `json:"checked"`
 	// Note says what is short of the redundancy, in words; empty if nothing is.
 	Note string `json:"note,omitempty"`
+	// Health is what verifying found out; nil where it was not asked for.
+	Health *VaultHealth `json:"health,omitempty"`
+	// Head is the newest record of the vault's chain that was seen: the witness
+	// by which an older state of the vault is noticed. Nil before the first.
+	Head *VaultHead `json:"head,omitempty"`
+}
+
+// VaultHead names a record of a vault's chain by its number, from 1, and its
+// BLAKE3-256 in hex. The zero VaultHead names none.
+type VaultHead struct {
+	Seq  uint64 `json:"seq"`
+	Hash string `json:"hash"`
 }
 
 // StorageUnit is one place that can hold one copy of an object.
@@ -40,6 +52,9 @@ type StorageUnit struct {
 	// with the same device are one failure domain (architecture decision 12).
 	Device string `json:"device,omitempty"`
 	State  string `json:"state"` // ok, unreachable, read-only, full; "" before a check
+	// Copy is what verifying found out of this unit's copy; nil where it was not
+	// asked for.
+	Copy *CopyHealth `json:"copy,omitempty"`
 }
 
 // VaultUsage is what a vault holds.

@@ -41,6 +41,7 @@ type Catalog struct {
 	Audit    Audit
 	Tokens   Tokens
 	Trash    Trash
+	Health   Health
 	Close    func() error
 }
 
@@ -228,4 +229,13 @@ type Trash interface {
 	ListTrash(ctx context.Context, vault backstay.VaultName) ([]TrashRecord, error)
 	// DeleteTrash is no error for a record that is gone.
 	DeleteTrash(ctx context.Context, vault backstay.VaultName, list string) error
+}
+
+// Health keeps what verifying and repairing found out of the vaults.
+type Health interface {
+	// VaultHealth returns what is known of one vault; nothing is no error.
+	VaultHealth(ctx context.Context, vault backstay.VaultName) (backstay.VaultHealth, error)
+	// ChangeVaultHealth reads, changes and writes in one transaction; a vault of
+	// which nothing is known starts from the zero value.
+	ChangeVaultHealth(ctx context.Context, vault backstay.VaultName, change func(*backstay.VaultHealth) error) error
 }

@@ -37,6 +37,7 @@ func Run(t *testing.T, open Open) {
 		"AuditConcurrent":             auditConcurrent,
 		"Tokens":                      tokens,
 		"Trash":                       trash,
+		"Health":                      health,
 		"JobComesBack":                jobComesBack,
 		"JobsNewestFirst":             jobsOrder,
 		"ClaimLocks":                  claimLocks,

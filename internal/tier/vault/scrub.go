@@ -51,6 +51,9 @@ type ScrubReport struct {
 	// all copies.
 	Objects int64 `json:"objects"`
 	Bytes   int64 `json:"bytes"`
+	// Unproved is how many of them no copy could show sound, and some copy could
+	// not be read: nothing is known of them.
+	Unproved int64 `json:"unproved"`
 	// Next is where the next scrub goes on; "" if the end was reached.
 	Next string `json:"next"`
 }
@@ -64,6 +67,9 @@ type ScrubOptions struct {
 	// Points limits the scrub to what these points need, without the packs that
 	// the points in Known need. From and Budget hold for it too.
 	Points, Known []backstay.PointID
+	// Expect are points that must be there: a manifest that is in no copy is lost,
+	// and not dropped. Points are expected too.
+	Expect []backstay.PointID
 	// Suspects were found by an earlier part of the same round. They are looked
 	// at again and are part of the report if they are still wrong.
 	Suspects []Damage
@@ -129,10 +135,13 @@ func ScrubKeyless(ctx context.Context, s blob.Store, vaultID string, o ScrubOpti
 
 func (s *scrubber) run(ctx context.Context) (ScrubReport, error) {
 	report := ScrubReport{Copies: make([]CopyReport, len(s.copies)), Damages: slices.Clone(s.o.Suspects), Next: s.o.From}
-	err := s.findNeeded(ctx)
-	if err == nil && len(s.o.Points) > 0 {
+	for _, id := range slices.Concat(s.o.Expect, s.o.Points) {
+		s.certain = append(s.certain, point.Object(id))
+	}
+	var err error
+	if len(s.o.Points) > 0 {
 		err = s.walkPoints(ctx, &report)
-	} else if err == nil {
+	} else if err = s.findNeeded(ctx); err == nil {
 		err = s.walk(ctx, &report)
 	}
 	if err != nil && !errors.Is(err, errBudget) {
@@ -156,20 +165,13 @@ func folders() []string {
 
 // walk looks at everything behind the cursor, folder after folder.
 func (s *scrubber) walk(ctx context.Context, report *ScrubReport) error {
-	away := make([]int, len(s.copies)) // listings that failed
-	all := folders()
-	for _, folder := range all {
+	for _, folder := range folders() {
 		if folder < s.o.From && !strings.HasPrefix(s.o.From, folder) {
 			continue
 		}
 		l, err := s.list(ctx, folder)
 		if err != nil {
 			return err
-		}
-		for i := range away {
-			if l.away[i] != nil {
-				away[i]++
-			}
 		}
 		if err := s.visit(ctx, l, report); err != nil {
 			return err
@@ -250,272 +252,97 @@ func (s *scrubber) walkPoints(ctx context.Context, report *ScrubReport) error {
 		if err != nil && !damaged(err) {
 			return readError(point.Object(id), err)
 		}
-		for _, p := range packs {
-			if !known[p] {
-				names[p.Object()] = true
-			}
-		}
-	}
-	l := listing{names: slices.Sorted(maps.Keys(names)), away: make([]error, len(s.copies))}
-	if err := s.visit(ctx, l, report); err != nil {
-		return err
-	}
-	report.Next = ""
-	return nil
-}
-
-// visit looks at the names behind the cursor, a few at a time, and moves the
-// cursor behind them.
-func (s *scrubber) visit(ctx context.Context, l listing, report *ScrubReport) error {
-	at, found := slices.BinarySearch(l.names, s.o.From)
-	if found {
-		at++
-	}
-	for names := range slices.Chunk(l.names[at:], scrubAhead) {
-		looks := make([]look, len(names))
-		g, gctx := errgroup.WithContext(ctx)
-		for i, name := range names {
-			g.Go(func() (err error) {
-				looks[i], err = s.look(gctx, name, l.away)
-				return err
-			})
-		}
-		if err := g.Wait(); err != nil {
-			return err
-		}
-		for _, k := range looks {
-			k.addTo(report)
-		}
-		report.Next = names[len(names)-1]
-		if s.o.Progress != nil {
-			if err := s.o.Progress(*report); err != nil {
-				return err
-			}
-		}
-		if s.o.Budget > 0 && report.Bytes >= s.o.Budget || len(report.Damages) >= maxDamages {
-			return errBudget
-		}
-	}
-	return nil
-}
-
-func (k *look) addTo(report *ScrubReport) {
-	report.Objects++
-	report.Bytes += k.read
-	for i, size := range k.sizes {
-		if size >= 0 {
-			report.Copies[i].Objects++
-			report.Copies[i].Bytes += size
-		}
-	}
-	if !k.Repairable() {
-		// What could not be read is counted and not kept: with a copy away it is
-		// everything.
-		k.Count(report.Copies)
-		return
-	}
-	report.Damages = slices.DeleteFunc(report.Damages, func(d Damage) bool { return d.Object == k.Object })
-	report.Damages = append(report.Damages, k.Damage)
-}
-
-// errBudget ends a walk early.
-var errBudget = errors.New("the budget of the scrub is used up")
-
-// folders are where objects of a vault are, in the order of names. Packs are
-// listed in 256 parts, so that a listing never takes much memory.
-func folders() []string {
-	all := []string{"chain/", "headers/", "indexes/", "keys/"}
-	for i := range 256 {
-		all = append(all, fmt.Sprintf("packs/%02x/", i))
-	}
-	return append(all, "points/", "trash/", headerObject)
-}
-
-// walk looks at everything behind the cursor, folder after folder.
-func (s *scrubber) walk(ctx context.Context, report *ScrubReport) error {
-	away := make([]int, len(s.copies)) // listings that failed
-	all := folders()
-	for _, folder := range all {
-		if folder < s.o.From && !strings.HasPrefix(s.o.From, folder) {
-			continue
-		}
-		l, err := s.list(ctx, folder)
-		if err != nil {
-			return err
-		}
-		for i := range away {
-			if l.away[i] != nil {
-				away[i]++
-			}
-		}
-		if err := s.visit(ctx, l, report); err != nil {
-			return err
-		}
-	}
-	report.Next = ""
-	return nil
-}
-
-// listing is what the copies say that a folder holds.
-type listing struct {
-	names []string // sorted
-	away  []error  // for each copy why it could not be listed
-}
-
-// list joins the listings of all copies. A copy whose listing fails is not
-// asked for the folder's objects: they are unreadable there. A listing is only
-// where names come from; whether an object is there, only reading it tells (I6).
-func (s *scrubber) list(ctx context.Context, folder string) (listing, error) {
-	names := map[string]bool{}
-	l := listing{away: make([]error, len(s.copies))}
-	failed := 0
-	for i, c := range s.copies {
-		l.away[i] = c.List(ctx, folder, func(info blob.Info) error {
-			names[info.Name] = true
-			return nil
-		})
-		if ctx.Err() != nil {
-			return l, fmt.Errorf("scrub: %w", context.Cause(ctx))
-		}
-		if l.away[i] != nil {
-			failed++
-		}
-	}
-	if failed == len(s.copies) {
-		return l, readError("the list of "+folder, l.away...)
-	}
-	for _, name := range s.certain {
-		if strings.HasPrefix(name, folder) {
-			names[name] = true
-		}
-	}
-	if strings.HasPrefix(folder, "packs/") {
-		for _, id := range s.neededBelow(folder) {
-			names[id.Object()] = true
-		}
-	}
-	l.names = slices.Sorted(maps.Keys(names))
-	return l, nil
-}
-
-// neededBelow returns the needed packs of a folder such as packs/3f/.
-func (s *scrubber) neededBelow(folder string) []pack.ID {
-	from, _ := slices.BinarySearchFunc(s.needed, folder, func(id pack.ID, f string) int { return strings.Compare(id.Object(), f) })
-	to := from
-	for to < len(s.needed) && strings.HasPrefix(s.needed[to].Object(), folder) {
-		to++
-	}
-	return s.needed[from:to]
-}
-
-// walkPoints looks at what some points need, in the order of names.
-func (s *scrubber) walkPoints(ctx context.Context, report *ScrubReport) error {
-	known := map[pack.ID]bool{}
-	for _, id := range s.o.Known {
-		packs, err := s.manifest(ctx, id)
-		if err != nil && !damaged(err) {
-			return readError(point.Object(id), err)
-		}
-		for _, p := range packs {
-			known[p] = true
-		}
-	}
-	names := map[string]bool{}
-	for _, id := range s.o.Points {
-		names[point.Object(id)] = true
-		packs, err := s.manifest(ctx, id)
-		if err != nil && !damaged(err) {
-			return readError(point.Object(id), err)
-		}
-		for _, p := range packs {
-			if !known[p] {
-				names[p.Object()] = true
-			}
-		}
-	}
-	l := listing{names: slices.Sorted(maps.Keys(names)), away: make([]error, len(s.copies))}
-	if err := s.visit(ctx, l, report); err != nil {
-		return err
-	}
-	report.Next = ""
-	return nil
-}
-
-// visit looks at the names behind the cursor, a few at a time, and moves the
-// cursor behind them.
-func (s *scrubber) visit(ctx context.Context, l listing, report *ScrubReport) error {
-	at, found := slices.BinarySearch(l.names, s.o.From)
-	if found {
-		at++
-	}
-	for names := range slices.Chunk(l.names[at:], scrubAhead) {
-		looks := make([]look, len(names))
-		g, gctx := errgroup.WithContext(ctx)
-		for i, name := range names {
-			g.Go(func() (err error) {
-				looks[i], err = s.look(gctx, name, l.away)
-				return err
-			})
-		}
-		if err := g.Wait(); err != nil {
-			return err
-		}
-		for _, k := range looks {
-			k.addTo(report)
-		}
-		report.Next = names[len(names)-1]
-		if s.o.Progress != nil {
-			if err := s.o.Progress(*report); err != nil {
-				return err
-			}
-		}
-		if s.o.Budget > 0 && report.Bytes >= s.o.Budget || len(report.Damages) >= maxDamages {
-			return errBudget
-		}
-	}
-	return nil
-}
-
-func (k *look) addTo(report *ScrubReport) {
-	report.Objects++
-	report.Bytes += k.read
-	for i, size := range k.sizes {
-		if size >= 0 {
-			report.Copies[i].Objects++
-			report.Copies[i].Bytes += size
-		}
-	}
-	if !k.Repairable() {
-		// What could not be read is counted and not kept: with a copy away it is
-		// everything.
-		k.Count(report.Copies)
-		return
-	}
-	report.Damages = slices.DeleteFunc(report.Damages, func(d Damage) bool { return d.Object == k.Object })
-	report.Damages = append(report.Damages, k.Damage)
-}
-
-// count adds the states of an object to those of its copies.
-func (d Damage) count(report *ScrubReport) {
-	for i, state := range d.Copies {
-		switch c := &report.Copies[i]; state {
-		case CopyMissing:
-			c.Missing++
-		case CopyDamaged:
-			c.Damaged++
-		case CopyUnreadable:
-			c.Unreadable++
-		}
-	}
-}
-
-// findNeeded collects the packs that any point needs.
-func (s *scrubber) findNeeded(ctx context.Context) error {
-	return s.manifests(ctx, func(_ backstay.PointID, packs []pack.ID) {
 		s.needed = append(s.needed, packs...)
-		slices.SortFunc(s.needed, comparePacks)
-		s.needed = slices.Compact(s.needed)
+		for _, p := range packs {
+			if !known[p] {
+				names[p.Object()] = true
+			}
+		}
+	}
+	s.sortNeeded()
+	l := listing{names: slices.Sorted(maps.Keys(names)), away: make([]error, len(s.copies))}
+	if err := s.visit(ctx, l, report); err != nil {
+		return err
+	}
+	report.Next = ""
+	return nil
+}
+
+// visit looks at the names behind the cursor, a few at a time, and moves the
+// cursor behind them.
+func (s *scrubber) visit(ctx context.Context, l listing, report *ScrubReport) error {
+	at, found := slices.BinarySearch(l.names, s.o.From)
+	if found {
+		at++
+	}
+	for names := range slices.Chunk(l.names[at:], scrubAhead) {
+		looks := make([]look, len(names))
+		g, gctx := errgroup.WithContext(ctx)
+		for i, name := range names {
+			g.Go(func() (err error) {
+				looks[i], err = s.look(gctx, name, l.away)
+				return err
+			})
+		}
+		if err := g.Wait(); err != nil {
+			return err
+		}
+		for _, k := range looks {
+			k.addTo(report)
+		}
+		report.Next = names[len(names)-1]
+		if s.o.Progress != nil {
+			if err := s.o.Progress(*report); err != nil {
+				return err
+			}
+		}
+		if s.o.Budget > 0 && report.Bytes >= s.o.Budget || len(report.Damages) >= maxDamages {
+			return errBudget
+		}
+	}
+	return nil
+}
+
+func (k *look) addTo(report *ScrubReport) {
+	report.Objects++
+	report.Bytes += k.read
+	for i, size := range k.sizes {
+		if size >= 0 {
+			report.Copies[i].Objects++
+			report.Copies[i].Bytes += size
+		}
+	}
+	if !slices.Contains(k.Copies, CopySound) && !k.Lost() {
+		report.Unproved++
+	}
+	if !k.Repairable() {
+		// What could not be read is counted and not kept: with a copy away it is
+		// everything.
+		k.Count(report.Copies)
+		return
+	}
+	report.Damages = slices.DeleteFunc(report.Damages, func(d Damage) bool { return d.Object == k.Object })
+	report.Damages = append(report.Damages, k.Damage)
+}
+
+// findNeeded collects the packs that any point needs. Points share most of
+// them, so what came twice is taken out now and then.
+func (s *scrubber) findNeeded(ctx context.Context) error {
+	sorted := 0
+	err := s.manifests(ctx, func(_ backstay.PointID, packs []pack.ID) {
+		s.needed = append(s.needed, packs...)
+		if len(s.needed) > 2*sorted+10_000 {
+			s.sortNeeded()
+			sorted = len(s.needed)
+		}
 	})
+	s.sortNeeded()
+	return err
+}
+
+func (s *scrubber) sortNeeded() {
+	slices.SortFunc(s.needed, comparePacks)
+	s.needed = slices.Compact(s.needed)
 }
 
 func comparePacks(a, b pack.ID) int { return slices.Compare(a[:], b[:]) }
@@ -619,4 +446,26 @@ func (s *scrubber) excused(k look) bool {
 func packOf(object string) (pack.ID, bool) {
 	id, err := pack.ParseID(object[strings.LastIndexByte(object, '/')+1:])
 	return id, err == nil && id.Object() == object
+}
+
+// Census counts the objects and bytes of each copy as its listing has them, and
+// reads none. A copy that cannot be listed counts nothing; CodeVaultAway if none can.
+func (v *Vault) Census(ctx context.Context) ([]CopyReport, error) {
+	counts, errs := make([]CopyReport, len(v.copies)), make([]error, len(v.copies))
+	failed := 0
+	for i, c := range v.copies {
+		errs[i] = c.List(ctx, "", func(info blob.Info) error {
+			counts[i].Objects++
+			counts[i].Bytes += info.Size
+			return nil
+		})
+		if errs[i] != nil {
+			counts[i] = CopyReport{}
+			failed++
+		}
+	}
+	if failed == len(v.copies) {
+		return nil, readError("the list of objects", errs...)
+	}
+	return counts, nil
 }

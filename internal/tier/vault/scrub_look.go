@@ -128,7 +128,7 @@ func (s *scrubber) judge(ctx context.Context, i int, k *look, right *[32]byte) (
 			}
 		}
 		now := s.weigh(k.Object, data, right)
-		if now.state == CopySound {
+		if now.state != CopyDamaged {
 			return now, nil
 		}
 		alike = wrong == 0 || alike && now.sum == last.sum
@@ -162,6 +162,8 @@ func (s *scrubber) weigh(name string, data []byte, right *[32]byte) judgement {
 		j.state, j.word = CopySound, true
 	case errors.Is(err, errNoWord):
 		j.state = CopySound
+	case errors.Is(err, seal.ErrNewerKey):
+		j.state, j.why = CopyUnreadable, err.Error()
 	default:
 		j.state, j.why = CopyDamaged, err.Error()
 	}
