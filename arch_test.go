@@ -49,7 +49,7 @@ internal/server          -> . api internal/job internal/catalog
 internal/server/servertest -> . api internal/server internal/catalog internal/catalog/sqlite
 internal/recover         -> . internal/tier internal/tier/vault internal/tier/content internal/blob internal/blob/* internal/nbd
 internal/config          -> .
-internal/cli             -> . api client internal/config internal/recover
+internal/cli             -> . api client internal/config internal/recover internal/blob/unit internal/blob/conform
 internal/daemon          -> . api client internal/*
 internal/sandbox         -> . internal/config internal/blob internal/sandbox/*
 internal/sandbox/*       -> . internal/sandbox/*

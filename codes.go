@@ -40,6 +40,7 @@ const (
 	CodeVaultRolledBack Code = "vault-rolled-back"
 	CodeNoRecovery      Code = "no-recovery-recipient"
 	CodeDamaged         Code = "data-damaged"
+	CodeReclaimStopped  Code = "reclaim-stopped"
 	CodeRestoreFailed   Code = "restore-failed"
 	CodeCreateVMFailed  Code = "create-vm-failed"
 	CodeStartFailed     Code = "vm-start-failed"
@@ -48,6 +49,7 @@ const (
 	CodeCancelled       Code = "cancelled"
 	CodeJobEnded        Code = "job-already-ended"
 	CodeUnfit           Code = "host-not-ready"
+	CodeUnitUnfit       Code = "unit-not-usable"
 	CodeJobCrashes      Code = "job-keeps-crashing"
 	CodeCatalogNewer    Code = "catalogue-too-new"
 )
@@ -94,6 +96,7 @@ var codes = map[Code]codeEntry{
 	CodeVaultRolledBack: {KindDamaged, "do not write to the vault; find out who put an older state on its storage units, and see `backstay vault show`"},
 	CodeNoRecovery:      {KindRefused, "name a recovery recipient, or force it if nobody else shall ever open the vault"},
 	CodeDamaged:         {KindDamaged, "restore from another tier or another point; run `backstay point verify` on its neighbours"},
+	CodeReclaimStopped:  {KindFailed, "mend what is named, and reclaim then; what is not needed costs room and nothing else"},
 	CodeRestoreFailed:   {KindFailed, "nothing of the restore was kept; see the cause and try again"},
 	CodeCreateVMFailed:  {KindFailed, "the restored disks are kept where the job's result says; mend the cause and create the VM from them"},
 	CodeStartFailed:     {KindFailed, "the VM is defined and its disks are complete; mend the cause and start it"},
@@ -101,6 +104,7 @@ var codes = map[Code]codeEntry{
 	CodeLayerInUse:      {KindRefused, "remove the VM or the point that stands on the layer first"},
 	CodeCancelled:       {KindFailed, "start it again when wanted"},
 	CodeUnfit:           {KindFailed, "do what stands beside each line that failed, and look again"},
+	CodeUnitUnfit:       {KindFailed, "do what stands below each line that fails, or choose another place for the copy"},
 	CodeJobEnded:        {KindRefused, "nothing is to be done: the job has ended"},
 	CodeJobCrashes:      {KindFailed, "look in the server's log for what ended the server each time; retry the job when that is mended"},
 	CodeCatalogNewer:    {KindRefused, "start the newer release again, or restore the catalogue's file from before the upgrade"},

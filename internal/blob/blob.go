@@ -23,7 +23,7 @@ var (
 	ErrAway = errors.New("storage unit cannot be reached")
 	// ErrDenied comes with ErrAway when trying again will not help: the store does
 	// not know our credentials, or has no such bucket.
-	ErrDenied = errors.New("storage unit lets nobody in with these credentials, or is not there")
+	ErrDenied = errors.New("access is denied, or there is no such bucket or container")
 )
 
 // Info describes an object.
@@ -80,4 +80,20 @@ type Copies interface {
 type Counter interface {
 	// Requests is the number of requests so far, failed ones included.
 	Requests() int64
+}
+
+type cachedKey struct{}
+
+// AllowCached returns a context whose Gets may be answered by a cache of what was
+// read before. Only who checks each byte that he gets (a restore, which opens what
+// is sealed) may allow it; who verifies a store, or reads back what he wrote, must
+// not, and without this a Get asks the store.
+func AllowCached(ctx context.Context) context.Context {
+	return context.WithValue(ctx, cachedKey{}, true)
+}
+
+// CachedAllowed tells whether a cache may answer.
+func CachedAllowed(ctx context.Context) bool {
+	allowed, _ := ctx.Value(cachedKey{}).(bool)
+	return allowed
 }

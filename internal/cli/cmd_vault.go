@@ -10,6 +10,7 @@ import (
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/api"
 	"github.com/backstay/backstay/client"
+	"github.com/backstay/backstay/internal/blob/unit"
 	"github.com/spf13/cobra"
 )
 
@@ -114,15 +115,25 @@ func (a *app) vaultCreateCommand() *cobra.Command {
 
 func newUnit(s string) (api.NewUnit, error) {
 	at, zone, zoned := strings.Cut(s, ",zone=")
-	if !strings.Contains(at, "://") {
-		abs, err := filepath.Abs(at)
-		if err != nil {
-			return api.NewUnit{}, fmt.Errorf("find folder %s: %w", at, err)
-		}
-		at = "file://" + abs
+	at, err := unitURL(at)
+	if err != nil {
+		return api.NewUnit{}, err
 	}
 	if zoned && zone == "" {
 		return api.NewUnit{}, backstay.Errorf(backstay.CodeUsage, "the unit %q names no zone", s).Becausef("nothing follows zone=").Do("say PATH,zone=NAME")
 	}
 	return api.NewUnit{URL: at, Zone: zone}, nil
+}
+
+// unitURL returns a storage unit's URL as it is; what is none is a folder seen
+// from here.
+func unitURL(s string) (string, error) {
+	if strings.Contains(s, "://") {
+		return s, nil
+	}
+	abs, err := filepath.Abs(s)
+	if err != nil {
+		return "", fmt.Errorf("find folder %s: %w", s, err)
+	}
+	return unit.Clean(abs)
 }

@@ -131,7 +131,7 @@ func (a *app) commands() *cobra.Command {
 	flags.StringVarP(&a.output, "output", "o", "table", "table, json or yaml")
 	root.AddCommand(a.serverCommand(), a.agentCommand(), a.initCommand(), a.doctorCommand(),
 		a.hostCommands(), a.vmCommands(), a.protectCommand(), a.unprotectCommand(),
-		a.vaultCommands(), a.policyCommands(), a.backupCommand(), a.pointCommands(), a.restoreCommands(),
+		a.vaultCommands(), a.unitCommands(), a.policyCommands(), a.backupCommand(), a.pointCommands(), a.restoreCommands(),
 		a.jobCommands(), a.auditCommands(), a.tokenCommands(), a.manCommand())
 	root.InitDefaultCompletionCmd()
 	root.InitDefaultHelpCmd()

@@ -62,7 +62,7 @@ func New(account, name string, o Options) (*Store, error) {
 		s.prefix = o.Prefix + "/"
 	}
 	options := &container.ClientOptions{ClientOptions: policy.ClientOptions{
-		Transport: &http.Client{Transport: idle.New(o.Idle)},
+		Transport: &http.Client{Transport: idle.New(o.Idle, nil)},
 		Retry:     policy.RetryOptions{MaxRetries: -1},
 		Telemetry: policy.TelemetryOptions{Disabled: true},
 	}}

@@ -184,12 +184,13 @@ type prefixed struct {
 }
 
 func (p *prefixed) Put(ctx context.Context, name string, data []byte) error {
-	if blob.CheckName(p.prefix+name) == nil {
+	err := p.store.Put(ctx, p.prefix+name, data)
+	if blob.CheckName(p.prefix+name) == nil && !errors.Is(err, blob.ErrDenied) {
 		p.mu.Lock()
-		p.names[p.prefix+name] = true
+		p.names[p.prefix+name] = true // also after an error: its answer may be all that was lost
 		p.mu.Unlock()
 	}
-	return p.store.Put(ctx, p.prefix+name, data)
+	return err
 }
 
 func (p *prefixed) Get(ctx context.Context, name string, offset, length int64) ([]byte, error) {

@@ -8,6 +8,8 @@ package idle
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -26,15 +28,39 @@ const Limit = 30 * time.Second
 type Transport struct {
 	below http.RoundTripper
 	limit time.Duration
+	roots *x509.CertPool
 }
 
-// New returns a transport to the servers of one storage unit that gives up after
-// limit without progress; 0 means Limit. It follows the environment's proxies.
-func New(limit time.Duration) *Transport {
+// shared are the transports of this process: units are opened for each piece of
+// work, and their connections should outlive it.
+var shared struct {
+	sync.Mutex
+	all []*Transport // guarded by the mutex
+}
+
+// New returns a transport that gives up after limit without progress; 0 means
+// Limit. Servers must be certified by one of the roots; nil means those of the
+// system. It follows the environment's proxies, and is one and the same for all
+// who ask for the same.
+func New(limit time.Duration, roots *x509.CertPool) *Transport {
 	if limit <= 0 {
 		limit = Limit
 	}
-	return &Transport{limit: limit, below: &http.Transport{
+	shared.Lock()
+	defer shared.Unlock()
+	for _, t := range shared.all {
+		if t.limit == limit && (t.roots == nil) == (roots == nil) && (roots == nil || roots.Equal(t.roots)) {
+			return t
+		}
+	}
+	t := fresh(limit, roots)
+	shared.all = append(shared.all, t)
+	return t
+}
+
+func fresh(limit time.Duration, roots *x509.CertPool) *Transport {
+	return &Transport{limit: limit, roots: roots, below: &http.Transport{
+		TLSClientConfig:       &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: min(limit, 10*time.Second), KeepAlive: 15 * time.Second}).DialContext,
 		TLSHandshakeTimeout:   min(limit, 10*time.Second),

@@ -28,7 +28,7 @@ func TestAHungServerIsGivenUp(t *testing.T) {
 			server := httptest.NewServer(serve)
 			defer server.Config.Close()
 			t.Cleanup(server.CloseClientConnections)
-			client := http.Client{Transport: idle.New(50 * time.Millisecond)}
+			client := http.Client{Transport: idle.New(50*time.Millisecond, nil)}
 			answer, err := client.Get(server.URL)
 			if err == nil {
 				_, err = io.ReadAll(answer.Body)
@@ -48,7 +48,7 @@ func TestAServerThatTakesNothingIsGivenUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	client := http.Client{Transport: idle.New(50 * time.Millisecond)}
+	client := http.Client{Transport: idle.New(50*time.Millisecond, nil)}
 	_, err = client.Post("http://"+l.Addr().String(), "", bytes.NewReader(make([]byte, 32<<20)))
 	if !errors.Is(err, idle.ErrStalled) {
 		t.Errorf("%v, want ErrStalled", err)
@@ -65,7 +65,7 @@ func TestASlowAnswerThatMovesIsAwaited(t *testing.T) {
 		}
 	}))
 	defer server.Close()
-	client := http.Client{Transport: idle.New(limit)}
+	client := http.Client{Transport: idle.New(limit, nil)}
 	answer, err := client.Get(server.URL)
 	if err != nil {
 		t.Fatal(err)

@@ -53,7 +53,9 @@ func classify(ctx context.Context, err error, write bool) error {
 	}
 	name, http := code(err), status(err)
 	switch {
-	case errors.Is(err, blob.ErrDenied), slices.Contains(denied, name):
+	case errors.Is(err, blob.ErrDenied): // the credentials, before anything was sent
+		return fmt.Errorf("%w: %w", blob.ErrAway, err)
+	case slices.Contains(denied, name):
 		return fmt.Errorf("%w: %w: %w", blob.ErrAway, blob.ErrDenied, answered(err))
 	case slices.Contains(full, name):
 		return fmt.Errorf("%w: %w", blob.ErrFull, answered(err))

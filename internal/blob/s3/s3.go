@@ -9,6 +9,7 @@ package s3
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"math"
@@ -21,6 +22,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/smithy-go/logging"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/blob"
@@ -57,8 +59,8 @@ type Store struct {
 // New returns the unit in a bucket. Nothing is asked of the store yet.
 func New(ctx context.Context, bucket string, o Options) (*Store, error) {
 	load := []func(*config.LoadOptions) error{
-		config.WithHTTPClient(&http.Client{Transport: idle.New(o.Idle)}),
 		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),
+		config.WithLogger(logging.Nop{}), // what goes wrong is in the errors
 	}
 	if o.Region != "" {
 		load = append(load, config.WithRegion(o.Region))
@@ -81,6 +83,7 @@ func New(ctx context.Context, bucket string, o Options) (*Store, error) {
 	}
 	s.client = s3.NewFromConfig(cfg, func(c *s3.Options) {
 		c.UsePathStyle = o.PathStyle
+		c.HTTPClient = &http.Client{Transport: idle.New(o.Idle, roots(cfg))}
 		if o.Endpoint != "" {
 			c.BaseEndpoint = aws.String(o.Endpoint)
 		}
@@ -91,6 +94,17 @@ func New(ctx context.Context, bucket string, o Options) (*Store, error) {
 	}
 	s.place.Device = endpoint + "/" + bucket
 	return s, nil
+}
+
+// roots returns the certificates of the SDK's configuration (AWS_CA_BUNDLE); nil
+// for the system's.
+func roots(cfg aws.Config) *x509.CertPool {
+	if c, ok := cfg.HTTPClient.(interface{ GetTransport() *http.Transport }); ok {
+		if t := c.GetTransport(); t.TLSClientConfig != nil {
+			return t.TLSClientConfig.RootCAs
+		}
+	}
+	return nil
 }
 
 // named makes it known that an error is about the credentials.

@@ -9,19 +9,27 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/blob"
+	"github.com/backstay/backstay/internal/blob/azure"
+	"github.com/backstay/backstay/internal/blob/cache"
 	"github.com/backstay/backstay/internal/blob/count"
 	"github.com/backstay/backstay/internal/blob/file"
+	"github.com/backstay/backstay/internal/blob/limit"
 	"github.com/backstay/backstay/internal/blob/mem"
+	"github.com/backstay/backstay/internal/blob/retry"
+	"github.com/backstay/backstay/internal/blob/s3"
 )
 
 // Options change how a unit is opened; the zero value is right.
 type Options struct {
-	// Wrap is put around the store, below nothing but the count of requests: how
-	// a sandbox plants faults.
+	// Wrap is put around the store and all its wrappers: how a sandbox plants
+	// faults that nothing mends.
 	Wrap func(url string, s blob.Store) blob.Store
 }
 
@@ -37,23 +45,81 @@ func (o Options) Open(ctx context.Context, raw string) (blob.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := adapter(ctx, u)
+	set, err := u.settings()
 	if err != nil {
 		return nil, err
+	}
+	s, err := adapter(ctx, u, set)
+	if err != nil {
+		return nil, err
+	}
+	counted := count.Wrap(s)
+	s = counted
+	if set.rate > 0 || set.requests > 0 {
+		s = limit.Wrap(s, limit.Options{Rate: set.rate, Requests: set.requests})
+	}
+	s = retry.Wrap(s, retry.Options{Retriable: retriable[u.Kind]})
+	if set.cache != "" {
+		s = cache.Wrap(s, cache.Options{Dir: set.cache, Unit: u.identity(), Size: set.cacheSize})
 	}
 	if o.Wrap != nil {
 		s = o.Wrap(u.String(), s)
 	}
-	return count.Wrap(s), nil
+	return opened{s, counted}, nil
+}
+
+// opened is a unit with all that is wrapped around it. What it counts is what
+// reached the unit: the attempts one by one, and nothing that a cache answered.
+type opened struct {
+	blob.Store
+	counted *count.Store
+}
+
+// Requests implements blob.Counter.
+func (o opened) Requests() int64 { return o.counted.Requests() }
+
+// Describe implements blob.Describer.
+func (o opened) Describe(ctx context.Context) (blob.Place, error) {
+	if d, ok := o.Store.(blob.Describer); ok {
+		return d.Describe(ctx)
+	}
+	return blob.Place{Available: -1}, nil
+}
+
+// retriable says what to try again, where it is not retry's own rule. A directory
+// that is not there is not there a moment later either; but one on NFS may have
+// lost its handle.
+var retriable = map[Kind]func(error) bool{
+	File: func(err error) bool { return errors.Is(err, unix.ESTALE) || errors.Is(err, unix.ETIMEDOUT) },
+	Mem:  func(error) bool { return false },
 }
 
 // adapter returns the store itself.
-func adapter(_ context.Context, u URL) (blob.Store, error) {
+func adapter(ctx context.Context, u URL, set settings) (blob.Store, error) {
 	switch u.Kind {
 	case File:
 		return file.New(u.Path), nil
 	case Mem:
 		return memory(u.Host), nil
+	case S3:
+		c, err := credentials(u)
+		if err != nil {
+			return nil, err
+		}
+		return s3.New(ctx, u.Host, s3.Options{
+			Prefix: u.Path, Endpoint: u.Options["endpoint"], Region: u.Options["region"], PathStyle: set.pathStyle, Idle: set.idle, URL: u.String(),
+			Credentials: s3.Credentials{AccessKeyID: c.AccessKeyID, SecretAccessKey: c.secret(c.SecretAccessKey), SessionToken: c.secret(c.SessionToken)},
+		})
+	case Azure:
+		c, err := credentials(u)
+		if err != nil {
+			return nil, err
+		}
+		name, prefix, _ := strings.Cut(u.Path, "/")
+		return azure.New(u.Host, name, azure.Options{
+			Prefix: prefix, Endpoint: u.Options["endpoint"], Idle: set.idle, URL: u.String(),
+			AccountKey: c.secret(c.AccountKey), SASToken: c.secret(c.SASToken),
+		})
 	}
 	return nil, badURL("%q is not a kind of storage unit", u.Kind)
 }
@@ -87,6 +153,10 @@ func Init(ctx context.Context, raw string) error {
 	default:
 		err = answers(ctx, u)
 	}
+	if errors.Is(err, blob.ErrDenied) {
+		return backstay.Errorf(backstay.CodeVaultAway, "storage unit %s cannot be used", u).Because(err).
+			Do("make the bucket or container first, and give the server and each mover credentials for it; see docs/storage-units.md")
+	}
 	if err != nil {
 		return backstay.Errorf(backstay.CodeVaultAway, "storage unit %s cannot be made", u).Because(err)
 	}
@@ -95,7 +165,7 @@ func Init(ctx context.Context, raw string) error {
 
 // answers asks for an object that need not be there.
 func answers(ctx context.Context, u URL) error {
-	s, err := adapter(ctx, u)
+	s, err := Open(ctx, u.String())
 	if err != nil {
 		return err
 	}

@@ -94,7 +94,7 @@ func TestUnitsThatAreOnePlaceAreNotApart(t *testing.T) {
 }
 
 func TestWhatIsWrappedAroundAUnitIsMet(t *testing.T) {
-	f := &fault.Fault{Kind: fault.Full}
+	f := &fault.Fault{Kind: fault.Full, Nth: 1}
 	s, err := unit.Options{Wrap: func(url string, s blob.Store) blob.Store {
 		if url != "mem://wrapped" {
 			t.Errorf("wrapped %s", url)
@@ -106,6 +106,9 @@ func TestWhatIsWrappedAroundAUnitIsMet(t *testing.T) {
 	}
 	if err := s.Put(t.Context(), "a", nil); !errors.Is(err, blob.ErrFull) || f.Hits() != 1 {
 		t.Errorf("put: %v, %d hits", err, f.Hits())
+	}
+	if err := s.Put(t.Context(), "a", nil); err != nil {
+		t.Error(err)
 	}
 	if n := s.(blob.Counter).Requests(); n != 1 {
 		t.Errorf("%d requests", n)

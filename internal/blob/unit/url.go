@@ -8,10 +8,12 @@ import (
 	"maps"
 	"net/url"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/blob"
 )
 
 // Kind is what sort of place a storage unit is: the scheme of its URL.
@@ -19,8 +21,10 @@ type Kind string
 
 // The kinds of storage units.
 const (
-	File Kind = "file" // a directory: file:///absolute/path
-	Mem  Kind = "mem"  // memory of this process, for tests and trials: mem://name
+	File  Kind = "file"  // a directory: file:///absolute/path
+	S3    Kind = "s3"    // a bucket: s3://bucket/prefix
+	Azure Kind = "azure" // a container of Azure Blob Storage: azure://account/container/prefix
+	Mem   Kind = "mem"   // memory of this process, for tests and trials: mem://name
 )
 
 // URL is a storage unit's URL, taken apart. It never holds a credential: those
@@ -46,13 +50,18 @@ type scheme struct {
 // schemes has a row for each kind.
 func schemes() map[Kind]scheme {
 	return map[Kind]scheme{
-		File: {like: "file:///srv/backstay/copy1", check: checkFile},
-		Mem:  {like: "mem://trial", check: checkMem},
+		File:  {like: "file:///srv/backstay/copy1", check: checkFile},
+		S3:    {like: "s3://bucket/prefix?region=eu-central-1", check: checkS3, options: slices.Concat(network, []string{"region", "path-style"})},
+		Azure: {like: "azure://account/container/prefix", check: checkAzure, options: network},
+		Mem:   {like: "mem://trial", check: checkMem},
 	}
 }
 
-// common are the options that every kind knows.
-var common = []string{}
+// common are the options that every kind knows, network those of servers.
+var (
+	common  = []string{"max-rate", "max-requests", "cache", "cache-size"}
+	network = []string{"endpoint", "credentials", "timeout"}
+)
 
 // Parse takes a storage unit's URL apart. An absolute path is a directory. The
 // errors are for people, and never repeat a part that may be a secret.
@@ -89,13 +98,11 @@ func Parse(raw string) (URL, error) {
 	if err := known.check(&u); err != nil {
 		return URL{}, err
 	}
-	return u, nil
+	_, err = u.settings()
+	return u, err
 }
 
 func knownOptions(kind Kind, all []string) string {
-	if len(all) == 0 {
-		return fmt.Sprintf("%s: URLs have no options", kind)
-	}
 	return fmt.Sprintf("the options of %s: URLs are %s", kind, strings.Join(all, ", "))
 }
 
@@ -154,6 +161,41 @@ func checkMem(u *URL) error {
 	return nil
 }
 
+var (
+	bucketName    = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
+	accountName   = regexp.MustCompile(`^[a-z0-9]{3,24}$`)
+	containerName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$`)
+)
+
+func checkS3(u *URL) error {
+	if !bucketName.MatchString(u.Host) {
+		return badURL("a bucket's name has 3 to 63 lower-case letters, digits, dots and hyphens")
+	}
+	return checkPrefix(u, strings.Trim(u.Path, "/"))
+}
+
+func checkAzure(u *URL) error {
+	u.Path = strings.Trim(u.Path, "/")
+	name, prefix, _ := strings.Cut(u.Path, "/")
+	if !accountName.MatchString(u.Host) || !containerName.MatchString(name) {
+		return badURL("an account's name has 3 to 24 lower-case letters and digits, a container's 3 to 63 and hyphens")
+	}
+	if err := checkPrefix(u, strings.Trim(prefix, "/")); err != nil {
+		return err
+	}
+	u.Path = strings.TrimSuffix(name+"/"+u.Path, "/")
+	return nil
+}
+
+// checkPrefix makes prefix the path. It is held to what objects may be named.
+func checkPrefix(u *URL, prefix string) error {
+	if prefix != "" && (blob.CheckName(prefix) != nil || len(prefix) > 200) {
+		return badURL("what comes before the names of objects has letters, digits, '-', '_', '.' and '/', and 200 bytes at most")
+	}
+	u.Path = prefix
+	return nil
+}
+
 // place says where the objects are, whatever the options say of how to get there:
 // a device-like part that must be equal and a path below it.
 func (u URL) place() (where, path string, err error) {
@@ -161,8 +203,10 @@ func (u URL) place() (where, path string, err error) {
 	case File:
 		path, err = realPath(u.Path)
 		return "file", path, err
-	default:
-		return string(u.Kind) + " " + u.Host, "/" + u.Path, nil
+	case Azure:
+		return strings.TrimSuffix("azure "+u.Host+" "+u.Options["endpoint"], "/"), "/" + u.Path, nil
+	default: // a bucket's name is unique within its endpoint
+		return strings.TrimSuffix(string(u.Kind)+" "+u.Host+" "+u.Options["endpoint"], "/"), "/" + u.Path, nil
 	}
 }
 
