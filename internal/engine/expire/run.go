@@ -17,8 +17,9 @@ var Tasks = []string{"plan", "drop"}
 // Vault is what expiring needs of a vault. Only the server deletes in a vault
 // (architecture decision 4), so this is not the mover's.
 type Vault interface {
-	// DropPoint removes a point's manifest; no error if it is not there.
-	DropPoint(ctx context.Context, id backstay.PointID) error
+	// DropPoint records that the point goes, at this time, and removes its
+	// manifest; no error if it is not there.
+	DropPoint(ctx context.Context, id backstay.PointID, at time.Time) error
 }
 
 // Runner runs expire jobs.
@@ -157,7 +158,7 @@ func (r *Runner) dropTier(ctx context.Context, run backstay.Run, point backstay.
 		if err != nil {
 			return err
 		}
-		return v.DropPoint(ctx, point.ID)
+		return v.DropPoint(ctx, point.ID, r.Now())
 	}
 	m, err := r.Mover(point.VM.Host)
 	if err != nil {

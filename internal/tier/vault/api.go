@@ -36,6 +36,10 @@ type Header struct {
 	// Copies is in how many copies the manifest was found, of Want. Fewer means
 	// a damaged copy, or a commit that ended between two copies.
 	Copies, Want int
+	// Unchained says why the vault's chain cannot tell whether this point is what
+	// was committed, and was not dropped since: the chain is damaged or cannot be
+	// read. Restoring such a point is a risk that a person takes; nil if it is none.
+	Unchained error
 	// Damage says why the manifest of Point is not to be trusted; every other
 	// field is then empty. A damaged point is listed, never hidden.
 	Damage error
@@ -62,6 +66,8 @@ type WriteOptions struct {
 	// Progress is called with bytes done and the best estimate of the total;
 	// phases: transfer, validate. Calls come from one goroutine at a time.
 	Progress func(phase string, done, total int64)
+	// Now is the clock for the vault's chain; nil: the point's own time is taken.
+	Now func() time.Time
 }
 
 // DiskSource is a disk that is to be written into a point.
@@ -94,4 +100,7 @@ type CommitStats struct {
 	BytesStored int64 // of new packs, indexes and the manifest, in one copy
 	BytesRead   int64 // read back over all copies
 	Copies      int   // copies in which everything was proved
+	// Head is the vault's chain with the point in it: what it must not be behind
+	// of from now on.
+	Head backstay.VaultHead
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/tier/vault/chain"
 	"github.com/backstay/backstay/internal/tier/vault/index"
 	"github.com/backstay/backstay/internal/tier/vault/pack"
 	"github.com/backstay/backstay/internal/tier/vault/point"
@@ -38,8 +39,18 @@ func check(keys *seal.Keys, name string, data []byte) (err error) {
 		if h, err = parseHeader(name, data); err == nil {
 			err = h.authenticate(keys)
 		}
-	case "keys", "chain", "trash":
+	case "keys":
 		err = errNoWord
+	case "chain":
+		var seq uint64
+		if seq, err = chain.ParseObject(name); err == nil {
+			_, err = chain.Decode(keys.ChainMAC, seq, data)
+		}
+	case "trash":
+		var id ulid.ULID
+		if id, err = chain.ParseTrashObject(name); err == nil {
+			_, err = chain.DecodeTrash(keys.TrashMAC, keys.Head(seal.Pack, id, 0).Vault, id, data)
+		}
 	case "packs":
 		var id pack.ID
 		if id, err = pack.ParseID(rest[strings.LastIndexByte(rest, '/')+1:]); err == nil {
@@ -52,6 +63,11 @@ func check(keys *seal.Keys, name string, data []byte) (err error) {
 		}
 	case "points":
 		_, _, err = point.Decode(keys, backstay.PointID(rest), data)
+	case "moved":
+		var id ulid.ULID
+		if id, err = chain.ParseMovesObject(name); err == nil {
+			_, err = chain.DecodeMoves(keys.TrashMAC, keys.Head(seal.Pack, id, 0).Vault, id, data)
+		}
 	default:
 		err = fmt.Errorf("not an object of a vault: %w", seal.ErrWrong)
 	}

@@ -62,10 +62,12 @@ func (w *Writer) packTables() error {
 
 // Commit proves what the transfer put and makes the point visible. The order is
 // that of I2: packs durable in all copies; every new pack read back from every
-// copy, each chunk through the decoder and named anew; index; manifest last, put
-// only if absent. CodeValidateFailed names the object and the storage unit that
-// differ; CodeConflict means that another writer committed this point first.
-// After any error the point is not in the vault, and the Writer has ended.
+// copy, each chunk through the decoder and named anew; index; manifest, put only
+// if absent; last the record in the vault's chain. CodeValidateFailed names the
+// object and the storage unit that differ; CodeConflict means that another writer
+// committed this point first, that it was dropped, or that a pack it refers to is
+// being deleted. After an error the point is not in the vault, unless the last
+// call's answer was lost: Begin tells. The Writer has ended.
 func (w *Writer) Commit(ctx context.Context, facts backstay.RecoveryPoint, def tier.Definition) (CommitStats, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -166,8 +168,8 @@ func (v *Vault) sameInAll(ctx context.Context, object string, want []byte) error
 	return nil
 }
 
-// putManifest makes the point visible, and takes it back if a copy of the
-// manifest is not what was written.
+// putManifest puts the manifest, takes it back if a copy of it is not what was
+// written, and makes the point visible.
 func (w *Writer) putManifest(ctx context.Context, facts backstay.RecoveryPoint, def tier.Definition, stats *CommitStats) error {
 	definition, err := json.Marshal(def)
 	if err != nil {
@@ -175,7 +177,7 @@ func (w *Writer) putManifest(ctx context.Context, facts backstay.RecoveryPoint, 
 	}
 	facts.ID = w.o.Point
 	h := point.Header{Epoch: w.v.header.Epoch, Item: w.v.keys.Item(facts.VM.UUID), Time: facts.Time, Expires: facts.Expires, Packs: sortedPacks(w.refs)}
-	data, _, err := point.Encode(w.v.keys, w.o.Point, h, point.Body{Facts: facts, Definition: definition, Disks: w.diskTables()})
+	data, root, err := point.Encode(w.v.keys, w.o.Point, h, point.Body{Facts: facts, Definition: definition, Disks: w.diskTables()})
 	if err != nil {
 		return err
 	}
@@ -188,9 +190,10 @@ func (w *Writer) putManifest(ctx context.Context, facts backstay.RecoveryPoint, 
 	}
 	err = w.v.store.Put(ctx, object, data)
 	if errors.Is(err, blob.ErrExist) {
-		return w.lost(ctx, object, data, err)
-	}
-	if err != nil {
+		if err := w.lost(ctx, object, data, err); err != nil {
+			return err
+		}
+	} else if err != nil {
 		return writeError(object, err)
 	}
 	stats.BytesStored += int64(len(data))
@@ -200,7 +203,9 @@ func (w *Writer) putManifest(ctx context.Context, facts backstay.RecoveryPoint, 
 		}
 		return err
 	}
-	return nil
+	head, err := w.journalCommit(ctx, root, facts.Time)
+	stats.Head = publicHead(head)
+	return err
 }
 
 func (w *Writer) diskTables() []point.Disk {
@@ -217,6 +222,10 @@ func (w *Writer) lost(ctx context.Context, object string, data []byte, cause err
 	if w.v.sameInAll(ctx, object, data) == nil {
 		return nil
 	}
+	return w.conflict(cause)
+}
+
+func (w *Writer) conflict(cause error) error {
 	return backstay.Errorf(backstay.CodeConflict, "another transfer committed the recovery point %s first", w.o.Point).
 		Because(cause).Do("use the point as it is in the vault")
 }

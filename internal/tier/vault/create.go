@@ -34,7 +34,7 @@ func Create(ctx context.Context, s blob.Store, o CreateOptions) (backstay.Secret
 		return none, backstay.Errorf(backstay.CodeUsage, "the vault cannot be made").Because(err)
 	}
 	h := header{Format: formatName, Version: headerVersion, ID: o.ID, Name: o.Name, Created: o.Created.UTC().Round(0),
-		Redundancy: o.Redundancy, Epoch: firstEpoch, Generation: 1}
+		Redundancy: o.Redundancy, Epoch: firstEpoch, Generation: 1, Chained: true}
 	for _, n := range o.Recipients {
 		r, err := putWrapped(ctx, s, n, keyset)
 		if err != nil {
@@ -53,7 +53,10 @@ func Create(ctx context.Context, s blob.Store, o CreateOptions) (backstay.Secret
 	if err != nil {
 		return none, writeError(headerObject, err)
 	}
-	return keyset, proveHeader(ctx, copiesOf(s), f)
+	if err := proveHeader(ctx, copiesOf(s), f); err != nil {
+		return keyset, err
+	}
+	return keyset, startChain(ctx, s, keys, f)
 }
 
 // checkRecipients refuses a vault that nobody could open, and one that only its

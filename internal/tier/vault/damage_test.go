@@ -66,9 +66,11 @@ func isDamage(err error) bool {
 	return backstay.IsCode(err, backstay.CodeDamaged) || backstay.IsCode(err, backstay.CodeVaultKey) || backstay.IsCode(err, backstay.CodeUnknownPoint) || backstay.IsCode(err, backstay.CodeUnknownVault)
 }
 
-// rebuildable tells whether a vault can do without an object: an index can be
-// made again from packs.
-func rebuildable(name string) bool { return strings.HasPrefix(name, "indexes/") }
+// rebuildable tells whether restoring can do without an object: an index can be
+// made again from packs, and without the chain points are offered with a warning.
+func rebuildable(name string) bool {
+	return strings.HasPrefix(name, "indexes/") || strings.HasPrefix(name, "chain/")
+}
 
 func TestAnyFlippedBitIsDetectedAndOneCopyIsEnough(t *testing.T) {
 	p := plant(t)
@@ -248,11 +250,21 @@ func TestKilledAtAnyPutNothingIsVisibleAndTheNextAttemptWorks(t *testing.T) {
 				}
 				break
 			}
-			manifest := len(w.objects("points/")) > 0
-			if err == nil != manifest || err != nil && kind == fault.Fail && !backstay.IsCode(err, backstay.CodeVaultAway) {
-				if kind == fault.Fail || !manifest {
-					t.Fatalf("%s at put %d: %v, with manifest: %v", kind, nth, err, manifest)
+			headers, listErr := w.open(w.store).Points(w.ctx)
+			w.must(listErr)
+			visible, manifest := len(headers) > 0, len(w.objects("points/")) > 0
+			if err == nil != visible || err != nil && kind == fault.Fail && !backstay.IsCode(err, backstay.CodeVaultAway) {
+				if kind == fault.Fail || !visible {
+					t.Fatalf("%s at put %d: %v, visible: %v", kind, nth, err, visible)
 				}
+			}
+			if _, err := w.open(w.store).OpenPoint(w.ctx, id); visible != (err == nil) {
+				t.Fatalf("%s at put %d: visible: %v, and it opens: %v", kind, nth, visible, err)
+			}
+			left, err := w.open(w.store).Leftovers(w.ctx)
+			w.must(err)
+			if (len(left) == 1) != (manifest && !visible) || len(left) > 0 && left[0].Dropped {
+				t.Fatalf("%s at put %d: leftovers %+v", kind, nth, left)
 			}
 			d := &disk{data: data}
 			stats, err := backup(w.ctx, w.open(w.store), vault.WriteOptions{Point: id, Packs: packs}, source{target: "vda", disk: d})

@@ -43,6 +43,8 @@ type header struct {
 	// Generation counts the headers; Previous is the BLAKE3 of the one before.
 	Generation uint32 `json:"generation,omitempty"`
 	Previous   string `json:"previous,omitempty"`
+	// Chained tells that the vault has a chain, from its making on.
+	Chained bool `json:"chained,omitempty"`
 	// Recipients pins the wrapped objects: age does not say who wrapped.
 	Recipients []recipient `json:"recipients"`
 }

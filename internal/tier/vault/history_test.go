@@ -51,7 +51,7 @@ func TestAnyHistoryKeepsEveryPointsBytes(t *testing.T) {
 			},
 			"drop": func(rt *rapid.T) {
 				for id := range model {
-					fail(w.vault.DropPoint(w.ctx, id))
+					fail(w.vault.DropPoint(w.ctx, id, created))
 					delete(model, id)
 					break
 				}

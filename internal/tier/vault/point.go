@@ -23,8 +23,10 @@ type Point struct {
 	definition tier.Definition
 }
 
-// OpenPoint opens a point. CodeUnknownPoint if no copy of the vault has it,
-// CodeDamaged if every copy of its manifest is wrong.
+// OpenPoint opens a point. CodeUnknownPoint if the vault does not offer it: no
+// copy has it, it was dropped, or its commit broke off. CodeDamaged if every copy
+// of its manifest is wrong, or if it was taken away. With a chain that cannot be
+// read the point opens, and its Header says so (Unchained).
 func (v *Vault) OpenPoint(ctx context.Context, id backstay.PointID) (*Point, error) {
 	if _, err := point.ParseID(id); err != nil {
 		return nil, backstay.Errorf(backstay.CodeUnknownPoint, "there is no such recovery point").Because(err)
@@ -33,19 +35,38 @@ func (v *Vault) OpenPoint(ctx context.Context, id backstay.PointID) (*Point, err
 	for _, c := range v.copies {
 		data, err := c.Get(ctx, point.Object(id), 0, -1)
 		if err == nil {
-			var h point.Header
-			p := &Point{v: v}
-			if h, p.body, err = point.Decode(v.keys, id, data); err == nil {
-				if err = json.Unmarshal(p.body.Definition, &p.definition); err == nil {
-					p.header, p.packs = *v.publicHeader(id, h), h.Packs
-					return p, nil
-				}
-				err = fmt.Errorf("definition: %w", point.ErrBad)
+			var p *Point
+			if p, err = v.decodePoint(ctx, id, data); err == nil {
+				return p, nil
+			}
+			if backstay.IsCode(err, backstay.CodeUnknownPoint) {
+				return nil, err
 			}
 		}
 		errs = append(errs, err)
 	}
-	return nil, noPoint(id, errs)
+	err := noPoint(id, errs)
+	if backstay.IsCode(err, backstay.CodeUnknownPoint) && v.chained() {
+		st, chainErr := v.chainState(ctx, true)
+		if _, live := st.Live[id]; live && chainErr == nil {
+			return nil, lostManifest(id, false)
+		}
+	}
+	return nil, err
+}
+
+// decodePoint opens a point whose manifest is data, if the chain vouches for it.
+func (v *Vault) decodePoint(ctx context.Context, id backstay.PointID, data []byte) (*Point, error) {
+	h, body, err := point.Decode(v.keys, id, data)
+	if err != nil {
+		return nil, err
+	}
+	p := &Point{v: v, header: *v.publicHeader(id, h), body: body, packs: h.Packs}
+	if err := json.Unmarshal(body.Definition, &p.definition); err != nil {
+		return nil, fmt.Errorf("definition: %w", point.ErrBad)
+	}
+	p.header.Unchained, err = v.vouched(ctx, id, h.Root)
+	return p, err
 }
 
 // Header returns the point's header; its Copies are not counted.

@@ -12,6 +12,7 @@ import (
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/blob"
+	"github.com/backstay/backstay/internal/tier/vault/chain"
 	"github.com/backstay/backstay/internal/tier/vault/pack"
 	"github.com/backstay/backstay/internal/tier/vault/point"
 	"github.com/backstay/backstay/internal/tier/vault/seal"
@@ -88,6 +89,15 @@ func (k *keyless) check(name string, data []byte) (err error) {
 		}
 	case "points":
 		_, err = point.ClearPacks(k.id, backstay.PointID(rest), data)
+	case "chain":
+		var seq uint64
+		if seq, err = chain.ParseObject(name); err == nil {
+			err = chain.Check(seq, data)
+		}
+	case "trash", "moved":
+		if len(data) < seal.HeadSize+32 || seal.Hash(data[:len(data)-32]) != [32]byte(data[len(data)-32:]) {
+			err = fmt.Errorf("another hash than it says: %w", seal.ErrWrong)
+		}
 	case headerObject, "headers":
 		if _, err = parseHeader(name, data); err == nil {
 			return errNoWord

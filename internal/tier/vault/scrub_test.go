@@ -353,7 +353,7 @@ func TestAPackThatNobodyNeedsMayBeMissingInSomeCopies(t *testing.T) {
 	}
 	headers, err := w.vault.Points(w.ctx)
 	w.must(err)
-	w.must(w.vault.DropPoint(w.ctx, points[0]))
+	w.must(w.vault.DropPoint(w.ctx, points[0], created))
 	id := headers[0].Packs[0]
 	w.plantIn(1, "packs/"+id[:2]+"/"+id, nil)
 	report, err := w.vault.Scrub(w.ctx, vault.ScrubOptions{})

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/blob"
+	"github.com/backstay/backstay/internal/tier/vault/chain"
 	"github.com/backstay/backstay/internal/tier/vault/chunk"
 	"github.com/backstay/backstay/internal/tier/vault/pack"
 	"github.com/backstay/backstay/internal/tier/vault/point"
@@ -23,14 +25,16 @@ const (
 
 // Vault is an opened vault. It may be used concurrently.
 type Vault struct {
-	store  blob.Store
-	copies []blob.Store
-	keys   *seal.Keys
-	header header
-	opened state // what the copies said of the header
-	places *places
-	chunks *cache[chunk.Name, []byte]
-	pages  *cache[chunk.Name, *point.Page]
+	store   blob.Store
+	copies  []blob.Store
+	keys    *seal.Keys
+	header  header
+	opened  state // what the copies said of the header
+	chain   *chain.Log
+	journal journal
+	places  *places
+	chunks  *cache[chunk.Name, []byte]
+	pages   *cache[chunk.Name, *point.Page]
 }
 
 // copiesOf returns the copies of a store, or the store itself as the only one.
@@ -65,7 +69,7 @@ func Open(ctx context.Context, s blob.Store, id string, keyset backstay.Secret, 
 	if err != nil {
 		return nil, backstay.Errorf(backstay.CodeVaultKey, "the vault cannot be opened").Because(err)
 	}
-	v := &Vault{store: s, copies: copiesOf(s), keys: keys}
+	v := &Vault{store: s, copies: copiesOf(s), keys: keys, chain: chain.Open(s, keys.ChainMAC)}
 	if v.places, err = newPlaces(v, o.indexDir); err != nil {
 		return nil, err
 	}
@@ -87,26 +91,51 @@ func (v *Vault) Close() error { return v.places.close() }
 // Name returns the vault's name as its header has it.
 func (v *Vault) Name() backstay.VaultName { return v.header.Name }
 
-// Points returns the header of every point of which a manifest is found, in the
-// order of their ids. A manifest that no copy can show unharmed is in the list
-// with its Damage.
+// Points returns the header of every point that the vault offers, in the order
+// of their ids. A point that was committed, and whose manifest no copy can show
+// as it was then, is in the list with its Damage. If the chain cannot be read,
+// every manifest is in the list, with the reason in Unchained.
 func (v *Vault) Points(ctx context.Context) ([]Header, error) {
-	var ids []backstay.PointID
-	err := v.store.List(ctx, "points/", func(i blob.Info) error {
-		id := backstay.PointID(i.Name[len("points/"):])
-		if _, err := point.ParseID(id); err == nil {
-			ids = append(ids, id)
-		}
-		return nil
-	})
+	ids, err := v.listManifests(ctx)
 	if err != nil {
-		return nil, readError("the list of points", err)
+		return nil, err
 	}
+	if !v.chained() {
+		return v.headers(ctx, ids, nil)
+	}
+	st, err := v.chainState(ctx, true)
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		headers, listErr := v.headers(ctx, ids, nil)
+		for i := range headers {
+			headers[i].Unchained = err
+		}
+		return headers, listErr
+	}
+	headers, err := v.headers(ctx, slices.Sorted(maps.Keys(st.Live)), st.Live)
+	if err != nil || !slices.ContainsFunc(headers, func(h Header) bool { return h.Damage != nil }) {
+		return headers, err
+	}
+	// What has no manifest may have been dropped since the chain was read.
+	if st, err = v.chainState(ctx, true); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(headers, func(h Header) bool { return h.Damage != nil && st.Dropped[h.Point] > 0 }), nil
+}
+
+// headers reads manifests; with roots, those of committed points.
+func (v *Vault) headers(ctx context.Context, ids []backstay.PointID, roots map[backstay.PointID]chain.Hash) ([]Header, error) {
 	headers := make([]Header, 0, len(ids))
 	for _, id := range ids {
-		h, err := v.pointHeader(ctx, id)
+		root, committed := roots[id]
+		h, err := v.pointHeader(ctx, id, root)
 		if backstay.IsCode(err, backstay.CodeUnknownPoint) {
-			continue // dropped since
+			if !committed {
+				continue // dropped since
+			}
+			err = lostManifest(id, false)
 		}
 		if err != nil && !backstay.IsCode(err, backstay.CodeDamaged) && !errors.Is(err, seal.ErrNewerKey) {
 			return nil, err
@@ -120,8 +149,8 @@ func (v *Vault) Points(ctx context.Context) ([]Header, error) {
 }
 
 // pointHeader authenticates a manifest in every copy, and counts those in which
-// it is sound.
-func (v *Vault) pointHeader(ctx context.Context, id backstay.PointID) (Header, error) {
+// it is sound; with a root, and is of that root.
+func (v *Vault) pointHeader(ctx context.Context, id backstay.PointID, root chain.Hash) (Header, error) {
 	var found *Header
 	var errs []error
 	for _, c := range v.copies {
@@ -129,6 +158,9 @@ func (v *Vault) pointHeader(ctx context.Context, id backstay.PointID) (Header, e
 		var h point.Header
 		if err == nil {
 			h, _, err = point.Decode(v.keys, id, data)
+		}
+		if err == nil && !root.IsZero() && root != h.Root {
+			err = fmt.Errorf("the manifest is not the one that was committed: %w", seal.ErrWrong)
 		}
 		if err != nil {
 			errs = append(errs, err)
@@ -164,19 +196,6 @@ func noPoint(id backstay.PointID, errs []error) error {
 		}
 	}
 	return backstay.Errorf(backstay.CodeUnknownPoint, "the vault has no recovery point %s", id).Because(errors.Join(errs...))
-}
-
-// DropPoint takes a point out of the vault by removing its manifest from every
-// copy. No data object is touched, so no other point is (I3). It is no error if
-// the point is not there.
-func (v *Vault) DropPoint(ctx context.Context, id backstay.PointID) error {
-	if _, err := point.ParseID(id); err != nil {
-		return backstay.Errorf(backstay.CodeUnknownPoint, "there is no such recovery point").Because(err)
-	}
-	if err := v.store.Delete(ctx, point.Object(id)); err != nil {
-		return writeError("removing "+point.Object(id), err)
-	}
-	return nil
 }
 
 // Usage counts what the vault holds. Points that cannot be read count as points

@@ -97,8 +97,8 @@ func TestIncrementalReadsAndStoresOnlyWhatChanged(t *testing.T) {
 	w.restored(v, second, "vda", data)
 
 	// I3: the parent's going does not touch the child.
-	w.must(v.DropPoint(w.ctx, first))
-	w.must(v.DropPoint(w.ctx, first))
+	w.must(v.DropPoint(w.ctx, first, created))
+	w.must(v.DropPoint(w.ctx, first, created))
 	v = w.open(w.store)
 	w.restored(v, second, "vda", data)
 	if _, err := v.OpenPoint(w.ctx, first); !backstay.IsCode(err, backstay.CodeUnknownPoint) {

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/blob"
+	"github.com/backstay/backstay/internal/tier/vault/chain"
 	"github.com/backstay/backstay/internal/tier/vault/chunk"
 	"github.com/backstay/backstay/internal/tier/vault/pack"
 	"github.com/backstay/backstay/internal/tier/vault/point"
@@ -36,6 +38,9 @@ type Writer struct {
 	cancel context.CancelFunc
 	puts   *errgroup.Group
 	putCtx context.Context // ends when a put failed, with its error as the cause
+
+	born      chain.Head       // of the vault's chain when the transfer began
+	condemned map[pack.ID]bool // packs that were about to be deleted then
 
 	fresh *transferred // the chunks of this transfer
 	rely  *reliance    // which packs of the vault may be referred to
@@ -82,20 +87,31 @@ type pageOf struct {
 }
 
 // Begin starts to write a point. CodeExists if the vault has it already; a
-// manifest that an interrupted commit left in some copies only is completed
-// then. End with Commit or Abort.
+// commit that was interrupted after its manifest is completed then. End with
+// Commit or Abort.
 func (v *Vault) Begin(ctx context.Context, o WriteOptions) (*Writer, error) {
 	if _, err := point.ParseID(o.Point); err != nil {
 		return nil, backstay.Errorf(backstay.CodeUsage, "the recovery point cannot be written").Because(err)
 	}
-	if err := v.finishCommit(ctx, o.Point); err != nil {
+	var at time.Time
+	if o.Now != nil {
+		at = o.Now()
+	}
+	st, err := v.writable(ctx, at)
+	if err != nil {
+		return nil, err
+	}
+	w := &Writer{v: v, o: o, refs: map[pack.ID]bool{}, fresh: newTransferred(), phase: "transfer", born: st.Head}
+	if w.condemned, err = v.condemned(ctx, st); err != nil {
+		return nil, err
+	}
+	if err := v.finishCommit(ctx, w, st); err != nil {
 		return nil, err
 	}
 	// What others committed since the vault was opened serves deduplication too.
 	if err := v.places.refresh(ctx); err != nil {
 		return nil, err
 	}
-	w := &Writer{v: v, o: o, refs: map[pack.ID]bool{}, fresh: newTransferred(), phase: "transfer"}
 	var needed []pack.ID
 	if o.Parent != "" {
 		p, err := v.OpenPoint(ctx, o.Parent)
@@ -108,7 +124,7 @@ func (v *Vault) Begin(ctx context.Context, o WriteOptions) (*Writer, error) {
 			w.parent, needed = p, p.packs
 		}
 	}
-	w.rely = v.relyOn(ctx, needed, nil)
+	w.rely = v.relyOn(ctx, needed, w.condemned)
 	if err := w.resume(ctx); err != nil {
 		return nil, err
 	}
@@ -117,38 +133,6 @@ func (v *Vault) Begin(ctx context.Context, o WriteOptions) (*Writer, error) {
 	w.puts, w.putCtx = errgroup.WithContext(putCtx)
 	w.puts.SetLimit(putsAhead)
 	return w, nil
-}
-
-// finishCommit answers CodeExists if the point has a manifest, which it first
-// completes in the copies that lack it: a commit puts the manifest only after
-// everything else was proved, so one that is there may be finished (I2).
-func (v *Vault) finishCommit(ctx context.Context, id backstay.PointID) error {
-	var sound []byte
-	short := false
-	for _, c := range v.copies {
-		data, err := c.Get(ctx, point.Object(id), 0, -1)
-		if errors.Is(err, blob.ErrNotExist) {
-			short = true
-			continue
-		}
-		if err != nil {
-			return readError(point.Object(id), err)
-		}
-		if _, _, err := point.Decode(v.keys, id, data); err != nil {
-			continue
-		}
-		sound = data
-	}
-	if sound == nil && short {
-		return nil
-	}
-	if sound != nil && short {
-		if err := v.store.Put(ctx, point.Object(id), sound); err != nil && !errors.Is(err, blob.ErrExist) {
-			return writeError(point.Object(id), err)
-		}
-	}
-	return backstay.Errorf(backstay.CodeExists, "the vault has the recovery point %s already", id).
-		Do("nothing is to be done: open it")
 }
 
 // resume verifies the packs of an interrupted attempt in every copy, and uses

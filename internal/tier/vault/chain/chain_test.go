@@ -417,12 +417,16 @@ func TestEveryFlippedBitOfARecordIsNoticed(t *testing.T) {
 	w := newWorld(t)
 	w.fill(0, 3)
 	good := w.get(0, chain.Object(2))
+	w.must(chain.Check(2, good))
 	for at := range good {
 		for bit := range 8 {
 			bad := slices.Clone(good)
 			bad[at] ^= 1 << bit
 			if _, err := chain.Decode(keyed(1), 2, bad); !errors.Is(err, seal.ErrWrong) {
 				t.Fatalf("byte %d, bit %d: %v", at, bit, err)
+			}
+			if err := chain.Check(2, bad); !errors.Is(err, seal.ErrWrong) {
+				t.Fatalf("byte %d, bit %d, without a key: %v", at, bit, err)
 			}
 		}
 	}
@@ -470,7 +474,7 @@ func FuzzRecord(f *testing.F) {
 		}
 		f.Add(uint64(n+2), data)
 	}
-	r := chain.Record{Version: 1, Seq: 128, Prev: chain.Hash{4}, Time: now, Op: chain.Check, Checkpoint: &chain.Checkpoint{Live: []chain.LivePoint{{Point: pointID(1), Root: chain.Hash{1}}}}}
+	r := chain.Record{Version: 1, Seq: 128, Prev: chain.Hash{4}, Time: now, Op: chain.Checkpointed, Checkpoint: &chain.Checkpoint{Live: []chain.LivePoint{{Point: pointID(1), Root: chain.Hash{1}}}}}
 	data, _, err := chain.Encode(keyed(1), r)
 	if err != nil {
 		f.Fatal(err)
@@ -485,7 +489,7 @@ func FuzzRecord(f *testing.F) {
 				t.Errorf("two forms of one record: %v", err)
 			}
 		}
-		data = fmt.Appendf(nil, `{"record":%s,"mac":"%064d"}`+"\n", data, 0)
+		data = fmt.Appendf(nil, `{"record":%s,"mac":"%064d","blake3":"%s"}`+"\n", data, 0, chain.Hash(seal.Hash(data, make([]byte, 32))))
 		if r, err := chain.Decode(open, seq, data); err == nil {
 			if again, _, err := chain.Encode(open, r); err != nil || !bytes.Equal(again, data) {
 				t.Errorf("two forms of one record: %v", err)

@@ -91,7 +91,7 @@ func (l *Log) Append(ctx context.Context, decide func(State) (Record, error)) (S
 		r.Time = r.Time.UTC().Round(0)
 		next := s.Seq + 1
 		if next%Every == 0 {
-			if _, _, err := l.put(ctx, s, Record{Op: Check, Time: r.Time, Checkpoint: s.checkpoint()}); err != nil {
+			if _, _, err := l.put(ctx, s, Record{Op: Checkpointed, Time: r.Time, Checkpoint: s.checkpoint()}); err != nil {
 				return s, err
 			}
 			continue // and the record behind it

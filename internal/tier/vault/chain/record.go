@@ -35,14 +35,14 @@ type Op string
 
 // The ops, with the fields that each has besides the common ones.
 const (
-	Commit    Op = "commit"    // Point, Root: the point is visible from here on
-	Drop      Op = "drop"      // Point: its manifest is to be removed
-	Condemn   Op = "condemn"   // Object, Hash: the packs of this list are to go; writers that begin from here on leave them alone
-	Reclaim   Op = "reclaim"   // Object, Of (the condemn record): the fence; a writer that began before Of must not refer to them any more
-	Reclaimed Op = "reclaimed" // Object, Of (the condemn record): nothing of the list will be deleted any more
-	Moved     Op = "moved"     // Object, Hash: a list of packs and those that have their chunks now; Of: lists up to this record are in it
-	Keys      Op = "keys"      // Generation, Object, Hash: of the vault's header from here on
-	Check     Op = "checkpoint"
+	Commit       Op = "commit"     // Point, Root: the point is visible from here on
+	Drop         Op = "drop"       // Point: its manifest is to be removed
+	Condemn      Op = "condemn"    // Object, Hash: the packs of this list are to go; writers that begin from here on leave them alone
+	Reclaim      Op = "reclaim"    // Object, Of (the condemn record): the fence; a writer that began before Of must not refer to them any more
+	Reclaimed    Op = "reclaimed"  // Object, Of (the condemn record): nothing of the list will be deleted any more
+	Moved        Op = "moved"      // Object, Hash: a list of packs and those that have their chunks now; Of: lists up to this record are in it
+	Keys         Op = "keys"       // Generation, Object, Hash: of the vault's header from here on
+	Checkpointed Op = "checkpoint" // Checkpoint: the state, so that no record before need be read
 )
 
 // Hash is a BLAKE3-256.
@@ -100,7 +100,8 @@ type Record struct {
 // envelope is the whole object.
 type envelope struct {
 	Record json.RawMessage `json:"record"`
-	MAC    Hash            `json:"mac"` // of the bytes of Record
+	MAC    Hash            `json:"mac"`    // of the bytes of Record
+	Sum    Hash            `json:"blake3"` // of the bytes of Record and MAC, for whoever has no key
 }
 
 // Object returns the name of a record's object.
@@ -125,7 +126,9 @@ func Encode(mac MAC, r Record) ([]byte, Hash, error) {
 	if err != nil {
 		return nil, Hash{}, fmt.Errorf("encode record: %w", err)
 	}
-	data, err := json.Marshal(envelope{Record: raw, MAC: mac(raw)})
+	e := envelope{Record: raw, MAC: mac(raw)}
+	e.Sum = seal.Hash(raw, e.MAC[:])
+	data, err := json.Marshal(e)
 	if err != nil || len(data) >= maxRecord {
 		return nil, Hash{}, fmt.Errorf("encode record of %d bytes: too long or %w", len(data), err)
 	}
@@ -136,35 +139,53 @@ func Encode(mac MAC, r Record) ([]byte, Hash, error) {
 // Decode authenticates the record of this number. Only the one form that Encode
 // gives a record is accepted; anything else is seal.ErrWrong.
 func Decode(mac MAC, seq uint64, data []byte) (Record, error) {
+	r, e, err := decode(seq, data)
+	if err != nil {
+		return r, err
+	}
+	if !seal.Equal(mac(e.Record), e.MAC) {
+		return Record{}, fmt.Errorf("record: %w", seal.ErrWrong)
+	}
+	return r, nil
+}
+
+// Check finds accidents in the object of the record of this number without any
+// key. It authenticates nothing.
+func Check(seq uint64, data []byte) error {
+	_, _, err := decode(seq, data)
+	return err
+}
+
+func decode(seq uint64, data []byte) (Record, envelope, error) {
 	var r Record
 	var e envelope
 	if len(data) > maxRecord {
-		return r, fmt.Errorf("record of %d bytes: %w", len(data), seal.ErrWrong)
+		return r, e, fmt.Errorf("record of %d bytes: %w", len(data), seal.ErrWrong)
 	}
 	if err := json.Unmarshal(data, &e); err != nil {
-		return r, fmt.Errorf("record: %w: %w", seal.ErrWrong, err)
+		return r, e, fmt.Errorf("record: %w: %w", seal.ErrWrong, err)
 	}
-	if !seal.Equal(mac(e.Record), e.MAC) {
-		return r, fmt.Errorf("record: %w", seal.ErrWrong)
+	if seal.Hash(e.Record, e.MAC[:]) != e.Sum {
+		return r, e, fmt.Errorf("record has another hash than it says: %w", seal.ErrWrong)
 	}
 	if err := json.Unmarshal(e.Record, &r); err != nil {
-		return r, fmt.Errorf("record: %w: %w", seal.ErrWrong, err)
+		return r, e, fmt.Errorf("record: %w: %w", seal.ErrWrong, err)
 	}
 	if r.Seq != seq {
-		return r, fmt.Errorf("record %d in the place of record %d: %w", r.Seq, seq, seal.ErrWrong)
+		return r, e, fmt.Errorf("record %d in the place of record %d: %w", r.Seq, seq, seal.ErrWrong)
 	}
-	again, _, err := Encode(mac, r)
+	again, _, err := Encode(func([]byte) [32]byte { return e.MAC }, r)
 	if err != nil || !bytes.Equal(again, data) {
-		return r, fmt.Errorf("record is not in its one form: %w", seal.ErrWrong)
+		return r, e, fmt.Errorf("record is not in its one form: %w", seal.ErrWrong)
 	}
-	return r, nil
+	return r, e, nil
 }
 
 // check demands that a record has the fields of its op, and no others.
 func (r *Record) check() error {
 	fields := Record{Version: version, Seq: r.Seq, Prev: r.Prev, Time: r.Time, Op: r.Op}
 	ok := r.Seq > 0 && (r.Seq == 1) == r.Prev.IsZero() && r.Time.Equal(r.Time.UTC().Round(0)) && r.Time.Location() == time.UTC
-	ok = ok && (r.Op == Check) == (r.Seq%Every == 0)
+	ok = ok && (r.Op == Checkpointed) == (r.Seq%Every == 0)
 	switch r.Op {
 	case Commit:
 		fields.Point, fields.Root = r.Point, r.Root
@@ -181,7 +202,7 @@ func (r *Record) check() error {
 	case Keys:
 		fields.Object, fields.Hash, fields.Generation = r.Object, r.Hash, r.Generation
 		ok = ok && named(r.Object) && !r.Hash.IsZero() && r.Generation > 0
-	case Check:
+	case Checkpointed:
 		fields.Checkpoint = r.Checkpoint
 		ok = ok && r.Checkpoint != nil
 	default:

@@ -138,7 +138,7 @@ func (s *State) apply(r Record, hash Hash) {
 		s.Moves = append(s.Moves, Move{Object: r.Object, Hash: r.Hash, Seq: r.Seq})
 	case Keys:
 		s.HeaderGeneration, s.HeaderObject, s.HeaderHash = r.Generation, r.Object, r.Hash
-	case Check:
+	case Checkpointed:
 		s.restore(r.Checkpoint)
 	}
 }
