@@ -40,6 +40,17 @@ func (v *Vault) change(ctx context.Context, now time.Time) (*change, error) {
 	if s.newest.Epoch != v.keys.Newest() {
 		return nil, seal.ErrNewerKey
 	}
+	if s.newest.Version < headerVersion {
+		return nil, backstay.Errorf(backstay.CodeConflict, "the vault %s is of format version %d, whose keys are not changed any more", s.newest.Name, s.newest.Version).
+			Do("make a new vault and protect the VMs there; the points of this one can be restored for ever")
+	}
+	told, err := chain.Open(v.store, v.keys.ChainMAC).Read(ctx)
+	if err == nil {
+		err = s.newest.follows(told)
+	}
+	if err != nil {
+		return nil, err
+	}
 	c := &change{v: v, now: now, before: s.newest}
 	if err := c.complete(ctx); err != nil {
 		return nil, err
@@ -86,7 +97,7 @@ func (c *change) complete(ctx context.Context) error {
 // away again is noticed. A chain that has no record yet is not begun with it.
 func (c *change) record(ctx context.Context, f writtenHeader) error {
 	_, err := chain.Open(c.v.store, c.v.keys.ChainMAC).Append(ctx, func(s chain.State) (chain.Record, error) {
-		if s.Seq == 0 || f.Generation == 1 {
+		if s.Seq == 0 {
 			return chain.Record{}, nil
 		}
 		if s.HeaderGeneration >= f.Generation {
@@ -100,7 +111,7 @@ func (c *change) record(ctx context.Context, f writtenHeader) error {
 // follows demands that the chain knows no other header of this generation, and
 // none that is newer.
 func (f writtenHeader) follows(s chain.State) error {
-	if s.HeaderGeneration > f.Generation || s.HeaderGeneration == f.Generation && f.Generation > 1 && s.HeaderHash != f.hash() {
+	if s.HeaderGeneration > f.Generation || s.HeaderGeneration == f.Generation && s.HeaderHash != f.hash() {
 		return backstay.Errorf(backstay.CodeVaultRolledBack, "the vault %s does not have the header that its chain tells of", f.Name).
 			Becausef("the chain has %s as the newest, the storage units have %s", headerName(s.HeaderGeneration), headerName(f.Generation))
 	}
