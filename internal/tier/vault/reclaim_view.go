@@ -1,0 +1,295 @@
+package vault
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/blob"
+	"github.com/backstay/backstay/internal/tier/vault/chain"
+	"github.com/backstay/backstay/internal/tier/vault/pack"
+	"github.com/backstay/backstay/internal/tier/vault/point"
+	"github.com/backstay/backstay/internal/tier/vault/seal"
+)
+
+// view is a vault as the chain has it at one record.
+type view struct {
+	state chain.State
+	// points are all whose packs stay, newest first: those that the chain has,
+	// and manifests that it does not know (yet), because their commit may go on.
+	points []viewPoint
+	moves  *moves
+	lists  []viewList // oldest first
+	// dropped are manifests that are there although the chain says that their
+	// points were dropped.
+	dropped []backstay.PointID
+}
+
+type viewPoint struct {
+	id    backstay.PointID
+	name  [16]byte
+	root  chain.Hash // zero: not in the chain
+	taken time.Time
+}
+
+type viewList struct {
+	chain.Condemned
+	packs []pack.ID // sorted
+	lost  error     // why no copy shows the list
+}
+
+func (l *viewList) id() string { return strings.TrimPrefix(l.Object, chain.TrashPrefix) }
+
+func (l *viewList) has(id pack.ID) bool {
+	_, found := slices.BinarySearchFunc(l.packs, id, comparePackIDs)
+	return found
+}
+
+func comparePackIDs(a, b pack.ID) int { return bytes.Compare(a[:], b[:]) }
+
+// condemned tells whether any list has the pack.
+func (w *view) condemned(id pack.ID) bool {
+	return slices.ContainsFunc(w.lists, func(l viewList) bool { return l.has(id) })
+}
+
+// look reads the chain and all that it names. Anything that is not in order
+// stops a reclaim.
+func (r *Reclaim) look(ctx context.Context) (*view, error) {
+	if !r.v.chained() {
+		_, err := r.v.writable(ctx, r.o.Now) // says why such a vault is not written
+		return nil, err
+	}
+	state, err := r.v.chainState(ctx, true)
+	if err != nil {
+		return nil, r.halt("read the vault's chain", err)
+	}
+	w := &view{state: state}
+	if w.moves, err = r.readMoves(ctx, state); err != nil {
+		return nil, err
+	}
+	for _, c := range state.CondemnedBefore() {
+		packs, err := r.v.readTrash(ctx, c.Object, c.Hash)
+		if err != nil && !backstay.IsCode(err, backstay.CodeDamaged) {
+			return nil, r.halt("read a list of condemned packs", err)
+		}
+		w.lists = append(w.lists, viewList{c, packs, err})
+	}
+	if err := r.findPoints(ctx, w); err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+// object reads an object whose hash the chain has from the first copy that shows it.
+func (r *Reclaim) object(ctx context.Context, name string, want chain.Hash) ([]byte, error) {
+	var errs []error
+	for i, c := range r.v.copies {
+		data, err := c.Get(ctx, name, 0, -1)
+		if err == nil && seal.Hash(data) != want {
+			err = fmt.Errorf("another hash than its record has: %w", seal.ErrWrong)
+		}
+		if err == nil {
+			return data, nil
+		}
+		errs = append(errs, fmt.Errorf("%s in %s: %w", name, unitName(ctx, c, i), err))
+	}
+	return nil, readError(name, errs...)
+}
+
+func (r *Reclaim) readMoves(ctx context.Context, s chain.State) (*moves, error) {
+	m := newMoves()
+	for _, record := range s.Moves {
+		id, err := chain.ParseMovesObject(record.Object)
+		if err != nil {
+			return nil, r.halt("read a list of moved packs", err)
+		}
+		data, err := r.object(ctx, record.Object, record.Hash)
+		if err != nil {
+			return nil, r.halt("read a list of moved packs", err)
+		}
+		list, err := chain.DecodeMoves(r.v.keys.TrashMAC, r.v.vaultID(), id, data)
+		if err != nil {
+			return nil, r.halt("read a list of moved packs", err)
+		}
+		for _, moved := range list {
+			m.add(moved)
+		}
+	}
+	return m, nil
+}
+
+// findPoints collects the points of the chain and the manifests that no record
+// names. Every copy must list its manifests, and those of all visible points.
+func (r *Reclaim) findPoints(ctx context.Context, w *view) error {
+	others := map[backstay.PointID]bool{}
+	for i, c := range r.v.copies {
+		here := 0
+		err := c.List(ctx, "points/", func(info blob.Info) error {
+			id := backstay.PointID(strings.TrimPrefix(info.Name, "points/"))
+			if _, err := point.ParseID(id); err != nil {
+				return nil
+			}
+			if _, live := w.state.Live[id]; live {
+				here++
+			} else {
+				others[id] = true
+			}
+			return nil
+		})
+		if err != nil {
+			return r.halt("list the points in "+unitName(ctx, c, i), err)
+		}
+		if here < len(w.state.Live) {
+			return r.stopped("%s lists the manifests of %d of the %d points that the vault's chain has: a short listing, or lost objects", unitName(ctx, c, i), here, len(w.state.Live)).
+				Do("look after the storage unit, run `backstay vault verify` and `backstay vault repair`, and reclaim then")
+		}
+	}
+	for id, root := range w.state.Live {
+		name, err := point.ParseID(id)
+		if err != nil {
+			return r.halt("read the vault's chain", err)
+		}
+		w.points = append(w.points, viewPoint{id: id, name: name, root: root})
+	}
+	for id := range others {
+		if _, dropped := w.state.Dropped[id]; dropped {
+			w.dropped = append(w.dropped, id)
+			continue
+		}
+		name, _ := point.ParseID(id) // parsed before
+		w.points = append(w.points, viewPoint{id: id, name: name})
+	}
+	return r.sortPoints(ctx, w)
+}
+
+// sortPoints puts the newest point first, and takes out manifests that are
+// neither in the chain nor sound in any copy: no commit can be finished with them.
+func (r *Reclaim) sortPoints(ctx context.Context, w *view) error {
+	var kept []viewPoint
+	for _, p := range w.points {
+		h, _, err := r.manifest(ctx, p)
+		if p.root.IsZero() && (backstay.IsCode(err, backstay.CodeDamaged) || backstay.IsCode(err, backstay.CodeUnknownPoint)) {
+			continue
+		}
+		if err != nil {
+			return r.halt("read the manifest of point "+string(p.id), err)
+		}
+		p.taken = h.Time
+		kept = append(kept, p)
+	}
+	slices.SortFunc(kept, func(a, b viewPoint) int {
+		return cmp.Or(b.taken.Compare(a.taken), strings.Compare(string(b.id), string(a.id)))
+	})
+	slices.Sort(w.dropped)
+	w.points = kept
+	return nil
+}
+
+// manifest reads a point's manifest from the first copy that shows it with the
+// root that the chain has.
+func (r *Reclaim) manifest(ctx context.Context, p viewPoint) (point.Header, point.Body, error) {
+	var errs []error
+	for i, c := range r.v.copies {
+		data, err := c.Get(ctx, point.Object(p.id), 0, -1)
+		var h point.Header
+		var body point.Body
+		if err == nil {
+			h, body, err = point.Decode(r.v.keys, p.id, data)
+		}
+		if err == nil && !p.root.IsZero() && h.Root != [32]byte(p.root) {
+			err = fmt.Errorf("another manifest than the one that was committed: %w", seal.ErrWrong)
+		}
+		if err == nil {
+			return h, body, nil
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", unitName(ctx, c, i), err))
+	}
+	return point.Header{}, point.Body{}, noPoint(p.id, errs)
+}
+
+// vaultID is the vault's UUID in binary form.
+func (v *Vault) vaultID() [16]byte { return v.keys.Head(seal.Pack, [16]byte{}, 0).Vault }
+
+// moves answers where the chunks of packs went.
+type moves struct {
+	groups []moveGroup
+	of     map[pack.ID][]*movedPack // oldest first
+}
+
+type moveGroup struct {
+	points map[[16]byte]bool
+	packs  []*movedPack
+}
+
+type movedPack struct {
+	group int
+	to    []pack.ID
+	from  pack.ID
+	used  bool // some point is led by it
+}
+
+func newMoves() *moves { return &moves{of: map[pack.ID][]*movedPack{}} }
+
+// add adds what is newer than all before.
+func (m *moves) add(list chain.Moves) {
+	g := moveGroup{points: map[[16]byte]bool{}}
+	for _, p := range list.Points {
+		g.points[p] = true
+	}
+	for _, p := range list.Packs {
+		moved := &movedPack{group: len(m.groups), from: p.From, to: p.To}
+		g.packs = append(g.packs, moved)
+		m.of[p.From] = append(m.of[p.From], moved)
+	}
+	m.groups = append(m.groups, g)
+}
+
+// resolve calls add for the packs that hold, for this point, what its manifest
+// says is in the pack. Of several moves the newest counts that was made with the
+// point in view: it has all that the point needs. A point that was not in view
+// (committed later) refers to the pack itself.
+func (m *moves) resolve(name [16]byte, id pack.ID, add func(pack.ID)) { m.after(-1, name, id, add) }
+
+func (m *moves) after(group int, name [16]byte, id pack.ID, add func(pack.ID)) {
+	for _, moved := range slices.Backward(m.of[id]) {
+		if moved.group <= group {
+			break
+		}
+		if m.groups[moved.group].points[name] {
+			moved.used = true
+			for _, to := range moved.to {
+				m.after(moved.group, name, to, add)
+			}
+			return
+		}
+	}
+	add(id)
+}
+
+// still returns what of the moves leads a point that is among these, in the form
+// of a new list. It is asked after every point was resolved.
+func (m *moves) still(points []viewPoint) []chain.Moves {
+	var out []chain.Moves
+	for _, g := range m.groups {
+		var kept chain.Moves
+		for _, p := range points {
+			if g.points[p.name] {
+				kept.Points = append(kept.Points, p.name)
+			}
+		}
+		for _, p := range g.packs {
+			if p.used {
+				kept.Packs = append(kept.Packs, chain.MovedPack{From: p.from, To: p.to})
+			}
+		}
+		if len(kept.Points) > 0 && len(kept.Packs) > 0 {
+			out = append(out, kept)
+		}
+	}
+	return out
+}
