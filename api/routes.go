@@ -27,6 +27,11 @@ const (
 	PathVaults     = "/v1/vaults"
 	PathVault      = "/v1/vaults/{vault}"
 	PathVaultUsage = "/v1/vaults/{vault}/usage"
+	// PathVaultImport makes a vault that exists known to the region.
+	PathVaultImport  = "/v1/vaults/import"
+	PathVaultVerify  = "/v1/vaults/{vault}/verify"
+	PathVaultRepair  = "/v1/vaults/{vault}/repair"
+	PathVaultRebuild = "/v1/vaults/{vault}/catalog/rebuild"
 
 	PathPolicies = "/v1/policies"
 	PathPolicy   = "/v1/policies/{policy}"

@@ -21,3 +21,24 @@ type CreateVaultResponse struct {
 	Vault       backstay.Vault `json:"vault"`
 	RecoveryKey string         `json:"recoveryKey" doc:"shown once; whoever has it can read the vault without any server"`
 }
+
+// ImportVaultRequest asks to take in a vault that exists on its storage units.
+type ImportVaultRequest struct {
+	Name backstay.VaultName `json:"name" minLength:"1" maxLength:"63" pattern:"^[a-z0-9][a-z0-9._-]*$"`
+	// Units are the storage units in the order in which the vault was made.
+	Units []NewUnit `json:"units" minItems:"1" maxItems:"16" nullable:"false"`
+	// Key opens the vault: a recovery key, for instance. It is used once and kept nowhere.
+	Key string `json:"key" minLength:"1" doc:"an age identity that opens the vault; kept nowhere"`
+}
+
+// ImportVaultResponse has the vault, and the job that fills the catalogue from it.
+type ImportVaultResponse struct {
+	Vault backstay.Vault `json:"vault"`
+	Job   backstay.Job   `json:"job"`
+}
+
+// VerifyVaultRequest says what of a vault to verify.
+type VerifyVaultRequest struct {
+	// Points verifies only the points that were never verified.
+	Points bool `json:"points,omitempty"`
+}

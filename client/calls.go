@@ -84,6 +84,28 @@ func (c *Client) CreateVault(ctx context.Context, r api.CreateVaultRequest) (api
 	return post[api.CreateVaultResponse](ctx, c, api.PathVaults, r)
 }
 
+// ImportVault takes in a vault that exists on its storage units. The answer has
+// the job that fills the catalogue from it.
+func (c *Client) ImportVault(ctx context.Context, r api.ImportVaultRequest) (api.ImportVaultResponse, error) {
+	return post[api.ImportVaultResponse](ctx, c, api.PathVaultImport, r)
+}
+
+// VerifyVault starts a job that reads and proves a vault in every copy: all of
+// it, or the points that were never verified.
+func (c *Client) VerifyVault(ctx context.Context, name backstay.VaultName, r api.VerifyVaultRequest) (backstay.Job, error) {
+	return post[backstay.Job](ctx, c, api.Path(api.PathVaultVerify, string(name)), r)
+}
+
+// RepairVault starts a job that mends what verifying the vault found.
+func (c *Client) RepairVault(ctx context.Context, name backstay.VaultName) (backstay.Job, error) {
+	return post[backstay.Job](ctx, c, api.Path(api.PathVaultRepair, string(name)), nil)
+}
+
+// RebuildCatalogue starts a job that makes the catalogue agree with a vault.
+func (c *Client) RebuildCatalogue(ctx context.Context, name backstay.VaultName) (backstay.Job, error) {
+	return post[backstay.Job](ctx, c, api.Path(api.PathVaultRebuild, string(name)), nil)
+}
+
 // Policies lists all policies.
 func (c *Client) Policies(ctx context.Context) ([]backstay.Policy, error) {
 	return get[[]backstay.Policy](ctx, c, api.PathPolicies)

@@ -126,6 +126,10 @@ func (a *app) pointTable(w io.Writer, p backstay.RecoveryPoint) {
 	row(w, "tiers", tiers(p))
 	row(w, "vault", p.Vault)
 	row(w, "expires", expires(a, p))
+	row(w, "verified in the vault", a.whenPtr(p.Verified))
+	if p.Damage != "" {
+		row(w, "damage in the vault", p.Damage)
+	}
 	row(w, "parent", p.Parent)
 	row(w, "firmware", p.Firmware)
 	row(w, "vTPM", yesNo(p.TPM))

@@ -59,8 +59,10 @@ func (a *app) vaultCommands() *cobra.Command {
 			})
 		}),
 	}
-	return a.group("vault", "Stores of recovery points", "  backstay vault list\n  backstay vault create second --unit /mnt/a --unit /mnt/b --unit /mnt/c",
+	c := a.group("vault", "Stores of recovery points", "  backstay vault list\n  backstay vault create second --unit /mnt/a --unit /mnt/b --unit /mnt/c",
 		a.vaultCreateCommand(), list, show, usage)
+	c.AddCommand(a.vaultHealthCommands()...)
+	return c
 }
 
 func (a *app) vaultTable(w io.Writer, v backstay.Vault) {
@@ -71,12 +73,16 @@ func (a *app) vaultTable(w io.Writer, v backstay.Vault) {
 	row(w, "copies", v.Copies)
 	row(w, "failure domains", v.FailureDomains)
 	row(w, "checked", a.whenPtr(v.Checked))
+	if v.Head != nil {
+		row(w, "chain", fmt.Sprintf("record %d, %.16s…", v.Head.Seq, v.Head.Hash))
+	}
 	row(w, "note", v.Note)
 	row(w, "")
 	row(w, "UNIT", "ZONE", "DEVICE", "STATE")
 	for _, u := range v.Units {
 		row(w, u.URL, u.Zone, u.Device, u.State)
 	}
+	a.healthTable(w, v)
 }
 
 func (a *app) vaultCreateCommand() *cobra.Command {

@@ -86,6 +86,15 @@ func (a *app) summary(w io.Writer, job backstay.Job) {
 	if r.VM != nil {
 		fmt.Fprintf(w, "VM %s (%s)\n", vmLabel(*r.VM), r.VM.UUID)
 	}
+	if r.Repaired > 0 {
+		fmt.Fprintf(w, "%d copies of objects written anew (%s) and read back\n", r.Repaired, size(s.BytesNew))
+	}
+	for _, change := range r.Changes {
+		fmt.Fprintln(w, change)
+	}
+	if job.Kind == backstay.JobVerify && r.Point == "" && s.BytesRead > 0 {
+		fmt.Fprintf(w, "read %s over all copies\n", size(s.BytesRead))
+	}
 	if r.UpSeconds > 0 {
 		fmt.Fprintf(w, "up after %.1f s\n", r.UpSeconds)
 	}

@@ -61,6 +61,12 @@ func (c *Config) check(d *document) error {
 				"it must be from 1 to 64", "use 2 unless the disks can take more")
 		}
 	}
+	if c.Verify.Days < 1 || c.Verify.Days > 365 {
+		return d.bad("$.verify.days", fmt.Sprintf("verify.days is %d", c.Verify.Days), "it must be from 1 to 365", "use 30 unless the storage units are slow")
+	}
+	if c.Verify.Rate < 0 || c.Verify.Rate > 0 && c.Verify.Rate < 1<<20 {
+		return d.bad("$.verify.rate", fmt.Sprintf("verify.rate is %d", c.Verify.Rate), "it is in bytes a second, 0 or at least 1048576", "use 0 unless reading disturbs others")
+	}
 	if err := oneOf(d, "log.level", c.Log.Level, "debug", "info", "warn", "error"); err != nil {
 		return err
 	}

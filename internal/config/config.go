@@ -35,7 +35,9 @@ type Config struct {
 	// this machine alone.
 	Hosts []Host `yaml:"hosts"`
 	Jobs  Jobs   `yaml:"jobs"`
-	Log   Log    `yaml:"log"`
+	// Verify says how the vaults are verified.
+	Verify Verify `yaml:"verify"`
+	Log    Log    `yaml:"log"`
 }
 
 // Host is one machine that runs libvirt: either this one (Libvirt), with the
@@ -54,6 +56,16 @@ type Jobs struct {
 	PerVault int `yaml:"perVault"`
 }
 
+// Verify says how vaults are verified by themselves. What is asked for by hand is
+// read as fast as it can be.
+type Verify struct {
+	// Days is within how many days a whole vault is read.
+	Days int `yaml:"days"`
+	// Rate bounds the reading, in bytes a second; 0 spreads it over a quarter of
+	// the day.
+	Rate int64 `yaml:"rate"`
+}
+
 // Log says what is logged, and how.
 type Log struct {
 	Level  string `yaml:"level"`  // debug, info, warn, error
@@ -65,8 +77,8 @@ func Default() Config {
 	return Config{
 		Region: DefaultRegion, Listen: DefaultListen, Data: DefaultData,
 		Hosts: []Host{{Name: DefaultHost, Libvirt: DefaultLibvirt}},
-		Jobs:  Jobs{PerHost: 2, PerVault: 2},
-		Log:   Log{Level: "info", Format: "text"},
+		Jobs:  Jobs{PerHost: 2, PerVault: 2}, Verify: Verify{Days: 30},
+		Log: Log{Level: "info", Format: "text"},
 	}
 }
 

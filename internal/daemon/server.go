@@ -217,6 +217,7 @@ func (r *region) startJobs(ctx context.Context) {
 		return
 	}
 	r.tasks.Go(func() { r.engines.schedule(ctx) })
+	r.tasks.Go(func() { r.scheduleVerify(ctx) })
 }
 
 func (r *region) close() {

@@ -61,6 +61,9 @@ func possible(p backstay.RecoveryPoint) backstay.PossibleRestores {
 			create.Reason = "the point's copy in the " + string(t.Tier) + " tier is " + string(t.State)
 		}
 	}
+	if create.Allowed && p.Damage != "" && !p.Has(backstay.SnapshotTier) {
+		create = backstay.Allowed{Reason: p.Damage}
+	}
 	notYet := backstay.Allowed{Reason: "this release restores a point as a new VM only"}
 	return backstay.PossibleRestores{CreateVM: create, ReplaceDisks: notYet, Disks: notYet, Files: notYet}
 }

@@ -55,6 +55,9 @@ type Vaults interface {
 	// CreateVault makes a vault with its key, on its storage units and in the
 	// catalogue. The recovery key is returned here and never again.
 	CreateVault(ctx context.Context, r api.CreateVaultRequest) (v backstay.Vault, recoveryKey string, err error)
+	// ImportVault takes in a vault that exists on its storage units, with a key
+	// that opens it and that is kept nowhere.
+	ImportVault(ctx context.Context, r api.ImportVaultRequest) (backstay.Vault, error)
 	// VaultUsage says what the vault holds.
 	VaultUsage(ctx context.Context, name backstay.VaultName) (backstay.VaultUsage, error)
 	// CheckVault looks at every storage unit now, keeps what it found in the

@@ -47,6 +47,11 @@ var routes = []route{
 	{id: "getVault", method: get, path: api.PathVault, need: backstay.Reader, says: "One vault, checked now"},
 	{id: "getVaultUsage", method: get, path: api.PathVaultUsage, need: backstay.Reader, says: "What a vault holds"},
 
+	{id: "importVault", method: post, path: api.PathVaultImport, need: backstay.Owner, says: "Take in a vault that exists, and fill the catalogue from it", status: http.StatusCreated},
+	{id: "verifyVault", method: post, path: api.PathVaultVerify, need: backstay.Operator, says: "Read and prove every object of a vault in every copy", status: http.StatusAccepted},
+	{id: "repairVault", method: post, path: api.PathVaultRepair, need: backstay.Operator, says: "Mend what verifying a vault found", status: http.StatusAccepted},
+	{id: "rebuildCatalogue", method: post, path: api.PathVaultRebuild, need: backstay.Operator, says: "Make the catalogue agree with a vault", status: http.StatusAccepted},
+
 	{id: "listPolicies", method: get, path: api.PathPolicies, need: backstay.Reader, says: "All policies"},
 	{id: "createPolicy", method: post, path: api.PathPolicies, need: backstay.Owner, says: "Make a policy", status: http.StatusCreated},
 	{id: "getPolicy", method: get, path: api.PathPolicy, need: backstay.Reader, says: "One policy"},

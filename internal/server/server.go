@@ -77,6 +77,7 @@ func New(o Options) http.Handler {
 	s.registerInventory()
 	s.registerProtection()
 	s.registerVaults()
+	s.registerVaultJobs()
 	s.registerPolicies()
 	s.registerPoints()
 	s.registerStarts()

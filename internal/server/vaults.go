@@ -24,6 +24,9 @@ func (s *server) registerVaults() {
 			return nil, missing(err, backstay.CodeUnknownVault, "vault", name)
 		}
 		v, err := s.Vaults.CheckVault(ctx, name)
+		if err == nil {
+			err = s.showHealth(ctx, &v)
+		}
 		return &answer[backstay.Vault]{v}, err
 	})
 	add(s, "getVaultUsage", func(ctx context.Context, in *vaultInput) (*answer[backstay.VaultUsage], error) {

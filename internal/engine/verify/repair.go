@@ -8,6 +8,9 @@ import (
 	backstay "github.com/backstay/backstay"
 )
 
+// RepairTasks are the steps of a repair job.
+var RepairTasks = []string{"repair", "report"}
+
 // Repair mends what verifying found: every damaged or missing copy that another
 // copy can mend. CodeDamaged if a point cannot be restored whole after it.
 func (r *VaultRunner) Repair(ctx context.Context, run backstay.Run, params backstay.RepairParams) error {

@@ -24,6 +24,18 @@ func (v vaults) CreateVault(ctx context.Context, r api.CreateVaultRequest) (back
 	return vault, RecoveryKey, v.catalog.Vaults.CreateVault(ctx, vault)
 }
 
+func (v vaults) ImportVault(ctx context.Context, r api.ImportVaultRequest) (backstay.Vault, error) {
+	if r.Key != RecoveryKey {
+		return backstay.Vault{}, backstay.Errorf(backstay.CodeVaultKey, "the identity cannot open the vault")
+	}
+	var units []string
+	for _, u := range r.Units {
+		units = append(units, u.URL)
+	}
+	vault := newVault(r.Name, units...)
+	return vault, v.catalog.Vaults.CreateVault(ctx, vault)
+}
+
 func (v vaults) VaultUsage(ctx context.Context, name backstay.VaultName) (backstay.VaultUsage, error) {
 	return backstay.VaultUsage{Vault: name, Points: 3, Objects: 12, StoredBytes: 21 << 20, LogicalBytes: 60 * gib}, nil
 }

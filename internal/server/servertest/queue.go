@@ -151,6 +151,10 @@ func end(j *backstay.Job, play Play) {
 	case backstay.JobRestore:
 		j.Result.VM = &backstay.VMRef{Name: j.Target[len("local/"):], UUID: "99999999-9999-4999-8999-999999999999", Host: "local"}
 		j.Result.UpSeconds = 12.5
+	case backstay.JobRepair:
+		j.Result.Repaired = 2
+	case backstay.JobRebuild:
+		j.Result.Changes = []string{"added point " + string(PointBoth) + " of local/web01, taken at 2026-11-22T10:00:00Z"}
 	case backstay.JobVerify:
 		j.Result.SHA256 = map[backstay.DiskTarget]string{"vda": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}
 	}
