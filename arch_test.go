@@ -24,6 +24,7 @@ internal/blob/*          -> . internal/blob
 internal/blob/s3         -> . internal/blob internal/blob/idle
 internal/blob/azure      -> . internal/blob internal/blob/idle
 internal/blob/blobtest   -> internal/blob internal/blob/conform
+internal/blob/blobserver -> internal/blob internal/blob/retry
 internal/blob/unit       -> . internal/blob internal/blob/*
 internal/catalog         -> .
 internal/catalog/*       -> . internal/catalog

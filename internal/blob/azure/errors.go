@@ -31,7 +31,7 @@ func classify(ctx context.Context, err error, write bool) error {
 	case bloberror.BlobNotFound:
 		return fmt.Errorf("%w: %w", blob.ErrNotExist, said)
 	case bloberror.ContainerNotFound, bloberror.ResourceNotFound, bloberror.AuthenticationFailed, bloberror.AccountIsDisabled,
-		bloberror.ContainerDisabled, bloberror.InvalidAuthenticationInfo, bloberror.NoAuthenticationInformation:
+		bloberror.ContainerDisabled, bloberror.AuthorizationFailure, bloberror.InvalidAuthenticationInfo, bloberror.NoAuthenticationInformation:
 		return fmt.Errorf("%w: %w: %w", blob.ErrAway, blob.ErrDenied, said)
 	case bloberror.ConditionNotMet: // the only condition we send is that the name is free
 		if write {

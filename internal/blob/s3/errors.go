@@ -79,7 +79,7 @@ func byStatus(status int, write bool) error {
 		return blob.ErrFull
 	case (status == http.StatusForbidden || status == http.StatusMethodNotAllowed) && write:
 		return blob.ErrReadOnly
-	case status == http.StatusForbidden, status == http.StatusUnauthorized:
+	case status == http.StatusForbidden, status == http.StatusUnauthorized, status == http.StatusNotFound:
 		return fmt.Errorf("%w: %w", blob.ErrAway, blob.ErrDenied)
 	case status >= 500, status == http.StatusTooManyRequests, status == http.StatusRequestTimeout, status < 400:
 		return blob.ErrAway
