@@ -37,7 +37,7 @@ func newEngines(r *region) *engines {
 	return &engines{
 		region: r,
 		backup: &backup.Runner{
-			Catalog: r.catalog, Mover: r.hosts.mover, Vault: r.vaults.access, Now: utcNow,
+			Catalog: r.catalog, Mover: r.hosts.mover, Vault: r.vaults.writing, Saw: r.vaults.saw, Now: utcNow,
 			NewPoint: func() backstay.PointID { return backstay.PointID(ulid.Make().String()) },
 		},
 		restore: &restore.Runner{
@@ -47,7 +47,8 @@ func newEngines(r *region) *engines {
 		expire: &expire.Runner{
 			Catalog: r.catalog, Mover: r.hosts.mover, Now: utcNow,
 			Vault: func(ctx context.Context, name backstay.VaultName) (expire.Vault, error) {
-				return r.vaults.open(ctx, name)
+				v, err := r.vaults.openToWrite(ctx, name)
+				return dropping{Vault: v, vaults: r.vaults, name: name}, err
 			},
 		},
 		verify: &verify.Runner{Catalog: r.catalog, Mover: r.hosts.mover, Vault: r.vaults.access},

@@ -66,6 +66,8 @@ type vaults struct {
 
 	mu     sync.Mutex
 	opened map[backstay.VaultName]mover.VaultAccess // guarded by mu: with keys unwrapped
+
+	rows sync.Mutex // held while a vault's row is read, changed and written
 }
 
 // access returns what a mover needs to use the vault.
@@ -124,18 +126,6 @@ func (v *vaults) open(ctx context.Context, name backstay.VaultName) (*vault.Vaul
 		return nil, err
 	}
 	return v.openVault(ctx, a)
-}
-
-// problem says why a point cannot be read from the vault; "" if it can.
-func (v *vaults) problem(ctx context.Context, name backstay.VaultName, point backstay.PointID) string {
-	opened, err := v.open(ctx, name)
-	if err == nil {
-		_, err = opened.OpenPoint(ctx, point)
-	}
-	if err != nil {
-		return backstay.AsError(err).Error()
-	}
-	return ""
 }
 
 // CreateVault makes a vault: its units are initialised, its key is made and
@@ -250,11 +240,20 @@ func (v *vaults) CheckVault(ctx context.Context, name backstay.VaultName) (backs
 	if err != nil {
 		return entry, err
 	}
-	entry = v.check(ctx, entry)
-	if err := v.catalog.Vaults.UpdateVault(ctx, entry); err != nil {
-		return entry, fmt.Errorf("record vault %s: %w", name, err)
+	seen := v.check(ctx, entry)
+	opened, err := v.open(ctx, name)
+	if err == nil {
+		err = v.witness(ctx, name, opened)
 	}
-	return entry, nil
+	if backstay.IsCode(err, backstay.CodeVaultRolledBack) || backstay.IsCode(err, backstay.CodeDamaged) {
+		seen.Note = strings.TrimPrefix(seen.Note+"; "+err.Error(), "; ")
+	}
+	err = v.change(ctx, name, func(now *backstay.Vault) bool {
+		seen.Head = now.Head
+		*now = seen
+		return true
+	})
+	return seen, err
 }
 
 // check asks each unit for its state and device. Copies counts the units that

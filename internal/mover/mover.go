@@ -160,6 +160,8 @@ type TransferRequest struct {
 type Transferred struct {
 	Disks []backstay.PointDisk
 	Stats backstay.JobStats
+	// Head is the vault's chain with the point in it.
+	Head backstay.VaultHead
 	// Mode says for each disk how changes were found: first copy, changed
 	// layers, or full compare and why.
 	Modes map[backstay.DiskTarget]string

@@ -21,7 +21,9 @@ type Runner struct {
 	Mover func(backstay.HostName) (mover.Mover, error)
 	// Vault returns what a mover needs to write a vault.
 	Vault func(context.Context, backstay.VaultName) (mover.VaultAccess, error)
-	Now   func() time.Time
+	// Saw remembers the head of a vault's chain with the new point in it.
+	Saw func(context.Context, backstay.VaultName, backstay.VaultHead) error
+	Now func() time.Time
 	// NewPoint makes a point's id.
 	NewPoint func() backstay.PointID
 }
@@ -317,6 +319,9 @@ func (b *backupRun) newestInVault(ctx context.Context) (backstay.PointID, error)
 }
 
 func (b *backupRun) recordVault(ctx context.Context, t mover.Transferred) error {
+	if err := b.Saw(ctx, b.item.Vault, t.Head); err != nil {
+		return err
+	}
 	err := b.Catalog.Points.ChangePoint(ctx, b.state.Point, func(p *backstay.RecoveryPoint) error {
 		p.SetTier(backstay.VaultTier, backstay.TierAvailable, b.Now())
 		for i := range p.Disks {

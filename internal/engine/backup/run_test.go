@@ -38,6 +38,8 @@ type world struct {
 	killAt   string
 	transfer error
 	kill     context.CancelCauseFunc
+	refused  error                                     // of opening the vault for writing
+	seen     map[backstay.VaultName]backstay.VaultHead // heads of chains
 	// meanwhile is what somebody else does while the snapshot is taken.
 	meanwhile func()
 }
@@ -54,7 +56,7 @@ func newWorld(t *testing.T) *world {
 	must(t, c.Vaults.CreateVault(t.Context(), backstay.Vault{Name: "default"}))
 	must(t, c.Policies.CreatePolicy(t.Context(), backstay.Policy{Name: "daily", Consistency: backstay.FileSystemConsistent}))
 	must(t, c.Items.PutItem(t.Context(), backstay.ProtectedItem{VM: v.Ref(), Policy: "daily", Vault: "default"}))
-	return &world{t: t, catalog: c, done: map[string]bool{}, taken: map[backstay.PointID]mover.Taken{}, job: backstay.Job{ID: "J", Kind: backstay.JobBackup}}
+	return &world{t: t, catalog: c, done: map[string]bool{}, seen: map[backstay.VaultName]backstay.VaultHead{}, taken: map[backstay.PointID]mover.Taken{}, job: backstay.Job{ID: "J", Kind: backstay.JobBackup}}
 }
 
 func must(t *testing.T, err error) {
@@ -69,7 +71,11 @@ func (w *world) runner() *Runner {
 		Catalog: w.catalog, Now: func() time.Time { return time.Unix(1e9, 0).UTC() },
 		Mover: func(backstay.HostName) (mover.Mover, error) { return w, nil },
 		Vault: func(context.Context, backstay.VaultName) (mover.VaultAccess, error) {
-			return mover.VaultAccess{Name: "default"}, nil
+			return mover.VaultAccess{Name: "default"}, w.refused
+		},
+		Saw: func(_ context.Context, name backstay.VaultName, head backstay.VaultHead) error {
+			w.seen[name] = head
+			return nil
 		},
 		NewPoint: func() backstay.PointID {
 			return backstay.PointID("P" + strings.Repeat("'", len(w.taken)))
@@ -183,7 +189,8 @@ func (w *world) Transfer(ctx context.Context, r mover.TransferRequest, progress 
 	if !slices.Contains(w.inVault, r.Point) {
 		w.inVault = append(w.inVault, r.Point)
 	}
-	return mover.Transferred{Disks: []backstay.PointDisk{{Target: "vda", DataBytes: 5}}, Stats: backstay.JobStats{BytesRead: 10}}, w.die(ctx, "after transfer")
+	return mover.Transferred{Disks: []backstay.PointDisk{{Target: "vda", DataBytes: 5}}, Stats: backstay.JobStats{BytesRead: 10},
+		Head: backstay.VaultHead{Seq: uint64(len(w.inVault)), Hash: "aa"}}, w.die(ctx, "after transfer")
 }
 
 // TestKilledAnywhereABackupGoesOnToOneWholePoint kills the process at every
@@ -205,10 +212,25 @@ func TestKilledAnywhereABackupGoesOnToOneWholePoint(t *testing.T) {
 			if len(points) != 1 || len(w.taken) != 1 || len(w.inVault) != 1 || w.prepared != "" {
 				t.Fatalf("%d points in the catalogue, %d on the host, %d in the vault, prepared %q", len(points), len(w.taken), len(w.inVault), w.prepared)
 			}
+			if w.seen["default"].Seq != 1 {
+				t.Errorf("nobody remembers the head of the vault's chain: %+v", w.seen)
+			}
 			if !points[0].Has(backstay.SnapshotTier) || !points[0].Has(backstay.VaultTier) {
 				t.Errorf("tiers %+v", points[0].Tiers)
 			}
 		})
+	}
+}
+
+func TestNothingIsTransferredIntoAVaultThatWasRolledBack(t *testing.T) {
+	w := newWorld(t)
+	w.refused = backstay.Errorf(backstay.CodeVaultRolledBack, "the vault is in an older state than it was")
+	must(t, w.live(backstay.BackupParams{VM: "uuid-1"}))
+	points, err := w.catalog.Points.ListPoints(t.Context(), "")
+	must(t, err)
+	if len(w.inVault) != 0 || len(points) != 1 || !points[0].Has(backstay.SnapshotTier) || points[0].Has(backstay.VaultTier) ||
+		len(w.warnings) != 1 || !strings.Contains(w.warnings[0], string(backstay.CodeVaultRolledBack)) {
+		t.Errorf("points %+v, in the vault %v, warnings %q", points, w.inVault, w.warnings)
 	}
 }
 

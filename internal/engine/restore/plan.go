@@ -32,6 +32,8 @@ type Facts struct {
 	Paths map[string]mover.PathInfo
 	// VaultProblem says why the vault cannot be read; empty if it can.
 	VaultProblem string
+	// VaultWarning says what the vault cannot vouch for; empty if it can.
+	VaultWarning string
 	// Fresh identities, made beforehand so that the plan is pure.
 	UUID backstay.VMID
 	MACs []string

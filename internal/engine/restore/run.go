@@ -22,8 +22,9 @@ type Runner struct {
 	Mover func(backstay.HostName) (mover.Mover, error)
 	// Vault returns what a mover needs to read a vault.
 	Vault func(context.Context, backstay.VaultName) (mover.VaultAccess, error)
-	// VaultProblem says why a point cannot be read from a vault; "" if it can.
-	VaultProblem func(context.Context, backstay.VaultName, backstay.PointID) string
+	// VaultProblem says why a point cannot be read from a vault, and what to be
+	// warned of if it can; "" for nothing.
+	VaultProblem func(context.Context, backstay.VaultName, backstay.PointID) (problem, warning string)
 	Now          func() time.Time
 	// NewUUID and NewMAC make fresh identities.
 	NewUUID func() backstay.VMID
@@ -62,7 +63,7 @@ func (r *Runner) gather(ctx context.Context, request backstay.RestoreRequest) (F
 		facts.MACs = append(facts.MACs, r.NewMAC())
 	}
 	if ChooseTier(request, point, name) == backstay.VaultTier {
-		facts.VaultProblem = r.VaultProblem(ctx, point.Vault, point.ID)
+		facts.VaultProblem, facts.VaultWarning = r.VaultProblem(ctx, point.Vault, point.ID)
 	}
 	return facts, r.askHost(ctx, request, &facts)
 }
@@ -99,7 +100,7 @@ func (r *Runner) askHost(ctx context.Context, request backstay.RestoreRequest, f
 		return err
 	}
 	if request.Tier == "" && ChooseTier(request, facts.Point, facts.Host.Name) == backstay.VaultTier {
-		facts.VaultProblem = r.VaultProblem(ctx, facts.Point.Vault, facts.Point.ID)
+		facts.VaultProblem, facts.VaultWarning = r.VaultProblem(ctx, facts.Point.Vault, facts.Point.ID)
 	}
 	infos, err := m.Paths(ctx, Candidates(request, facts.Point, facts.Host))
 	if err != nil {
@@ -222,6 +223,11 @@ func (r *Runner) recheck(ctx context.Context, run backstay.Run, request mover.St
 	facts, err := r.gather(ctx, backstay.RestoreRequest{Point: plan.Point, Tier: plan.Tier, Host: plan.Host, Name: plan.Name})
 	if err != nil {
 		return err
+	}
+	if facts.VaultWarning != "" {
+		if err := run.Warn(facts.VaultWarning); err != nil {
+			return err
+		}
 	}
 	var planned []string
 	for _, d := range plan.Disks {

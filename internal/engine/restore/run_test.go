@@ -31,6 +31,7 @@ type world struct {
 	end             context.CancelCauseFunc
 	fail            map[string]error
 	differs         []string // how the new VM differs from its source
+	vaultWarning    string   // what the vault cannot vouch for
 	warnings        []string
 	layerLost       bool // the host does not offer the point any more
 }
@@ -56,10 +57,12 @@ func must(t *testing.T, err error) {
 func (w *world) runner() *Runner {
 	return &Runner{
 		Catalog: w.catalog, Now: func() time.Time { return time.Unix(1e9, 0).UTC() },
-		Mover:        func(backstay.HostName) (mover.Mover, error) { return w, nil },
-		Vault:        func(context.Context, backstay.VaultName) (mover.VaultAccess, error) { return mover.VaultAccess{}, nil },
-		VaultProblem: func(context.Context, backstay.VaultName, backstay.PointID) string { return "" },
-		NewUUID:      func() backstay.VMID { return "fresh-uuid" }, NewMAC: func() string { return "52:54:00:aa:bb:cc" },
+		Mover: func(backstay.HostName) (mover.Mover, error) { return w, nil },
+		Vault: func(context.Context, backstay.VaultName) (mover.VaultAccess, error) { return mover.VaultAccess{}, nil },
+		VaultProblem: func(context.Context, backstay.VaultName, backstay.PointID) (string, string) {
+			return "", w.vaultWarning
+		},
+		NewUUID: func() backstay.VMID { return "fresh-uuid" }, NewMAC: func() string { return "52:54:00:aa:bb:cc" },
 	}
 }
 
@@ -256,6 +259,20 @@ func TestWhatTheNewVMLacksOfItsSourceIsAWarningOfTheJob(t *testing.T) {
 	w.differs = []string{"a pci device of the host is left out: only one VM can have it"}
 	must(t, w.live(w.params()))
 	if len(w.warnings) != 1 || w.warnings[0] != w.differs[0] {
+		t.Errorf("warnings %q", w.warnings)
+	}
+}
+
+func TestWhatTheVaultCannotVouchForIsAWarningOfTheJob(t *testing.T) {
+	w := newWorld(t)
+	w.vaultWarning = "the vault is in an older state than it was"
+	r := request()
+	r.Tier = backstay.VaultTier
+	plan, err := w.runner().Plan(t.Context(), r)
+	must(t, err)
+	must(t, RefusedError(plan))
+	must(t, w.live(backstay.RestoreParams{Plan: plan}))
+	if len(w.warnings) != 1 || w.warnings[0] != w.vaultWarning {
 		t.Errorf("warnings %q", w.warnings)
 	}
 }

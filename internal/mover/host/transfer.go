@@ -34,7 +34,7 @@ func (h *Host) transfer(ctx context.Context, r mover.TransferRequest, progress m
 		return done, err
 	}
 	w, err := v.Begin(ctx, vault.WriteOptions{
-		Point: r.Point, Parent: r.Parent, Packs: r.Packs,
+		Point: r.Point, Parent: r.Parent, Packs: r.Packs, Now: h.now,
 		OnPack:   func(id string) { progress(mover.Report{Pack: id}) },
 		Progress: func(phase string, n, total int64) { progress(mover.Report{Phase: phase, Done: n, Total: total}) },
 	})
@@ -58,9 +58,11 @@ func (h *Host) transfer(ctx context.Context, r mover.TransferRequest, progress m
 	}
 	facts := factsOf(&point.Record, r)
 	facts.Disks = t.disks(facts.Disks)
-	if _, err := w.Commit(ctx, facts, point.Definition); err != nil {
+	committed, err := w.Commit(ctx, facts, point.Definition)
+	if err != nil {
 		return done, fmt.Errorf("commit point: %w", err)
 	}
+	t.done.Head = committed.Head
 	t.done.Disks, t.done.Stats.Requests = facts.Disks, v.Requests()
 	return t.done, nil
 }
@@ -75,6 +77,9 @@ func (h *Host) transferredBefore(ctx context.Context, v *vault.Vault, point *sna
 	facts := there.Facts()
 	if facts.VM.UUID != point.Record.VM.UUID {
 		return done, fmt.Errorf("the vault's point %s is of VM %s, and this one of %s", facts.ID, facts.VM.UUID, point.Record.VM.UUID)
+	}
+	if done.Head, err = v.Head(ctx); err != nil {
+		return done, err
 	}
 	done.Disks = facts.Disks
 	done.Modes = map[backstay.DiskTarget]string{}

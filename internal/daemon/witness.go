@@ -1,0 +1,127 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/mover"
+	"github.com/backstay/backstay/internal/tier/vault"
+)
+
+// The catalogue is the witness outside the vaults: it keeps the head of each
+// vault's chain, so that a vault whose storage units were put back into an older
+// state is noticed. Whatever writes or deletes opens a vault through openToWrite
+// or writing, which refuse such a vault; what only reads opens it all the same.
+
+// openToWrite opens a vault for writing or deleting. CodeVaultRolledBack if it is
+// in an older state than the catalogue has seen.
+func (v *vaults) openToWrite(ctx context.Context, name backstay.VaultName) (*vault.Vault, error) {
+	opened, err := v.open(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := v.witness(ctx, name, opened); err != nil {
+		return nil, err
+	}
+	return opened, nil
+}
+
+// writing returns what a mover needs to write into the vault, as access does,
+// after the same look at it.
+func (v *vaults) writing(ctx context.Context, name backstay.VaultName) (mover.VaultAccess, error) {
+	if _, err := v.openToWrite(ctx, name); err != nil {
+		return mover.VaultAccess{}, err
+	}
+	return v.access(ctx, name)
+}
+
+// witness compares a vault with what the catalogue has seen of it, and then
+// remembers what it is now.
+func (v *vaults) witness(ctx context.Context, name backstay.VaultName, opened *vault.Vault) error {
+	entry, err := v.entry(ctx, name)
+	if err != nil {
+		return err
+	}
+	if entry.Head != nil {
+		if err := opened.Expect(ctx, *entry.Head); err != nil {
+			return err
+		}
+	}
+	head, err := opened.Head(ctx)
+	if err != nil {
+		return err
+	}
+	return v.saw(ctx, name, head)
+}
+
+// saw remembers a head of a vault's chain, unless a later one was seen.
+func (v *vaults) saw(ctx context.Context, name backstay.VaultName, head backstay.VaultHead) error {
+	return v.change(ctx, name, func(entry *backstay.Vault) bool {
+		if head.Seq == 0 || entry.Head != nil && entry.Head.Seq >= head.Seq {
+			return false
+		}
+		entry.Head = &head
+		return true
+	})
+}
+
+// change changes a vault's row in the catalogue. One server has the catalogue,
+// so its own lock keeps two changes apart.
+func (v *vaults) change(ctx context.Context, name backstay.VaultName, change func(*backstay.Vault) bool) error {
+	v.rows.Lock()
+	defer v.rows.Unlock()
+	entry, err := v.entry(ctx, name)
+	if err != nil {
+		return err
+	}
+	if !change(&entry) {
+		return nil
+	}
+	if err := v.catalog.Vaults.UpdateVault(ctx, entry); err != nil {
+		return fmt.Errorf("record vault %s: %w", name, err)
+	}
+	return nil
+}
+
+// problem says why a point cannot be read from the vault, or what to be warned
+// of if it can; "" for nothing.
+func (v *vaults) problem(ctx context.Context, name backstay.VaultName, point backstay.PointID) (problem, warning string) {
+	opened, err := v.open(ctx, name)
+	var p *vault.Point
+	if err == nil {
+		p, err = opened.OpenPoint(ctx, point)
+	}
+	if err != nil {
+		return backstay.AsError(err).Error(), ""
+	}
+	why := p.Header().Unchained
+	if why == nil {
+		why = v.witness(ctx, name, opened)
+	}
+	if why != nil {
+		return "", fmt.Sprintf("nobody can vouch that the point is as it was committed: %s", backstay.AsError(why).Error())
+	}
+	return "", ""
+}
+
+// dropping is a vault from which points are dropped; the catalogue learns of
+// each drop.
+type dropping struct {
+	*vault.Vault
+	vaults *vaults
+	name   backstay.VaultName
+}
+
+// DropPoint implements expire.Vault.
+func (d dropping) DropPoint(ctx context.Context, id backstay.PointID, at time.Time) error {
+	if err := d.Vault.DropPoint(ctx, id, at); err != nil {
+		return err
+	}
+	head, err := d.Head(ctx)
+	if err != nil {
+		return err
+	}
+	return d.vaults.saw(ctx, d.name, head)
+}
