@@ -1,8 +1,10 @@
 # build   bin/backstay and bin/sandbox
 # demo    bring a sandbox up and do the main job on a real VM (root; DEMO_EXIT=1 takes it down again)
 # test    the fast tests, then the integration tests with real libvirt, QEMU and guests (root)
+# bench   measure backstay and its peers on one image (root; BENCH_IMAGE=FILE for one of yours, BENCH="flags", see test/bench);
+#         bench-sweep tries chunk sizes, framings and levels of compression
 # check   what a change must pass besides: format, vet, staticcheck, modules, generated files
-.PHONY: build demo test check deps root
+.PHONY: build demo test bench bench-sweep check deps root
 .DEFAULT_GOAL := build
 
 # A root who came by `su` has no sbin in the PATH.
@@ -31,7 +33,19 @@ test:
 	@[ "$$(id -u)" != 0 ] || scripts/install-deps
 	scripts/go-test ./...
 	@$(MAKE) --no-print-directory deps root
+	@scripts/test-servers >/dev/null
 	@scripts/go-test -tags integration -p 1 -timeout 40m $(INTEGRATION)
+
+# Images, repositories and results stay in .work/bench, so that a run can be taken
+# up again (BENCH="--only reads,index") and rendered (BENCH="--only none --write docs/benchmarks.md").
+bench: root
+	@scripts/install-peers
+	@$(GOBUILD) -o bin/ ./test/bench
+	@bin/bench --keep .work/bench $(BENCH)
+
+bench-sweep: root
+	@$(GOBUILD) -o bin/ ./test/bench
+	@bin/bench --keep .work/bench --only sweep $(BENCH)
 
 check:
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt these:"; echo "$$unformatted"; exit 1; }
