@@ -48,7 +48,8 @@ internal/engine/*        -> . internal/mover internal/catalog
 internal/job             -> . internal/catalog
 internal/server          -> . api internal/job internal/catalog
 internal/server/servertest -> . api internal/server internal/catalog internal/catalog/sqlite
-internal/recover         -> . internal/tier internal/tier/vault internal/tier/content internal/blob internal/blob/* internal/nbd
+internal/recover         -> . internal/tier internal/tier/vault internal/tier/content internal/tier/raw internal/blob internal/blob/* internal/nbd
+internal/recover/recovertest -> . internal/tier internal/tier/vault internal/blob internal/blob/replica
 internal/config          -> .
 internal/cli             -> . api client internal/config internal/recover internal/blob/unit internal/blob/conform
 internal/daemon          -> . api client internal/*

@@ -1,6 +1,6 @@
 // Package cli is the command line: it parses, calls the API through client, and
-// prints. Everything but `server`, `agent` and `init` can do nothing that the
-// API cannot (`doctor` only looks at this machine).
+// prints. Everything but `server`, `agent`, `init` and `recover` can do nothing
+// that the API cannot (`doctor` only looks at this machine).
 //
 // It holds no logic of the product. What is long-running is handed in as
 // functions, so that it knows no adapter.
@@ -132,7 +132,7 @@ func (a *app) commands() *cobra.Command {
 	root.AddCommand(a.serverCommand(), a.agentCommand(), a.initCommand(), a.doctorCommand(),
 		a.hostCommands(), a.vmCommands(), a.protectCommand(), a.unprotectCommand(),
 		a.vaultCommands(), a.unitCommands(), a.policyCommands(), a.backupCommand(), a.pointCommands(), a.restoreCommands(),
-		a.jobCommands(), a.auditCommands(), a.tokenCommands(), a.manCommand())
+		a.jobCommands(), a.recoverCommands(), a.auditCommands(), a.tokenCommands(), a.manCommand())
 	root.InitDefaultCompletionCmd()
 	root.InitDefaultHelpCmd()
 	for _, c := range root.Commands() {
