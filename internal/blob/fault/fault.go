@@ -23,10 +23,16 @@ const (
 	Fail     Kind = "fail"      // the call returns Err (or blob.ErrAway) and does nothing
 	FailLate Kind = "fail-late" // a put is done, and yet returns Err (or blob.ErrAway)
 	Corrupt  Kind = "corrupt"   // one byte is changed on the way in
-	Cut      Kind = "cut"       // the last half never arrives
+	Cut      Kind = "cut"       // the last half never arrives, and nobody says so
 	Slow     Kind = "slow"      // the call waits for Delay first
 	ReadOnly Kind = "read-only" // the call returns blob.ErrReadOnly
 	Full     Kind = "full"      // the call returns blob.ErrFull
+
+	// What stores and networks do that do not keep to the contract, or just about.
+	Broken   Kind = "broken"    // a connection cut in the middle: a get gives half and blob.ErrAway, a listing its first half and blob.ErrAway; a put does nothing
+	Replaces Kind = "replaces"  // a put ignores that the name is taken
+	LeaveOut Kind = "leave-out" // a listing leaves out the objects with Name, and says nothing
+	Stale    Kind = "stale"     // a listing leaves out all that was put through this store
 )
 
 // Call is the kind of call a fault is for; the empty Call means puts.
@@ -46,7 +52,8 @@ const (
 type Fault struct {
 	Kind    Kind
 	Call    Call   // empty: puts
-	Prefix  string // of object names
+	Prefix  string // of object names; of a listing's prefix
+	Name    string // for LeaveOut: a part of the names that are left out
 	Nth     int
 	Onwards bool
 	Delay   time.Duration
@@ -101,12 +108,15 @@ type Store struct {
 	below  blob.Store
 	faults []*Fault
 
-	mu   sync.Mutex
-	puts int // guarded by mu
+	mu    sync.Mutex
+	puts  int             // guarded by mu
+	fresh map[string]bool // what was put through this store; guarded by mu
 }
 
 // Wrap returns below with the faults, which are tried in the given order.
-func Wrap(below blob.Store, faults ...*Fault) *Store { return &Store{below: below, faults: faults} }
+func Wrap(below blob.Store, faults ...*Fault) *Store {
+	return &Store{below: below, faults: faults, fresh: map[string]bool{}}
+}
 
 // Unhit returns the faults that were never hit.
 func (s *Store) Unhit() []*Fault {
@@ -135,7 +145,12 @@ func (s *Store) before(ctx context.Context, call Call, name string) ([]*Fault, e
 			case <-ctx.Done():
 				return nil, ctx.Err()
 			}
-		case Corrupt, Cut, FailLate:
+		case Corrupt, Cut, FailLate, Replaces, LeaveOut, Stale:
+			later = append(later, f)
+		case Broken:
+			if call != Get && call != List {
+				return nil, f.err(name)
+			}
 			later = append(later, f)
 		default:
 			return nil, f.err(name)
@@ -167,9 +182,17 @@ func (s *Store) Put(ctx context.Context, name string, data []byte) error {
 	if err != nil {
 		return err
 	}
+	if slices.ContainsFunc(later, func(f *Fault) bool { return f.Kind == Replaces }) {
+		if err := s.below.Delete(ctx, name); err != nil {
+			return err
+		}
+	}
 	if err := s.below.Put(ctx, name, change(later, data)); err != nil {
 		return err
 	}
+	s.mu.Lock()
+	s.fresh[name] = true
+	s.mu.Unlock()
 	for _, f := range later {
 		if f.Kind == FailLate {
 			return f.err(name)
@@ -188,6 +211,11 @@ func (s *Store) Get(ctx context.Context, name string, offset, length int64) ([]b
 	if err != nil {
 		return nil, err
 	}
+	for _, f := range later {
+		if f.Kind == Broken {
+			return data[:len(data)/2], f.err(name)
+		}
+	}
 	return change(later, data), nil
 }
 
@@ -201,10 +229,43 @@ func (s *Store) Stat(ctx context.Context, name string) (blob.Info, error) {
 
 // List lists, or does what the faults say.
 func (s *Store) List(ctx context.Context, prefix string, fn func(blob.Info) error) error {
-	if _, err := s.before(ctx, List, prefix); err != nil {
+	later, err := s.before(ctx, List, prefix)
+	if err != nil {
 		return err
 	}
-	return s.below.List(ctx, prefix, fn)
+	if len(later) == 0 {
+		return s.below.List(ctx, prefix, fn)
+	}
+	var all []blob.Info
+	if err := s.below.List(ctx, prefix, func(i blob.Info) error { all = append(all, i); return nil }); err != nil {
+		return err
+	}
+	all, err = s.lie(later, prefix, all)
+	for _, i := range all {
+		if err := fn(i); err != nil {
+			return err
+		}
+	}
+	return err
+}
+
+// lie returns a listing as the faults make it.
+func (s *Store) lie(faults []*Fault, prefix string, all []blob.Info) ([]blob.Info, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range faults {
+		switch f.Kind {
+		case LeaveOut:
+			all = slices.DeleteFunc(all, func(i blob.Info) bool { return strings.Contains(i.Name, f.Name) })
+		case Stale:
+			all = slices.DeleteFunc(all, func(i blob.Info) bool { return s.fresh[i.Name] })
+		case Cut:
+			all = all[:len(all)/2]
+		case Broken:
+			return all[:len(all)/2], f.err(prefix)
+		}
+	}
+	return all, nil
 }
 
 // Delete deletes, or does what the faults say.

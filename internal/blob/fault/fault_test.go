@@ -50,3 +50,36 @@ func TestFaultsHitWhatTheyAreFor(t *testing.T) {
 		t.Errorf("unhit %v, hits %d, puts %d", unhit, full.Hits(), s.Puts())
 	}
 }
+
+func TestStoresThatLieAreMade(t *testing.T) {
+	below := mem.New()
+	for _, name := range []string{"a/1", "a/2", "a/3", "a/4"} {
+		below.Replace(name, []byte("0123"))
+	}
+	// There are five objects then, of which one is put through the store.
+	for kind, want := range map[fault.Kind]struct {
+		listed int
+		err    error
+	}{fault.Broken: {2, blob.ErrAway}, fault.Cut: {2, nil}, fault.LeaveOut: {4, nil}, fault.Stale: {4, nil}} {
+		f := &fault.Fault{Kind: kind, Call: fault.List, Name: "2"}
+		s := fault.Wrap(below, f, &fault.Fault{Kind: fault.Replaces})
+		if err := s.Put(t.Context(), "new", nil); err != nil {
+			t.Fatal(err)
+		}
+		listed := 0
+		err := s.List(t.Context(), "", func(blob.Info) error { listed++; return nil })
+		if listed != want.listed || !errors.Is(err, want.err) || f.Hits() != 1 {
+			t.Errorf("%s: %d listed, %v", kind, listed, err)
+		}
+	}
+	s := fault.Wrap(below, &fault.Fault{Kind: fault.Replaces}, &fault.Fault{Kind: fault.Broken, Call: fault.Get, Nth: 2})
+	if err := s.Put(t.Context(), "a/1", []byte("other")); err != nil {
+		t.Error(err)
+	}
+	if got, err := s.Get(t.Context(), "a/1", 0, -1); err != nil || string(got) != "other" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if got, err := s.Get(t.Context(), "a/1", 0, -1); !errors.Is(err, blob.ErrAway) || string(got) != "ot" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
