@@ -224,7 +224,7 @@ func steps(t *testing.T) int {
 func TestCrashAtAnyStepLosesOnlyWhatWasNotFlushed(t *testing.T) {
 	for at := range steps(t) {
 		at++
-		for seed := range uint64(8) {
+		for seed := range uint64(5) {
 			// The last ones try again after a failed step, and are killed soon after it.
 			d, again := newCrashDisk(0, at), seed >= 3
 			if again {
