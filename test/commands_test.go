@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -216,6 +217,8 @@ func bringUp(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("BACKSTAY_CONFIG", w.Region.Client)
 	ts.Setenv("URL", w.Region.URL)
 	ts.Setenv("TOKEN", w.Region.Token)
+	ts.Setenv("KEYFILE", ts.MkAbs("recovery.key"))
+	ts.Check(os.WriteFile(ts.MkAbs("recovery.key"), []byte(w.Region.RecoveryKey+"\n"), 0o600))
 	ts.Setenv("SERVERLOG", w.Region.ServerLog())
 	ts.Setenv("IMAGES", sandbox.Images)
 	ts.Setenv("BIN", binaries)

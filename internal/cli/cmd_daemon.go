@@ -42,7 +42,8 @@ func (a *app) initCommand() *cobra.Command {
 		Use: "init", Short: "Write a configuration, make the default vault, print the recovery key once",
 		Example: "  backstay init\n" +
 			"  backstay init --unit /mnt/a/backstay --unit /mnt/b/backstay --unit /mnt/c/backstay\n" +
-			"  backstay init --dir ./try        # everything below one folder",
+			"  backstay init --dir ./try        # everything below one folder\n" +
+			"  backstay init --no-vault         # in the place of a server that was lost",
 		Args: exactly(),
 		RunE: a.run(func(ctx context.Context, _ []string) error {
 			o.Vault = backstay.VaultName(vault)
@@ -59,6 +60,7 @@ func (a *app) initCommand() *cobra.Command {
 	f.StringVar(&o.Region, "region", "", "name of the region (default "+config.DefaultRegion+")")
 	f.StringVar(&o.Libvirt, "libvirt", "", "URI of this machine's libvirt (default "+config.DefaultLibvirt+")")
 	f.StringVar(&vault, "vault", vault, "name of the vault to make")
+	f.BoolVar(&o.NoVault, "no-vault", false, "make no vault: one that exists is taken in with `backstay vault import`")
 	f.StringArrayVar(&o.Units, "unit", nil, "storage unit of the vault, a folder; once for each of three copies")
 	return c
 }
@@ -68,6 +70,12 @@ func initDone(w io.Writer, r config.InitResult) {
 	fmt.Fprintf(w, "The region %q is made:\n", r.Region)
 	row(w, "  configuration", r.ConfigPath)
 	row(w, "  data", r.DataDir)
+	if r.VaultName == "" {
+		row(w, "  owner's token", "in "+r.ClientConfigPath+", readable by you alone")
+		fmt.Fprintf(w, "\nNext: backstay server --config %s\n", r.ConfigPath)
+		fmt.Fprintln(w, "Then take in the vault: backstay vault import NAME --unit URL --unit URL --unit URL --key FILE")
+		return
+	}
 	row(w, "  vault "+string(r.VaultName), "a copy in each of these; `backstay vault show` tells on how many devices they are")
 	for _, u := range r.Units {
 		row(w, " ", "  "+u)

@@ -17,6 +17,8 @@ type InitOptions struct {
 	Libvirt string
 	// Vault is the name of the vault to make. Empty means "default".
 	Vault backstay.VaultName
+	// NoVault makes no vault: there is one, which the new server is to take in.
+	NoVault bool
 	// Units are the storage units of the vault: three folders or file:// URLs.
 	// Empty means three folders under the data folder.
 	Units []string
@@ -33,7 +35,7 @@ type InitResult struct {
 	DataDir          string             `json:"data"`
 	Listen           string             `json:"listen"`
 	Region           string             `json:"region"`
-	VaultName        backstay.VaultName `json:"vault"`
+	VaultName        backstay.VaultName `json:"vault"` // empty with NoVault
 	Units            []string           `json:"units"`
 	RecoveryKey      string             `json:"recoveryKey"`
 }

@@ -68,7 +68,9 @@ func (d *Daemon) Init(ctx context.Context, o config.InitOptions) (config.InitRes
 	for _, u := range result.Units {
 		request.Units = append(request.Units, api.NewUnit{URL: u})
 	}
-	if _, result.RecoveryKey, err = v.CreateVault(ctx, request); err != nil {
+	if o.NoVault {
+		result.VaultName, result.Units = "", nil
+	} else if _, result.RecoveryKey, err = v.CreateVault(ctx, request); err != nil {
 		return result, err
 	}
 	token, err := newToken(ctx, store, "owner", backstay.Owner)
