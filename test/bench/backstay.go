@@ -232,7 +232,7 @@ func (b *bench) reads(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := b.task(ctx, "backstay/cold", task{Op: "cold", Vault: dir, Point: "second"}); err != nil {
+	if err := b.task(ctx, "backstay/cold", task{Op: "cold", Vault: dir, Point: "second", Parent: "first"}); err != nil {
 		return err
 	}
 	qcow := b.path("local.qcow2")

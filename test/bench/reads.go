@@ -47,7 +47,7 @@ func dataBlocks(m tier.Image) ([]int64, error) {
 }
 
 // coldReads counts what the first read out of a point asks of the store: the vault
-// is open, and nothing of the point is known.
+// is open and another of its points was opened, and nothing of this one is known.
 func coldReads(ctx context.Context, t task) (map[string]float64, error) {
 	bv, v, _, err := t.open(ctx)
 	if err != nil {
@@ -64,7 +64,10 @@ func coldReads(ctx context.Context, t task) (map[string]float64, error) {
 		if err != nil {
 			return nil, err
 		}
-		requests, bytes, start := meter.requests(), meter.readBytes.Load(), time.Now()
+		if _, err := v.OpenPoint(ctx, bv.Points[t.Parent]); err != nil {
+			return nil, err
+		}
+		kinds, requests, bytes, start := meter.byKind(), meter.requests(), meter.readBytes.Load(), time.Now()
 		p, err := v.OpenPoint(ctx, bv.Points[t.Point])
 		if err != nil {
 			return nil, err
@@ -80,6 +83,9 @@ func coldReads(ctx context.Context, t task) (map[string]float64, error) {
 		n, size := float64(meter.requests()-requests), float64(meter.readBytes.Load()-bytes)
 		said["requests"], said["bytes"] = max(said["requests"], n), max(said["bytes"], size)
 		said["seconds"] += took / coldReadCount
+		for kind, n := range meter.byKind() {
+			said["of "+kind] = max(said["of "+kind], float64(n-kinds[kind]))
+		}
 	}
 	return said, nil
 }

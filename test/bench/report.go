@@ -135,7 +135,22 @@ func (r *results) readTable() table {
 		{fmt.Sprintf("backstay by NBD, working set of %s, read before", megabytes(warm["set"])), n(warm["warm1"]), n(warm["warm16"])},
 		{"qemu-nbd, local qcow2, the same", n(qemu["warm1"]), n(qemu["warm16"])},
 		{fmt.Sprintf("backstay, anywhere in the disk (%.2f requests a read)", warm["requestsPerRead"]), n(warm["uncached1"]), n(warm["uncached16"])},
-		{"first read of an opened vault", fmt.Sprintf("%.0f requests, %.2f MiB, %.1f ms", cold["requests"], cold["bytes"]/mib, 1000*cold["seconds"]), ""}}
+		{"first read out of a point" + coldKinds(cold), fmt.Sprintf("%.0f requests, %.2f MiB, %.1f ms", cold["requests"], cold["bytes"]/mib, 1000*cold["seconds"]), ""}}
+}
+
+// coldKinds lists of what kinds the requests of a first read are.
+func coldKinds(cold map[string]float64) string {
+	var kinds []string
+	for k, n := range cold {
+		if kind, ok := strings.CutPrefix(k, "of "); ok && n > 0 {
+			kinds = append(kinds, fmt.Sprintf("%s %.0f", kind, n))
+		}
+	}
+	if len(kinds) == 0 {
+		return ""
+	}
+	slices.Sort(kinds)
+	return " (" + strings.Join(kinds, ", ") + ")"
 }
 
 // incrementTable is about restoring after many increments.

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -60,15 +62,38 @@ type metered struct {
 	blob.Store
 	puts, gets, others  atomic.Int64
 	putBytes, readBytes atomic.Int64
+	kinds               sync.Map // *atomic.Int64 by folder: requests
+}
+
+// note counts a request for an object, or for a list of them.
+func (m *metered) note(name string) {
+	kind, _, _ := strings.Cut(name, "/")
+	n, ok := m.kinds.Load(kind)
+	if !ok {
+		n, _ = m.kinds.LoadOrStore(kind, new(atomic.Int64))
+	}
+	n.(*atomic.Int64).Add(1)
+}
+
+// byKind returns the requests so far, by folder.
+func (m *metered) byKind() map[string]int64 {
+	counts := map[string]int64{}
+	m.kinds.Range(func(kind, n any) bool {
+		counts[kind.(string)] = n.(*atomic.Int64).Load()
+		return true
+	})
+	return counts
 }
 
 func (m *metered) Put(ctx context.Context, name string, data []byte) error {
+	m.note(name)
 	m.puts.Add(1)
 	m.putBytes.Add(int64(len(data)))
 	return m.Store.Put(ctx, name, data)
 }
 
 func (m *metered) Get(ctx context.Context, name string, offset, length int64) ([]byte, error) {
+	m.note(name)
 	m.gets.Add(1)
 	data, err := m.Store.Get(ctx, name, offset, length)
 	m.readBytes.Add(int64(len(data)))
@@ -76,16 +101,19 @@ func (m *metered) Get(ctx context.Context, name string, offset, length int64) ([
 }
 
 func (m *metered) Stat(ctx context.Context, name string) (blob.Info, error) {
+	m.note(name)
 	m.others.Add(1)
 	return m.Store.Stat(ctx, name)
 }
 
 func (m *metered) List(ctx context.Context, prefix string, fn func(blob.Info) error) error {
+	m.note(prefix)
 	m.others.Add(1)
 	return m.Store.List(ctx, prefix, fn)
 }
 
 func (m *metered) Delete(ctx context.Context, name string) error {
+	m.note(name)
 	m.others.Add(1)
 	return m.Store.Delete(ctx, name)
 }
@@ -269,19 +297,16 @@ func restorePoint(ctx context.Context, t task) (map[string]float64, error) {
 	if !ok {
 		return nil, errors.New("the disk is no bulk reader")
 	}
-	out, err := os.Create(t.Out)
+	out, err := raw.Create(t.Out, m.Size())
 	if err != nil {
 		return nil, err
 	}
 	var written atomic.Int64
-	err = out.Truncate(m.Size())
-	if err == nil {
-		err = bulk.Chunks(ctx, runtime.GOMAXPROCS(0)+2, func(offset int64, data []byte) error {
-			written.Add(int64(len(data)))
-			_, err := out.WriteAt(data, offset)
-			return err
-		})
-	}
+	err = bulk.Chunks(ctx, runtime.GOMAXPROCS(0)+2, func(offset int64, data []byte) error {
+		written.Add(int64(len(data)))
+		_, err := out.WriteAt(data, offset)
+		return err
+	})
 	if err := errors.Join(err, out.Sync(), out.Close()); err != nil {
 		return nil, err
 	}

@@ -1,8 +1,9 @@
 // Package raw reads disk images that are plain files or block devices, as
-// tier.Image: content at its own offset, holes of the file as zeros.
+// tier.Image, and makes new ones: content at its own offset, holes of the file as
+// zeros.
 //
-// It only reads, and it knows no layers: what lies below or above an image is
-// the snapshot tier's business. Nothing of a format is probed, so a guest that
+// It knows no layers: what lies below or above an image is the snapshot tier's
+// business. It never changes an image that exists. Nothing of a format is probed, so a guest that
 // writes a header of another format onto its disk gains nothing.
 package raw
 

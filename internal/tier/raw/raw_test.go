@@ -122,3 +122,52 @@ func TestAFolderIsNoImage(t *testing.T) {
 		t.Error("a folder was opened as an image")
 	}
 }
+
+func TestWhatIsWrittenIsReadAndTheRestAreHoles(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "new.raw")
+	target, err := raw.Create(path, 64*mib)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content := bytes.Repeat([]byte("backstay"), mib/8)
+	var wait sync.WaitGroup
+	for at := int64(4 * mib); at < 24*mib; at += mib {
+		wait.Go(func() {
+			if n, err := target.WriteAt(content, at); n != mib || err != nil {
+				t.Errorf("write at %d: %d bytes, %v", at, n, err)
+			}
+		})
+	}
+	wait.Wait()
+	if err := errors.Join(target.Sync(), target.Close()); err != nil {
+		t.Fatal(err)
+	}
+	m := open(t, path)
+	if m.Size() != 64*mib {
+		t.Errorf("the image has %d bytes", m.Size())
+	}
+	got := make([]byte, 64*mib)
+	if _, err := m.ReadAt(got, 0); err != nil {
+		t.Fatal(err)
+	}
+	want := make([]byte, 64*mib)
+	copy(want[4*mib:], bytes.Repeat(content, 20))
+	if !bytes.Equal(got, want) {
+		t.Error("what is read is not what was written")
+	}
+	extents, err := m.Extents(32*mib, 32*mib)
+	if err != nil || len(extents) != 1 || !extents[0].Zero {
+		t.Errorf("what was not written: %v, %v", extents, err)
+	}
+}
+
+func TestAnImageThatExistsIsNotReplaced(t *testing.T) {
+	path, want := sparse(t)
+	if _, err := raw.Create(path, mib); !errors.Is(err, os.ErrExist) {
+		t.Errorf("created over an image: %v", err)
+	}
+	got, err := os.ReadFile(path)
+	if err != nil || !bytes.Equal(got, want) {
+		t.Errorf("the image was changed (%v)", err)
+	}
+}
