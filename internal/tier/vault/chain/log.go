@@ -68,7 +68,8 @@ func (l *Log) Read(ctx context.Context) (State, error) {
 // before it lead; a Record without Op adds nothing. If another writer appends
 // first, decide is asked again with what that one added, so nothing is overlooked
 // between deciding and appending. It returns the state with the record in it,
-// which then is the same in all copies. An error of decide ends it.
+// which then is the same in all copies; so is what decide was shown. An error of
+// decide ends it.
 //
 // After any other error the record may be in the chain, or come to be in it.
 func (l *Log) Append(ctx context.Context, decide func(State) (Record, error)) (State, error) {
@@ -79,14 +80,14 @@ func (l *Log) Append(ctx context.Context, decide func(State) (Record, error)) (S
 		if err != nil {
 			return s, err
 		}
-		r, err := decide(s.clone())
-		if err != nil || r.Op == "" {
-			return s, err
-		}
-		if tail != nil {
+		if tail != nil { // what is decided upon must not go away again
 			if err := l.settle(ctx, *tail, &s); err != nil {
 				return s, err
 			}
+		}
+		r, err := decide(s.clone())
+		if err != nil || r.Op == "" {
+			return s, err
 		}
 		r.Time = r.Time.UTC().Round(0)
 		next := s.Seq + 1
