@@ -29,7 +29,7 @@ type Options struct {
 	StateDir string
 	// OpenVault opens a vault from here. It is called for each transfer anew, since
 	// a vault does not see what others wrote to it after it was opened.
-	OpenVault func(ctx context.Context, a mover.VaultAccess) (*vault.Vault, error)
+	OpenVault func(ctx context.Context, a mover.VaultAccess, options ...vault.OpenOption) (*vault.Vault, error)
 	Name      backstay.HostName
 	Log       *slog.Logger
 	Now       func() time.Time
@@ -42,7 +42,7 @@ type Host struct {
 	images    hypervisor.Images
 	keys      keyring.Keyring
 	state     string
-	openVault func(ctx context.Context, a mover.VaultAccess) (*vault.Vault, error)
+	openVault func(ctx context.Context, a mover.VaultAccess, options ...vault.OpenOption) (*vault.Vault, error)
 	name      backstay.HostName
 	log       *slog.Logger
 	now       func() time.Time

@@ -155,8 +155,8 @@ func (w *testWorld) makeVault() {
 	w.access = mover.VaultAccess{Name: "main", ID: "7b1a5f0e-5f0a-4c56-9a4e-1a8f3c1d2e3f", Redundancy: backstay.LRS, Key: master}
 }
 
-func (w *testWorld) openVault(ctx context.Context, a mover.VaultAccess) (*vault.Vault, error) {
-	return vault.Open(ctx, w.store, a.ID, a.Key)
+func (w *testWorld) openVault(ctx context.Context, a mover.VaultAccess, options ...vault.OpenOption) (*vault.Vault, error) {
+	return vault.Open(ctx, w.store, a.ID, a.Key, options...)
 }
 
 func must(t *testing.T, err error) {

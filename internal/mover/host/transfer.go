@@ -4,7 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync"
+
+	"github.com/google/uuid"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/blob"
@@ -29,10 +33,11 @@ func (h *Host) transfer(ctx context.Context, r mover.TransferRequest, progress m
 	if err != nil {
 		return done, err
 	}
-	v, err := h.openVault(ctx, r.Vault)
+	v, err := h.openVaultToWrite(ctx, r.Vault)
 	if err != nil {
 		return done, err
 	}
+	defer func() { err = errors.Join(err, v.Close()) }()
 	w, err := v.Begin(ctx, vault.WriteOptions{
 		Point: r.Point, Parent: r.Parent, Packs: r.Packs, Now: h.now,
 		OnPack:   func(id string) { progress(mover.Report{Pack: id}) },
@@ -65,6 +70,19 @@ func (h *Host) transfer(ctx context.Context, r mover.TransferRequest, progress m
 	t.done.Head = committed.Head
 	t.done.Disks, t.done.Stats.Requests = facts.Disks, v.Requests()
 	return t.done, nil
+}
+
+// openVaultToWrite opens a vault with an index that is kept from one transfer to
+// the next, so that each reads only what is new of the vault's.
+func (h *Host) openVaultToWrite(ctx context.Context, a mover.VaultAccess) (*vault.Vault, error) {
+	if _, err := uuid.Parse(a.ID); err != nil {
+		return nil, fmt.Errorf("vault id %q is not a UUID: %w", a.ID, err)
+	}
+	dir := filepath.Join(h.state, "indexes")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the folder of local indexes: %w", err)
+	}
+	return h.openVault(ctx, a, vault.IndexDir(filepath.Join(dir, a.ID)))
 }
 
 // transferredBefore answers for a transfer that was committed and whose answer
