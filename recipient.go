@@ -53,6 +53,7 @@ type EscrowResult struct {
 	// decodes.
 	OK         bool           `json:"ok"`
 	Vault      VaultName      `json:"vault"`
+	KeyID      string         `json:"keyId"`
 	Recipient  VaultRecipient `json:"recipient"`
 	Generation uint32         `json:"generation"`
 	Epoch      uint32         `json:"epoch"`

@@ -23,6 +23,10 @@ type Vault struct {
 	Redundancy Redundancy    `json:"redundancy"`
 	Units      []StorageUnit `json:"units"`
 	Created    time.Time     `json:"created"`
+	// KeyID tells the vault's key from another's and says nothing of it: keys
+	// that were put on the storage units by somebody else are noticed by it. Empty
+	// before the vault was first opened.
+	KeyID string `json:"keyId,omitempty"`
 	// Copies and FailureDomains are what was last checked, not what was
 	// configured (I13).
 	Copies         int        `json:"copies"`

@@ -33,6 +33,12 @@ const (
 	PathVaultRepair  = "/v1/vaults/{vault}/repair"
 	PathVaultRebuild = "/v1/vaults/{vault}/catalog/rebuild"
 
+	PathVaultKeys      = "/v1/vaults/{vault}/keys"
+	PathVaultRotate    = "/v1/vaults/{vault}/keys/rotate"
+	PathVaultAddKey    = "/v1/vaults/{vault}/keys/add-recipient"
+	PathVaultRemoveKey = "/v1/vaults/{vault}/keys/remove-recipient"
+	PathVaultEscrow    = "/v1/vaults/{vault}/keys/escrow-check"
+
 	PathPolicies = "/v1/policies"
 	PathPolicy   = "/v1/policies/{policy}"
 

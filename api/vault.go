@@ -8,6 +8,12 @@ type CreateVaultRequest struct {
 	Redundancy backstay.Redundancy `json:"redundancy,omitempty" enum:"LRS,ZRS,GRS" doc:"empty means LRS"`
 	// Units are the storage units, one for each copy: file:///path.
 	Units []NewUnit `json:"units" minItems:"1" maxItems:"16" nullable:"false"`
+	// Recipients can open the vault besides this server; a fresh recovery key is
+	// made as well, unless NoRecoveryKey.
+	Recipients    []AddRecipientRequest `json:"recipients,omitempty" maxItems:"64" nullable:"false"`
+	NoRecoveryKey bool                  `json:"noRecoveryKey,omitempty" doc:"make no fresh recovery key"`
+	// Force makes a vault that nobody can open once this server is lost.
+	Force bool `json:"force,omitempty" doc:"a vault without any recovery recipient: lost with its server"`
 }
 
 // NewUnit is one storage unit of a new vault.
@@ -19,7 +25,7 @@ type NewUnit struct {
 // CreateVaultResponse has the new vault, and its recovery key: this once.
 type CreateVaultResponse struct {
 	Vault       backstay.Vault `json:"vault"`
-	RecoveryKey string         `json:"recoveryKey" doc:"shown once; whoever has it can read the vault without any server"`
+	RecoveryKey string         `json:"recoveryKey" doc:"shown once; whoever has it can read the vault without any server; empty if none was made"`
 }
 
 // ImportVaultRequest asks to take in a vault that exists on its storage units.

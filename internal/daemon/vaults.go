@@ -48,12 +48,12 @@ func (u units) unit(ctx context.Context, raw string) (blob.Store, error) {
 }
 
 // openVault opens a vault with the access that the server gave.
-func (u units) openVault(ctx context.Context, a mover.VaultAccess) (*vault.Vault, error) {
+func (u units) openVault(ctx context.Context, a mover.VaultAccess, options ...vault.OpenOption) (*vault.Vault, error) {
 	s, err := u.store(ctx, a.Units)
 	if err != nil {
 		return nil, err
 	}
-	return vault.Open(ctx, s, a.ID, a.Key)
+	return vault.Open(ctx, s, a.ID, a.Key, options...)
 }
 
 // vaults knows the vaults of the region and their keys. It implements
@@ -64,8 +64,11 @@ type vaults struct {
 	keys    keyring.Keyring
 	now     func() time.Time
 
-	mu     sync.Mutex
-	opened map[backstay.VaultName]mover.VaultAccess // guarded by mu: with keys unwrapped
+	mu        sync.Mutex
+	opened    map[backstay.VaultName]mover.VaultAccess // guarded by mu: with keys unwrapped
+	forgotten int                                      // guarded by mu: how often keys were forgotten
+
+	changing sync.Mutex // held while a vault's keys are changed
 
 	rows sync.Mutex // held while a vault's row is read, changed and written
 }
@@ -74,6 +77,7 @@ type vaults struct {
 func (v *vaults) access(ctx context.Context, name backstay.VaultName) (mover.VaultAccess, error) {
 	v.mu.Lock()
 	a, ok := v.opened[name]
+	forgotten := v.forgotten
 	v.mu.Unlock()
 	if ok {
 		return a, nil
@@ -102,10 +106,15 @@ func (v *vaults) access(ctx context.Context, name backstay.VaultName) (mover.Vau
 		return mover.VaultAccess{}, backstay.Errorf(backstay.CodeVaultKey, "the storage units of vault %s hold another vault", name).
 			Becausef("it is %s and should be %s", id, entry.ID)
 	}
+	if err := v.known(ctx, entry, key); err != nil {
+		return mover.VaultAccess{}, err
+	}
 	a.Key = key
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.opened[name] = a
+	if forgotten == v.forgotten { // else the keys may have changed meanwhile
+		v.opened[name] = a
+	}
 	return a, nil
 }
 
@@ -123,6 +132,15 @@ func (v *vaults) entry(ctx context.Context, name backstay.VaultName) (backstay.V
 func (v *vaults) open(ctx context.Context, name backstay.VaultName) (*vault.Vault, error) {
 	a, err := v.access(ctx, name)
 	if err != nil {
+		return nil, err
+	}
+	opened, err := v.openVault(ctx, a)
+	if err != nil || !opened.Outdated() {
+		return opened, err
+	}
+	_ = opened.Close() // nothing was done with it yet
+	v.forget(name)
+	if a, err = v.access(ctx, name); err != nil {
 		return nil, err
 	}
 	return v.openVault(ctx, a)
@@ -144,7 +162,7 @@ func (v *vaults) CreateVault(ctx context.Context, r api.CreateVaultRequest) (bac
 		return entry, "", backstay.Errorf(backstay.CodeExists, "a vault %s exists already", r.Name).
 			Becausef("names of vaults are unique in a region")
 	}
-	recovery, err := v.makeVault(ctx, &entry, r.Units)
+	recovery, err := v.makeVault(ctx, &entry, r)
 	if err != nil {
 		return entry, "", err
 	}
@@ -155,30 +173,30 @@ func (v *vaults) CreateVault(ctx context.Context, r api.CreateVaultRequest) (bac
 	return entry, string(recovery.Reveal()), nil
 }
 
-func (v *vaults) makeVault(ctx context.Context, entry *backstay.Vault, wanted []api.NewUnit) (backstay.Secret, error) {
-	urls, err := makeUnits(ctx, wanted)
+func (v *vaults) makeVault(ctx context.Context, entry *backstay.Vault, r api.CreateVaultRequest) (backstay.Secret, error) {
+	recipients, recovery, err := v.recipientsOf(ctx, r)
 	if err != nil {
 		return backstay.Secret{}, err
 	}
-	for i, u := range wanted {
+	urls, err := makeUnits(ctx, r.Units)
+	if err != nil {
+		return backstay.Secret{}, err
+	}
+	for i, u := range r.Units {
 		entry.Units = append(entry.Units, backstay.StorageUnit{URL: urls[i], Zone: u.Zone})
-	}
-	server, err := v.recipient(ctx)
-	if err != nil {
-		return backstay.Secret{}, err
-	}
-	recovery, recoveryRecipient, err := vault.NewIdentity()
-	if err != nil {
-		return backstay.Secret{}, fmt.Errorf("make a recovery key: %w", err)
 	}
 	s, err := v.store(ctx, urls)
 	if err != nil {
 		return backstay.Secret{}, err
 	}
-	_, err = vault.Create(ctx, s, vault.CreateOptions{
+	keyset, err := vault.Create(ctx, s, vault.CreateOptions{
 		ID: entry.ID, Name: entry.Name, Redundancy: entry.Redundancy, Created: entry.Created,
-		Recipients: append(vault.Recipients(backstay.ForServer, server), vault.Recipients(backstay.ForRecovery, recoveryRecipient)...),
+		Recipients: recipients, NoRecovery: r.Force,
 	})
+	if err != nil {
+		return backstay.Secret{}, err
+	}
+	entry.KeyID, err = vault.KeyID(entry.ID, keyset)
 	return recovery, err
 }
 

@@ -52,6 +52,12 @@ var routes = []route{
 	{id: "repairVault", method: post, path: api.PathVaultRepair, need: backstay.Operator, says: "Mend what verifying a vault found", status: http.StatusAccepted},
 	{id: "rebuildCatalogue", method: post, path: api.PathVaultRebuild, need: backstay.Operator, says: "Make the catalogue agree with a vault", status: http.StatusAccepted},
 
+	{id: "getVaultKeys", method: get, path: api.PathVaultKeys, need: backstay.Reader, says: "Who can open a vault, and what is wrong with its keys on the storage units"},
+	{id: "rotateVaultKeys", method: post, path: api.PathVaultRotate, need: backstay.Owner, says: "Seal what is new with a new key; nothing is written again"},
+	{id: "addVaultRecipient", method: post, path: api.PathVaultAddKey, need: backstay.Owner, says: "Let one recipient more open a vault"},
+	{id: "removeVaultRecipient", method: post, path: api.PathVaultRemoveKey, need: backstay.Owner, says: "Take a recipient out of a vault, and rotate its keys"},
+	{id: "checkEscrow", method: post, path: api.PathVaultEscrow, need: backstay.Operator, says: "Prove from the storage units alone that a key opens a vault; it is kept nowhere"},
+
 	{id: "listPolicies", method: get, path: api.PathPolicies, need: backstay.Reader, says: "All policies"},
 	{id: "createPolicy", method: post, path: api.PathPolicies, need: backstay.Owner, says: "Make a policy", status: http.StatusCreated},
 	{id: "getPolicy", method: get, path: api.PathPolicy, need: backstay.Reader, says: "One policy"},

@@ -15,13 +15,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Options are what the server is made of. Catalog, Jobs, Planner and Vaults are
+// Options are what the server is made of. Catalog, Jobs, Planner, Vaults and Keys are
 // required; the zero value of the others is right.
 type Options struct {
 	Catalog *catalog.Catalog
 	Jobs    JobQueue
 	Planner Planner
 	Vaults  Vaults
+	// Keys changes who can open a vault.
+	Keys VaultKeys
 	// Region is the region's name.
 	Region string
 	// Version is the program's version, for people.
@@ -77,6 +79,7 @@ func New(o Options) http.Handler {
 	s.registerInventory()
 	s.registerProtection()
 	s.registerVaults()
+	s.registerKeys()
 	s.registerVaultJobs()
 	s.registerPolicies()
 	s.registerPoints()

@@ -16,7 +16,7 @@ import (
 // recovery and the options do not say that none shall be.
 func Create(ctx context.Context, s blob.Store, o CreateOptions) (backstay.Secret, error) {
 	none := backstay.Secret{}
-	if err := checkRecipients(o.Recipients, o.NoRecovery); err != nil {
+	if err := o.Check(); err != nil {
 		return none, err
 	}
 	if _, err := s.Stat(ctx, headerObject); err == nil {
@@ -59,16 +59,16 @@ func Create(ctx context.Context, s blob.Store, o CreateOptions) (backstay.Secret
 	return keyset, startChain(ctx, s, keys, f)
 }
 
-// checkRecipients refuses a vault that nobody could open, and one that only its
-// server could, unless that is wanted.
-func checkRecipients(all []NewRecipient, noRecovery bool) error {
-	if len(all) == 0 {
+// Check refuses a vault that nobody could open, and one that only its server
+// could, unless that is wanted. Create does it too, before it writes anything.
+func (o CreateOptions) Check() error {
+	if len(o.Recipients) == 0 {
 		return backstay.Errorf(backstay.CodeUsage, "a vault needs at least one recipient").
 			Becausef("without one nobody could ever open it").Do("name a recovery key's recipient")
 	}
 	recovery := 0
 	seen := map[string]bool{}
-	for _, r := range all {
+	for _, r := range o.Recipients {
 		if err := r.check(); err != nil {
 			return err
 		}
@@ -80,7 +80,7 @@ func checkRecipients(all []NewRecipient, noRecovery bool) error {
 			recovery++
 		}
 	}
-	if recovery == 0 && !noRecovery {
+	if recovery == 0 && !o.NoRecovery {
 		return noRecoveryLeft()
 	}
 	return nil

@@ -25,7 +25,7 @@ func EscrowCheck(ctx context.Context, s blob.Store, identity backstay.Secret) (b
 	if err != nil {
 		return backstay.EscrowResult{}, err
 	}
-	out := backstay.EscrowResult{Vault: u.header.Name, Recipient: u.recipient.public(), Generation: u.header.Generation,
+	out := backstay.EscrowResult{Vault: u.header.Name, KeyID: u.keys.ID(), Recipient: u.recipient.public(), Generation: u.header.Generation,
 		Epoch: u.header.Epoch, Copies: u.copies, Want: len(copies), Checked: []string{headerName(u.header.Generation), u.recipient.Object}, Problems: []string{}}
 	v, err := Open(ctx, s, u.header.ID, u.keyset)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/tier/vault/chain"
+	"github.com/backstay/backstay/internal/tier/vault/seal"
 )
 
 // RotateOptions say how the keys are rotated.
@@ -25,6 +26,16 @@ type RotateOptions struct {
 // Recipients returns who could open the vault when it was opened.
 func (v *Vault) Recipients() []backstay.VaultRecipient { return publicRecipients(v.header) }
 
+// KeyID identifies the master key in a keyset (as Create and Unwrap return it)
+// and says nothing of it.
+func KeyID(vaultID string, keyset backstay.Secret) (string, error) {
+	keys, err := seal.NewKeys(vaultID, keyset)
+	if err != nil {
+		return "", backstay.Errorf(backstay.CodeVaultKey, "the vault's keys cannot be used").Because(err)
+	}
+	return keys.ID(), nil
+}
+
 // KeyID tells the vault's master key from another's.
 func (v *Vault) KeyID() string { return v.keys.ID() }
 
@@ -33,6 +44,10 @@ func (v *Vault) KeyID() string { return v.keys.ID() }
 func (v *Vault) Generation() (uint32, [32]byte) {
 	return v.opened.newest.Generation, v.opened.newest.hash()
 }
+
+// Outdated tells whether the vault was opened with a keyset that is older than
+// its newest header: with one that was unwrapped anew, everything can be read.
+func (v *Vault) Outdated() bool { return v.opened.newest.Epoch > v.keys.Newest() }
 
 // Problems says what was wrong with the headers when the vault was opened, one
 // sentence for each storage unit that lacks the newest or has one that cannot be
@@ -178,13 +193,13 @@ func (h header) find(name string) (int, error) {
 			continue
 		}
 		if at >= 0 {
-			return 0, backstay.Errorf(backstay.CodeUsage, "two recipients are named %q", name).Do("say the id, which `backstay vault key NAME list-recipients` shows")
+			return 0, backstay.Errorf(backstay.CodeUsage, "two recipients of the vault %s have this name", h.Name).Do("say the id, which `backstay vault key NAME list-recipients` shows")
 		}
 		at = i
 	}
 	if at < 0 {
-		return 0, backstay.Errorf(backstay.CodeUsage, "the vault %s has no recipient %q", h.Name, name).Do("list them with `backstay vault key %s list-recipients`", h.Name)
+		// The name is left out: it may be a secret key that was given by mistake (I10).
+		return 0, backstay.Errorf(backstay.CodeUsage, "the vault %s has no recipient of this name", h.Name).Do("list them with `backstay vault key %s list-recipients`", h.Name)
 	}
 	return at, nil
 }
-
