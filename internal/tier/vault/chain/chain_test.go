@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -459,6 +462,66 @@ func TestListOfCondemnedPacksIsBoundToItsVaultAndName(t *testing.T) {
 		if !errors.Is(err, seal.ErrWrong) {
 			t.Errorf("another %s: %v", what, err)
 		}
+	}
+}
+
+// TestRecordsOfEveryReleaseAreRead is I14: these bytes never change.
+func TestRecordsOfEveryReleaseAreRead(t *testing.T) {
+	golden := map[uint64]string{}
+	dir := "testdata/v1"
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		data, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if id, err := ulid.ParseStrict(e.Name()); err == nil {
+			packs, err := chain.DecodeTrash(keyed(1), [16]byte{1}, id, data)
+			if err != nil || !slices.Equal(packs, []pack.ID{{1}, {5}, {9}}) {
+				t.Errorf("%s: %v, %v", e.Name(), packs, err)
+			}
+			continue
+		}
+		seq, err := chain.ParseObject(chain.Prefix + e.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		golden[seq] = string(data)
+	}
+	for seq, r := range goldenRecords() {
+		r.Version, r.Seq = 1, seq
+		if seq > 1 {
+			r.Prev = seal.Hash([]byte("before"))
+		}
+		got, err := chain.Decode(keyed(1), seq, []byte(golden[seq]))
+		if err != nil || !reflect.DeepEqual(got, r) {
+			t.Errorf("record %d: %v\n%+v\n%+v", seq, err, got, r)
+		}
+	}
+}
+
+// goldenRecords has one record of each kind, by number.
+func goldenRecords() map[uint64]chain.Record {
+	object := chain.TrashObject(ulid.ULID{2})
+	return map[uint64]chain.Record{
+		1: {Op: chain.Keys, Time: now, Generation: 1, Object: "vault.json", Hash: chain.Hash{1}},
+		2: {Op: chain.Commit, Time: now.Add(5), Point: pointID(1), Root: chain.Hash{9}},
+		3: {Op: chain.Drop, Time: now, Point: pointID(1)},
+		4: {Op: chain.Condemn, Time: now, Object: object, Hash: chain.Hash{2}},
+		5: {Op: chain.Reclaim, Time: now, Object: object, Of: 4},
+		6: {Op: chain.Reclaimed, Time: now, Object: object, Of: 4},
+		7: {Op: chain.Moved, Time: now, Object: chain.MovesObject(ulid.ULID{3}), Hash: chain.Hash{3}, Of: 2},
+		128: {Op: chain.Checkpointed, Time: now, Checkpoint: &chain.Checkpoint{
+			Live:      []chain.LivePoint{{Point: pointID(2), Root: chain.Hash{8}}},
+			Dropped:   []chain.DroppedPoint{{Point: pointID(1), Seq: 3}},
+			Condemned: []chain.Condemned{{Object: object, Seq: 4, Time: now, Hash: chain.Hash{2}, Fence: 5}},
+			Fences:    []chain.Fence{{Object: object, Hash: chain.Hash{2}, CondemnSeq: 4, Seq: 5}},
+			Floor:     1, Moves: []chain.Move{{Object: chain.MovesObject(ulid.ULID{3}), Hash: chain.Hash{3}, Seq: 7}},
+			HeaderGeneration: 1, HeaderObject: "vault.json", HeaderHash: chain.Hash{1},
+		}},
 	}
 }
 
