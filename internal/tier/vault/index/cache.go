@@ -17,7 +17,7 @@ import (
 )
 
 // Cache is the local form of a vault's indexes: which packs may hold a chunk,
-// answered without a read from the store. On disk it takes about 10 bytes for
+// answered without a read from the store. On disk it takes about 9 bytes for
 // each chunk and 30 for each pack; in memory a few MiB, 1 MiB for every 100
 // million chunks, and about 40 bytes for each index object.
 //
@@ -67,7 +67,7 @@ type limits struct {
 var usual = limits{recent: 128 << 10, small: 16 << 10, fresh: 1 << 20, part: 4 << 20}
 
 // OpenCache opens the cache in a folder, which is made if it is missing (its
-// parent is not). With dir "" all is kept in memory, about 11 bytes for each
+// parent is not). With dir "" all is kept in memory, about 10 bytes for each
 // chunk. A cache that is damaged or of another version is emptied: Dropped says
 // so. An error means that the folder cannot be used.
 func OpenCache(dir string) (*Cache, error) { return openCache(dir, usual) }

@@ -1,7 +1,11 @@
-// Package index says which pack holds a chunk. An index object lists the chunks
-// of some packs; the table in memory joins all of them, and answers without
+// Package index says which pack may hold a chunk. An index object lists the
+// chunks of some packs; the local cache joins all of them, and answers without
 // reading the store. An index can always be made again from the packs' own
-// directories, so it holds nothing that would be lost with it.
+// directories, and the cache from the index objects, so neither holds anything
+// that would be lost with it.
+//
+// It reads and writes no object of the vault: it turns packs into the bytes of an
+// index object and back.
 package index
 
 import (

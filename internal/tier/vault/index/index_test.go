@@ -47,25 +47,6 @@ func TestIndexFindsEveryChunkWhereItIs(t *testing.T) {
 	if _, err := Decode(keys, ulid.Make(), data); err == nil {
 		t.Error("an index under the name of another is accepted")
 	}
-	table := NewTable()
-	for _, d := range got {
-		table.AddPack(d, d.ID != packs[1].ID)
-		table.AddPack(d, false)
-	}
-	for _, d := range packs {
-		for _, e := range d.Entries {
-			places := table.Lookup(e.Kind, e.Name)
-			if len(places) != 1 || places[0].Entry != e || places[0].Pack.ID != d.ID || places[0].Pack.Proved == (d.ID == packs[1].ID) {
-				t.Fatalf("%s: %+v", e.Name, places)
-			}
-			if len(table.Lookup(chunk.Table, e.Name)) != 0 {
-				t.Fatal("found as another kind")
-			}
-		}
-	}
-	if table.Len() != 2100 || len(table.Lookup(chunk.Data, chunk.Name{1})) != 0 {
-		t.Error("found what is not there")
-	}
 }
 
 func FuzzDecodeBody(f *testing.F) {

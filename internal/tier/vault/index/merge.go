@@ -65,7 +65,7 @@ type runWriter struct {
 	block struct {
 		first   uint32
 		counts  []byte
-		entries []byte
+		entries []entry
 	}
 }
 
@@ -89,7 +89,7 @@ func (w *runWriter) add(e entry) error {
 	if n := len(b.counts); n > 0 {
 		gap = int(q - b.first - uint32(n-1))
 		full := gap == 0 && b.counts[n-1] == 255
-		if full || blockHead+n+gap+len(b.entries)+r.shape.width > blockSize {
+		if full || blockHead+n+gap+r.shape.bytes(len(b.entries)+1) > blockSize {
 			if err := w.endBlock(); err != nil {
 				return err
 			}
@@ -102,7 +102,7 @@ func (w *runWriter) add(e entry) error {
 		b.counts = append(b.counts, 0)
 	}
 	b.counts[len(b.counts)-1]++
-	b.entries = r.shape.put(b.entries, e)
+	b.entries = append(b.entries, e)
 	w.last = e
 	r.count++
 	return nil
@@ -119,9 +119,11 @@ func (w *runWriter) endBlock() error {
 	clear(out)
 	binary.BigEndian.PutUint32(out[4:], b.first)
 	binary.BigEndian.PutUint16(out[8:], uint16(len(b.counts)))
-	binary.BigEndian.PutUint16(out[10:], uint16(len(b.entries)/w.run.shape.width))
+	binary.BigEndian.PutUint16(out[10:], uint16(len(b.entries)))
 	copy(out[blockHead:], b.counts)
-	copy(out[blockHead+len(b.counts):], b.entries)
+	for i, e := range b.entries {
+		w.run.shape.put(out[blockHead+len(b.counts):], i, e)
+	}
 	binary.BigEndian.PutUint32(out, crc32.Update(w.run.id.seed(len(w.run.first)), castagnoli, out[4:]))
 	w.run.first = append(w.run.first, b.first)
 	b.counts, b.entries = b.counts[:0], b.entries[:0]
@@ -175,7 +177,7 @@ func (r *run) foot(table uint32) []byte {
 	b := make([]byte, runFoot)
 	copy(b, runMagic)
 	binary.BigEndian.PutUint32(b[8:], cacheFormat)
-	b[12], b[13], b[14], b[15] = byte(r.in.bits), byte(r.shape.bucketBits), byte(r.shape.packBits), byte(r.shape.width)
+	b[12], b[13], b[14] = byte(r.in.bits), byte(r.shape.bucketBits), byte(r.shape.packBits)
 	binary.BigEndian.PutUint64(b[16:], r.id.number)
 	binary.BigEndian.PutUint32(b[24:], r.in.value)
 	binary.BigEndian.PutUint32(b[28:], uint32(len(r.first)))

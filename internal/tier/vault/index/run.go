@@ -63,20 +63,23 @@ func (s scope) first() entry { return entry{hi: uint64(s.value) << (64 - s.bits)
 type shape struct {
 	bucketBits int // the bucket of a name is its first bits, so many
 	packBits   int
-	width      int // bytes of an entry: the rest of the name, then the pack
 }
 
+// width returns the length of an entry, in bits: the rest of the name, then the pack.
+func (s shape) width() int { return keyBits - s.bucketBits + s.packBits }
+
+// bytes returns the length of n entries.
+func (s shape) bytes(n int) int { return (n*s.width() + 7) / 8 }
+
 // shapeFor returns the shape in which about n entries of a scope with pack
-// numbers up to maxPack take the least space.
+// numbers up to maxPack take the least space: about 8 to a bucket.
 func shapeFor(n int, maxPack uint32, in scope) shape {
-	var best shape
-	least := -1
-	for b := max(minBucketBits, in.bits); b <= 32; b++ {
-		s := shape{bucketBits: b, packBits: max(1, bits.Len32(maxPack))}
-		s.width = (keyBits - b + s.packBits + 7) / 8
-		buckets := 1 << (b - in.bits)
-		if size := n*s.width + buckets; least < 0 || size < least && buckets <= n/4 {
-			best, least = s, size
+	best := shape{bucketBits: max(minBucketBits, in.bits), packBits: max(1, bits.Len32(maxPack))}
+	size := func(s shape) int { return s.bytes(n) + 1<<(s.bucketBits-in.bits) }
+	for next := best; next.bucketBits < 32; {
+		next.bucketBits++
+		if size(next) < size(best) {
+			best = next
 		}
 	}
 	return best
@@ -86,27 +89,34 @@ func (s shape) bucket(e entry) uint32 { return uint32(e.hi >> (64 - s.bucketBits
 
 // valid tells whether a shape that was read is one.
 func (s shape) valid() bool {
-	return s.bucketBits >= minBucketBits && s.bucketBits <= 32 && s.packBits >= 1 && s.packBits <= 32 &&
-		s.width == (keyBits-s.bucketBits+s.packBits+7)/8
+	return s.bucketBits >= minBucketBits && s.bucketBits <= 32 && s.packBits >= 1 && s.packBits <= 32
 }
 
 // rest masks the bits of a name's last 64 that its bucket does not give.
 func (s shape) rest() uint64 { return ^uint64(0) >> (s.bucketBits - minBucketBits) }
 
-// put appends an entry without its bucket.
-func (s shape) put(dst []byte, e entry) []byte {
+// put writes entry i of a block, without its bucket, over zeros.
+func (s shape) put(dst []byte, i int, e entry) {
 	rest := (e.hi<<12 | uint64(e.lo)) & s.rest()
-	var b [16]byte
-	binary.BigEndian.PutUint64(b[:], rest>>(64-s.packBits))
-	binary.BigEndian.PutUint64(b[8:], rest<<s.packBits|uint64(e.pack))
-	return append(dst, b[16-s.width:]...)
+	high, low := rest>>(64-s.packBits), rest<<s.packBits|uint64(e.pack)
+	end := (i + 1) * s.width() // of the entry, in bits
+	up := (8 - end%8) % 8
+	high, low = high<<up|low>>(64-up), low<<up
+	for at := (end+7)/8 - 1; high|low != 0; at-- {
+		dst[at] |= byte(low)
+		low, high = low>>8|high<<56, high>>8
+	}
 }
 
 // get is the inverse of put.
-func (s shape) get(src []byte, bucket uint32) entry {
-	var b [16]byte
-	copy(b[16-s.width:], src[:s.width])
+func (s shape) get(src []byte, i int, bucket uint32) entry {
+	end := (i + 1) * s.width()
+	last := (end + 7) / 8
+	var b [16]byte // holds an entry of 96 bits at most wherever it starts
+	copy(b[max(16-last, 0):], src[max(last-16, 0):last])
 	high, low := binary.BigEndian.Uint64(b[:]), binary.BigEndian.Uint64(b[8:])
+	up := (8 - end%8) % 8
+	high, low = high>>up, low>>up|high<<(64-up)
 	rest := (high<<(64-s.packBits) | low>>s.packBits) & s.rest()
 	return entry{
 		hi:   uint64(bucket)<<(64-s.bucketBits) | rest>>12,
@@ -156,13 +166,13 @@ func readFrame(f file, id runID) (*run, error) {
 	}
 	r := &run{id: id, file: f, count: int(binary.BigEndian.Uint64(foot[32:]))}
 	r.in = scope{bits: int(foot[12]), value: binary.BigEndian.Uint32(foot[24:])}
-	r.shape = shape{bucketBits: int(foot[13]), packBits: int(foot[14]), width: int(foot[15])}
+	r.shape = shape{bucketBits: int(foot[13]), packBits: int(foot[14])}
 	blocks := int64(binary.BigEndian.Uint32(foot[28:]))
 	switch {
 	case string(foot[:8]) != runMagic || binary.BigEndian.Uint32(foot[8:]) != cacheFormat,
 		crc32.Checksum(foot[:60], castagnoli) != binary.BigEndian.Uint32(foot[60:]),
 		id != runID{[16]byte(foot[40:56]), binary.BigEndian.Uint64(foot[16:])},
-		!r.shape.valid() || r.in.bits > r.shape.bucketBits || uint64(r.in.value)>>r.in.bits != 0,
+		!r.shape.valid() || foot[15] != 0 || r.in.bits > r.shape.bucketBits || uint64(r.in.value)>>r.in.bits != 0,
 		size != blocks*(blockSize+4)+runFoot,
 		r.count < 0 || int64(r.count) > blocks*blockSize:
 		return nil, fmt.Errorf("its last bytes: %w", ErrDamaged)
@@ -242,7 +252,7 @@ func (r *run) parse(b []byte, i int) (block, error) {
 func parseBlock(s shape, b []byte) (block, error) {
 	buckets, entries := int(binary.BigEndian.Uint16(b[8:])), int(binary.BigEndian.Uint16(b[10:]))
 	out := block{shape: s, first: binary.BigEndian.Uint32(b[4:])}
-	if blockHead+buckets+entries*s.width > len(b) || uint64(out.first)+uint64(buckets) > 1<<s.bucketBits {
+	if blockHead+buckets+s.bytes(entries) > len(b) || uint64(out.first)+uint64(buckets) > 1<<s.bucketBits {
 		return out, ErrDamaged
 	}
 	out.counts = b[blockHead : blockHead+buckets]
@@ -253,7 +263,7 @@ func parseBlock(s shape, b []byte) (block, error) {
 	if sum != entries {
 		return out, ErrDamaged
 	}
-	out.entries = b[blockHead+buckets:][:entries*s.width]
+	out.entries = b[blockHead+buckets:][:s.bytes(entries)]
 	return out, nil
 }
 
@@ -267,7 +277,7 @@ func (b block) lookup(packs []uint32, bucket uint32, name entry) []uint32 {
 		at += int(c)
 	}
 	for i := range int(b.counts[n]) {
-		if e := b.shape.get(b.entries[(at+i)*b.shape.width:], bucket); e.sameName(name) {
+		if e := b.shape.get(b.entries, at+i, bucket); e.sameName(name) {
 			packs = append(packs, e.pack)
 		}
 	}
@@ -279,8 +289,8 @@ func (b block) appendAll(dst []entry) []entry {
 	at := 0
 	for i, c := range b.counts {
 		for range c {
-			dst = append(dst, b.shape.get(b.entries[at:], b.first+uint32(i)))
-			at += b.shape.width
+			dst = append(dst, b.shape.get(b.entries, at, b.first+uint32(i)))
+			at++
 		}
 	}
 	return dst
