@@ -156,13 +156,28 @@ func pointProblem(p recover.Point) string {
 	return ""
 }
 
+// find finds a point and says what is odd about the choice.
+func (r *recovery) find(ctx context.Context, v *recover.Vault, text string) (recover.Point, error) {
+	p, err := v.Find(ctx, text)
+	if err != nil {
+		return p, err
+	}
+	for _, id := range p.Newer {
+		r.a.note("warning: %s is the newest point that can be read; %s cannot, and may be a newer one of the same VM", p.ID, id)
+	}
+	if problem := pointProblem(p); problem != "" {
+		r.a.note("warning: %s", problem)
+	}
+	return p, nil
+}
+
 func (r *recovery) showCommand(with string) *cobra.Command {
 	return &cobra.Command{
 		Use: "show POINT", Short: "Show one recovery point",
 		Example: "  backstay recover show web01@latest" + with,
 		Args:    exactly("POINT"),
 		RunE: r.offline(func(ctx context.Context, v *recover.Vault, args []string) error {
-			p, err := v.Find(ctx, args[0])
+			p, err := r.find(ctx, v, args[0])
 			if err != nil {
 				return err
 			}
@@ -209,12 +224,9 @@ func (r *recovery) restoreCommand(with string) *cobra.Command {
 			for _, d := range disks {
 				o.Disks = append(o.Disks, backstay.DiskTarget(d))
 			}
-			p, err := v.Find(ctx, args[0])
+			p, err := r.find(ctx, v, args[0])
 			if err != nil {
 				return err
-			}
-			if problem := pointProblem(p); problem != "" {
-				r.a.note("warning: %s", problem)
 			}
 			m := r.a.meter(ctx, backstay.JobRestore, p.VM.Name)
 			o.Progress = m.advance
@@ -262,7 +274,7 @@ func (r *recovery) verifyCommand(with string) *cobra.Command {
 		RunE: r.offline(func(ctx context.Context, v *recover.Vault, args []string) error {
 			var points []recover.Point
 			for _, text := range args {
-				p, err := v.Find(ctx, text)
+				p, err := r.find(ctx, v, text)
 				if err != nil {
 					return err
 				}
@@ -342,7 +354,7 @@ func (r *recovery) serveCommand(with string) *cobra.Command {
 			"  qemu-img convert -f raw -O vmdk 'nbd+unix:///vda?socket=/run/vda.sock' web01.vmdk",
 		Args: exactly("POINT", "DISK"),
 		RunE: r.offline(func(ctx context.Context, v *recover.Vault, args []string) error {
-			p, err := v.Find(ctx, args[0])
+			p, err := r.find(ctx, v, args[0])
 			if err != nil {
 				return err
 			}

@@ -6,14 +6,19 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/blob"
+	"github.com/backstay/backstay/internal/blob/file"
 	"github.com/backstay/backstay/internal/cli"
 	"github.com/backstay/backstay/internal/config"
+	"github.com/backstay/backstay/internal/recover/recovertest"
 	"github.com/backstay/backstay/internal/server/servertest"
+	"github.com/backstay/backstay/internal/tier/vault"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -86,6 +91,11 @@ func TestScripts(t *testing.T) {
 			"exits": func(ts *testscript.TestScript, _ bool, args []string) { exits(ts, args[0], args[1:]) },
 			// interrupt waits until a job runs, and sends Ctrl-C to a background command.
 			"interrupt": interrupt,
+			// vault makes a vault in the units a, b and c of a folder, key files, and
+			// what its newest point's disks hold.
+			"vault": func(ts *testscript.TestScript, _ bool, args []string) { makeVault(ts, args[0]) },
+			// damage changes the newest manifest of a unit.
+			"damage": func(ts *testscript.TestScript, _ bool, args []string) { damage(ts, args[0]) },
 			// lines wants a file to have so many lines.
 			"lines": func(ts *testscript.TestScript, _ bool, args []string) {
 				if got := fmt.Sprint(strings.Count(ts.ReadFile(args[0]), "\n")); got != args[1] {
@@ -94,6 +104,37 @@ func TestScripts(t *testing.T) {
 			},
 		},
 	})
+}
+
+func makeVault(ts *testscript.TestScript, dir string) {
+	ctx := context.Background()
+	var units []blob.Store
+	for _, name := range []string{"a", "b", "c"} {
+		path := ts.MkAbs(filepath.Join(dir, name))
+		ts.Check(file.Init(path))
+		units = append(units, file.New(path))
+	}
+	w, err := recovertest.Make(ctx, 2, units...)
+	ts.Check(err)
+	other, _, err := vault.NewIdentity()
+	ts.Check(err)
+	files := map[string][]byte{"key.txt": append([]byte("# the recovery key\n"), w.Identity.Reveal()...), "other.txt": other.Reveal()}
+	for target, content := range w.Disks[len(w.Disks)-1] {
+		files[string(target)+".want"] = content
+	}
+	for name, content := range files {
+		ts.Check(os.WriteFile(ts.MkAbs(name), content, 0o600))
+	}
+}
+
+func damage(ts *testscript.TestScript, unit string) {
+	entries, err := os.ReadDir(ts.MkAbs(filepath.Join(unit, "points")))
+	ts.Check(err)
+	path := ts.MkAbs(filepath.Join(unit, "points", entries[len(entries)-1].Name()))
+	data, err := os.ReadFile(path)
+	ts.Check(err)
+	data[len(data)/2] ^= 0x10
+	ts.Check(os.WriteFile(path, data, 0o600))
 }
 
 func exits(ts *testscript.TestScript, want string, args []string) {

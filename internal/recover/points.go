@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/oklog/ulid/v2"
+
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/blob"
 	"github.com/backstay/backstay/internal/blob/replica"
@@ -48,6 +50,9 @@ type Point struct {
 	// committed and not dropped since. The point can be restored; whether it should
 	// be is for a person to say.
 	Unchained string `json:"unchained"`
+	// Newer are points that cannot be read and may be newer ones of the same VM:
+	// set by Find when it chose the newest that can be.
+	Newer []backstay.PointID `json:"newer,omitempty"`
 }
 
 // usable tells whether the manifest could be read.
@@ -215,7 +220,18 @@ func newest(points []Point, vm string, until time.Time) (Point, error) {
 	if best == nil {
 		return Point{}, unknownPoint("the vault has no usable recovery point of %s at that time", vm)
 	}
+	for _, p := range points {
+		if !p.usable() && p.ID > best.ID && (until.IsZero() || !p.madeAfter(until)) {
+			best.Newer = append(best.Newer, p.ID)
+		}
+	}
 	return *best, nil
+}
+
+// madeAfter tells by a point's id, which begins with the time at which it was made.
+func (p Point) madeAfter(t time.Time) bool {
+	id, err := ulid.ParseStrict(string(p.ID))
+	return err == nil && ulid.Time(id.Time()).After(t)
 }
 
 func unknownPoint(format string, args ...any) *backstay.Error {

@@ -322,6 +322,19 @@ func TestADamagedManifestIsListedAndNamed(t *testing.T) {
 	wantCode(t, err, backstay.CodeDamaged, object)
 }
 
+// TestAnOlderPointIsNotTakenForTheNewestUnsaid when the newest cannot be read.
+func TestAnOlderPointIsNotTakenForTheNewestUnsaid(t *testing.T) {
+	w := newWorld(t, 3)
+	w.change(0, "points/"+string(w.Points[2]), flip)
+	v := w.open(w.unit(0))
+	if p := w.find(v, "web01@latest"); p.ID != w.Points[1] || !slices.Equal(p.Newer, w.Points[2:]) {
+		t.Errorf("the newest is %+v", p)
+	}
+	if p := w.find(v, "web01@2026-11-22T11:30:00Z"); p.ID != w.Points[1] || p.Newer != nil {
+		t.Errorf("the newest at that time is %+v", p)
+	}
+}
+
 // TestAManifestThatCannotBeReadIsNotCalledDamaged: I5.
 func TestAManifestThatCannotBeReadIsNotCalledDamaged(t *testing.T) {
 	w := newWorld(t, 2)
@@ -379,7 +392,7 @@ func TestAPointIsFoundAsPeopleSayIt(t *testing.T) {
 	}
 	for text, code := range map[string]backstay.Code{
 		"web02@latest": backstay.CodeUnknownPoint, "web01@2026-11-22T09:00:00Z": backstay.CodeUnknownPoint, "01K9ZQ": backstay.CodeUnknownPoint,
-		"web01@yesterday": backstay.CodeUsage, "": backstay.CodeUnknownPoint,
+		"web01@yesterday": backstay.CodeUsage, "": backstay.CodeUnknownPoint, "@latest": backstay.CodeUnknownPoint,
 	} {
 		if _, err := v.Find(t.Context(), text); !backstay.IsCode(err, code) {
 			t.Errorf("%q: %v, want %s", text, err, code)
