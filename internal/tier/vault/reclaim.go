@@ -159,11 +159,11 @@ func (r *Reclaim) writing(ctx context.Context) (packs map[pack.ID]bool, points m
 }
 
 // append adds a record to the chain.
-func (r *Reclaim) append(ctx context.Context, decide func(chain.State) chain.Record) error {
+func (r *Reclaim) append(ctx context.Context, decide func(chain.State) (chain.Record, error)) error {
 	st, err := r.v.chain.Append(ctx, func(st chain.State) (chain.Record, error) {
-		record := decide(st)
+		record, err := decide(st)
 		record.Time = r.o.Now
-		return record, nil
+		return record, err
 	})
 	if err != nil {
 		return chainError(err)

@@ -65,8 +65,8 @@ func (r *Reclaim) putList(ctx context.Context, packs []pack.ID) error {
 		return err
 	}
 	r.o.OnStage(StageListed)
-	err = r.append(ctx, func(chain.State) chain.Record {
-		return chain.Record{Op: chain.Condemn, Object: object, Hash: hash}
+	err = r.append(ctx, func(chain.State) (chain.Record, error) {
+		return chain.Record{Op: chain.Condemn, Object: object, Hash: hash}, nil
 	})
 	if err != nil {
 		return err
@@ -160,12 +160,12 @@ func (r *Reclaim) Delete(ctx context.Context, list string) (deleted, rescued bac
 // fence appends the record from which on no writer that began before the list
 // may refer to its packs.
 func (r *Reclaim) fence(ctx context.Context, object string) error {
-	err := r.append(ctx, func(s chain.State) chain.Record {
+	err := r.append(ctx, func(s chain.State) (chain.Record, error) {
 		c, ok := s.Condemned[object]
 		if !ok || c.Fence != 0 {
-			return chain.Record{}
+			return chain.Record{}, nil
 		}
-		return chain.Record{Op: chain.Reclaim, Object: object, Of: c.Seq}
+		return chain.Record{Op: chain.Reclaim, Object: object, Of: c.Seq}, nil
 	})
 	if err == nil {
 		r.o.OnStage(StageFenced)
@@ -175,11 +175,11 @@ func (r *Reclaim) fence(ctx context.Context, object string) error {
 
 // closeList says that nothing of a list will be deleted any more.
 func (r *Reclaim) closeList(ctx context.Context, c chain.Condemned) error {
-	return r.append(ctx, func(s chain.State) chain.Record {
+	return r.append(ctx, func(s chain.State) (chain.Record, error) {
 		if s.Condemned[c.Object].Seq != c.Seq {
-			return chain.Record{}
+			return chain.Record{}, nil
 		}
-		return chain.Record{Op: chain.Reclaimed, Object: c.Object, Of: c.Seq}
+		return chain.Record{Op: chain.Reclaimed, Object: c.Object, Of: c.Seq}, nil
 	})
 }
 

@@ -21,8 +21,8 @@ type candidate struct {
 const (
 	// candidatesKept bounds how many packs one repack takes on.
 	candidatesKept = 1024
-	// localShare is how little of a pack the newest points must read for a
-	// scattered disk to be helped by emptying it.
+	// localShare is how little of a pack the newest points must read, of what a
+	// full one holds, for a scattered disk to be helped by emptying it.
 	localShare = 0.25
 )
 
@@ -31,12 +31,10 @@ func choose(p *surveyedPack, liveFraction float64) (reason string, ok bool) {
 	if !p.needed || p.size == 0 {
 		return "", false
 	}
-	// What a pack has beside its chunks is never needed by itself, and is too
-	// little to count.
-	if float64(p.live) < liveFraction*float64(p.size) {
-		return fmt.Sprintf("%d %% of it is needed", p.live*100/p.size), true
+	if rest := p.rest(); float64(rest) < liveFraction*float64(p.size) {
+		return fmt.Sprintf("%d %% of it is needed", rest*100/p.size), true
 	}
-	if p.scattered && float64(p.newest) < localShare*float64(p.size) {
+	if p.scattered && float64(p.newest) < localShare*pack.Target {
 		return "the newest point of a disk reads it for little, among very many", true
 	}
 	return "", false
@@ -131,7 +129,7 @@ func (r *Reclaim) Plan(ctx context.Context) (backstay.ReclaimPlan, error) {
 			plan.Condemn.Add(p.size)
 		case s.chunks:
 			if reason, ok := choose(p, r.o.LiveFraction); ok {
-				pick.add(candidate{id: p.id, size: p.size, live: p.live, scattered: p.scattered}, reason)
+				pick.add(candidate{id: p.id, size: p.size, live: p.rest(), scattered: p.scattered}, reason)
 			}
 		}
 		return nil

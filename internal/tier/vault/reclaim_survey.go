@@ -130,9 +130,12 @@ func (s *survey) take(bytes int64) {
 // references notes which packs the manifests name.
 func (s *survey) references(ctx context.Context) error {
 	for _, p := range s.view.points {
-		h, _, err := s.r.manifest(ctx, p)
+		h, _, gone, err := s.r.needs(ctx, p)
 		if err != nil {
-			return s.r.halt("read the manifest of point "+string(p.id), err)
+			return err
+		}
+		if gone {
+			continue
 		}
 		for _, id := range h.Packs {
 			s.view.moves.resolve(p.name, id, func(id pack.ID) {
@@ -189,17 +192,21 @@ func (s *survey) contents(ctx context.Context) error {
 	seen := map[[16]byte]struct{}{}
 	disks := map[string]bool{}
 	for _, p := range s.view.points {
-		h, body, err := s.r.manifest(ctx, p)
+		h, body, gone, err := s.r.needs(ctx, p)
 		if err != nil {
-			return s.r.halt("read the manifest of point "+string(p.id), err)
+			return err
+		}
+		if gone {
+			continue
 		}
 		for i := range body.Disks {
 			d := &body.Disks[i]
 			disk := fmt.Sprintf("%x %s", h.Item, d.Target)
 			w := &diskSurvey{survey: s, seen: seen, newest: !disks[disk], reads: map[pack.ID]int64{}}
 			disks[disk] = true
-			if err := w.walk(ctx, &image{ctx: ctx, v: s.r.v, disk: d}); err != nil {
-				return s.r.halt(fmt.Sprintf("read the tables of disk %s of point %s", d.Target, p.id), err)
+			err := w.walk(ctx, &image{ctx: ctx, v: s.r.v, disk: d})
+			if err := s.r.unlessGone(ctx, p, fmt.Sprintf("read the tables of disk %s", d.Target), err); err != nil {
+				return err
 			}
 		}
 	}
@@ -308,11 +315,14 @@ func (w *diskSurvey) judge() {
 	}
 }
 
-// liveChunks is how many chunks of the pack are referred to.
-func (p *surveyedPack) liveChunks() int {
+// rest is what a pack of only the needed chunks would take; 0 if there are none.
+func (p *surveyedPack) rest() int64 {
 	n := 0
 	for _, word := range p.ordinals {
 		n += bits.OnesCount64(word)
 	}
-	return n
+	if n == 0 {
+		return 0
+	}
+	return pack.SizeOf(n, p.live)
 }

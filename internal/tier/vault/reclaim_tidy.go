@@ -58,12 +58,12 @@ func (r *Reclaim) tidyManifests(ctx context.Context, w *view) error {
 			continue
 		}
 		gone := false
-		err := r.append(ctx, func(s chain.State) chain.Record {
+		err := r.append(ctx, func(s chain.State) (chain.Record, error) {
 			_, live := s.Live[p.id]
 			if gone = !live; live || s.Dropped[p.id] > 0 {
-				return chain.Record{}
+				return chain.Record{}, nil
 			}
-			return chain.Record{Op: chain.Drop, Point: p.id}
+			return chain.Record{Op: chain.Drop, Point: p.id}, nil
 		})
 		if err != nil {
 			return err

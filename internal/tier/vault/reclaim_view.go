@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -68,6 +69,7 @@ func (r *Reclaim) look(ctx context.Context) (*view, error) {
 	if err != nil {
 		return nil, r.halt("read the vault's chain", err)
 	}
+	state.Live = maps.Clone(state.Live) // those that are dropped meanwhile are taken out
 	w := &view{state: state}
 	if w.moves, err = r.readMoves(ctx, state); err != nil {
 		return nil, err
@@ -128,25 +130,27 @@ func (r *Reclaim) readMoves(ctx context.Context, s chain.State) (*moves, error) 
 func (r *Reclaim) findPoints(ctx context.Context, w *view) error {
 	others := map[backstay.PointID]bool{}
 	for i, c := range r.v.copies {
-		here := 0
-		err := c.List(ctx, "points/", func(info blob.Info) error {
-			id := backstay.PointID(strings.TrimPrefix(info.Name, "points/"))
+		missing := maps.Clone(w.state.Live)
+		err := c.List(ctx, point.Object(""), func(info blob.Info) error {
+			id := backstay.PointID(strings.TrimPrefix(info.Name, point.Object("")))
 			if _, err := point.ParseID(id); err != nil {
 				return nil
 			}
-			if _, live := w.state.Live[id]; live {
-				here++
-			} else {
+			if _, live := w.state.Live[id]; !live {
 				others[id] = true
 			}
+			delete(missing, id)
 			return nil
 		})
 		if err != nil {
 			return r.halt("list the points in "+unitName(ctx, c, i), err)
 		}
-		if here < len(w.state.Live) {
-			return r.stopped("%s lists the manifests of %d of the %d points that the vault's chain has: a short listing, or lost objects", unitName(ctx, c, i), here, len(w.state.Live)).
-				Do("look after the storage unit, run `backstay vault verify` and `backstay vault repair`, and reclaim then")
+		for id, root := range missing {
+			err := fmt.Errorf("%s does not list it: a short listing, or a lost object", unitName(ctx, c, i))
+			if err := r.unlessGone(ctx, viewPoint{id: id, root: root}, "find the manifest", err); err != nil {
+				return backstay.AsError(err).Do("look after the storage unit, run `backstay vault verify` and `backstay vault repair`, and reclaim then")
+			}
+			delete(w.state.Live, id)
 		}
 	}
 	for id, root := range w.state.Live {
@@ -167,17 +171,18 @@ func (r *Reclaim) findPoints(ctx context.Context, w *view) error {
 	return r.sortPoints(ctx, w)
 }
 
-// sortPoints puts the newest point first, and takes out manifests that are
-// neither in the chain nor sound in any copy: no commit can be finished with them.
+// sortPoints puts the newest point first, and takes out those that were dropped
+// meanwhile and manifests that are neither in the chain nor sound in any copy: no
+// commit can be finished with them.
 func (r *Reclaim) sortPoints(ctx context.Context, w *view) error {
 	var kept []viewPoint
 	for _, p := range w.points {
-		h, _, err := r.manifest(ctx, p)
-		if p.root.IsZero() && (backstay.IsCode(err, backstay.CodeDamaged) || backstay.IsCode(err, backstay.CodeUnknownPoint)) {
-			continue
-		}
+		h, _, gone, err := r.needs(ctx, p)
 		if err != nil {
-			return r.halt("read the manifest of point "+string(p.id), err)
+			return err
+		}
+		if gone {
+			continue
 		}
 		p.taken = h.Time
 		kept = append(kept, p)
@@ -214,6 +219,39 @@ func (r *Reclaim) manifest(ctx context.Context, p viewPoint) (point.Header, poin
 
 // vaultID is the vault's UUID in binary form.
 func (v *Vault) vaultID() [16]byte { return v.keys.Head(seal.Pack, [16]byte{}, 0).Vault }
+
+// needs reads the manifest of a point that is in view. gone tells that the point
+// was dropped since: then nobody needs what it needed.
+func (r *Reclaim) needs(ctx context.Context, p viewPoint) (h point.Header, body point.Body, gone bool, err error) {
+	h, body, err = r.manifest(ctx, p)
+	if err == nil {
+		return h, body, false, nil
+	}
+	err = r.unlessGone(ctx, p, "read the manifest", err)
+	return h, body, err == nil, err
+}
+
+// unlessGone is the error that stops a reclaim, or nil if there is none or the
+// point is offered no more.
+func (r *Reclaim) unlessGone(ctx context.Context, p viewPoint, what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	st, stateErr := r.v.chainState(ctx, true)
+	if stateErr != nil {
+		return r.halt("read the vault's chain", stateErr)
+	}
+	_, live := st.Live[p.id]
+	if !live && (st.Dropped[p.id] > 0 || p.root.IsZero() && damagedPoint(err)) {
+		return nil
+	}
+	return r.halt(fmt.Sprintf("%s of point %s", what, p.id), err)
+}
+
+// damagedPoint tells a point of which nothing is left from one that could not be read.
+func damagedPoint(err error) bool {
+	return backstay.IsCode(err, backstay.CodeDamaged) || backstay.IsCode(err, backstay.CodeUnknownPoint)
+}
 
 // moves answers where the chunks of packs went.
 type moves struct {

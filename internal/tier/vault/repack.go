@@ -130,14 +130,18 @@ func (r *Reclaim) prepareRepack(ctx context.Context, w *view) (*repack, error) {
 func (p *repack) order(ctx context.Context) error {
 	seen := map[[16]byte]struct{}{}
 	for _, pt := range p.view.points {
-		_, body, err := p.r.manifest(ctx, pt)
+		_, body, gone, err := p.r.needs(ctx, pt)
 		if err != nil {
-			return p.r.halt("read the manifest of point "+string(pt.id), err)
+			return err
+		}
+		if gone {
+			continue
 		}
 		for i := range body.Disks {
 			m := &image{ctx: ctx, v: p.r.v, disk: &body.Disks[i]}
-			if err := p.orderDisk(ctx, m, seen); err != nil {
-				return p.r.halt(fmt.Sprintf("read the tables of disk %s of point %s", m.disk.Target, pt.id), err)
+			err := p.orderDisk(ctx, m, seen)
+			if err := p.r.unlessGone(ctx, pt, fmt.Sprintf("read the tables of disk %s", m.disk.Target), err); err != nil {
+				return err
 			}
 		}
 	}
@@ -194,9 +198,12 @@ func (p *repack) bind(ctx context.Context) error {
 	// The moves so far are joined into the new list, without what leads nobody any
 	// more; to find that out every point is led once.
 	for _, pt := range p.view.points {
-		h, _, err := r.manifest(ctx, pt)
+		h, _, gone, err := r.needs(ctx, pt)
 		if err != nil {
-			return r.halt("read the manifest of point "+string(pt.id), err)
+			return err
+		}
+		if gone {
+			continue
 		}
 		for _, id := range h.Packs {
 			p.view.moves.resolve(pt.name, id, func(pack.ID) {})
@@ -215,9 +222,47 @@ func (p *repack) bind(ctx context.Context) error {
 	if err := r.put(ctx, chain.MovesObject(id), data); err != nil {
 		return err
 	}
-	return r.append(ctx, func(chain.State) chain.Record {
-		return chain.Record{Op: chain.Moved, Object: chain.MovesObject(id), Hash: hash, Of: before}
+	return r.append(ctx, func(st chain.State) (chain.Record, error) {
+		if err := p.fenced(ctx, st); err != nil {
+			return chain.Record{}, err
+		}
+		return chain.Record{Op: chain.Moved, Object: chain.MovesObject(id), Hash: hash, Of: before}, nil
 	})
+}
+
+// fenced refuses a move when another reclaim was at work meanwhile: one that
+// moved packs too, or that condemned what was just written, because nobody
+// referred to it yet.
+func (p *repack) fenced(ctx context.Context, st chain.State) error {
+	refused := backstay.Errorf(backstay.CodeConflict, "what was repacked in the vault %s cannot be used", p.r.v.Name()).
+		Do("nothing is lost; see that one reclaim at a time works on the vault, and start it again")
+	born := p.view.state.Seq
+	if slices.ContainsFunc(st.Moves, func(m chain.Move) bool { return m.Seq > born }) || born < st.Floor {
+		return refused.Becausef("another reclaim moved chunks meanwhile")
+	}
+	lists := map[string]chain.Hash{}
+	for _, c := range st.Condemned {
+		if c.Seq > born {
+			lists[c.Object] = c.Hash
+		}
+	}
+	for _, f := range st.Fences {
+		if f.CondemnSeq > born {
+			lists[f.Object] = f.Hash
+		}
+	}
+	for object, hash := range lists {
+		packs, err := p.r.v.readTrash(ctx, object, hash)
+		if err != nil {
+			return refused.Because(err)
+		}
+		for _, d := range p.made {
+			if slices.Contains(packs, d.ID) {
+				return refused.Becausef("another reclaim condemned %s meanwhile", d.ID.Object())
+			}
+		}
+	}
+	return nil
 }
 
 // moves is this move, for the points whose tables were read.

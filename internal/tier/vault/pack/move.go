@@ -15,3 +15,9 @@ func Encoded(box *seal.Box, e Entry, sealed []byte) ([]byte, error) {
 	}
 	return encoded, nil
 }
+
+// SizeOf returns the size of a pack with so many chunks, of so many bytes as
+// they are sealed, all in bytes.
+func SizeOf(chunks int, sealed int64) int64 {
+	return seal.HeadSize + sealed + int64(chunks)*(clearEntry+nameEntry) + seal.Overhead + footerSize
+}

@@ -92,3 +92,18 @@ func TestChunkUnderAWrongNameIsFound(t *testing.T) {
 		t.Errorf("verify: %v", err)
 	}
 }
+
+func TestSizeOfAPackFollowsFromItsChunks(t *testing.T) {
+	keys, id, data := some(t)
+	d, err := Parse(keys, id, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sealed int64
+	for _, e := range d.Entries {
+		sealed += int64(e.Sealed)
+	}
+	if got := SizeOf(len(d.Entries), sealed); got != int64(len(data)) {
+		t.Errorf("%d bytes, and it has %d", got, len(data))
+	}
+}

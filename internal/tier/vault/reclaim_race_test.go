@@ -1,0 +1,332 @@
+package vault_test
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/tier/vault"
+)
+
+// stages is how often a reclaim of a storied vault tells of a stage.
+func stages(t *testing.T, origin *world) []vault.ReclaimStage {
+	var seen []vault.ReclaimStage
+	origin.again().reclaim(vault.ReclaimOptions{LiveFraction: 0.95, OnStage: func(s vault.ReclaimStage) { seen = append(seen, s) }})
+	for _, want := range []vault.ReclaimStage{vault.StageLooked, vault.StagePacked, vault.StageIndexed, vault.StageMoved, vault.StageListed,
+		vault.StageCondemned, vault.StageFenced, vault.StageChosen, vault.StageDeleted} {
+		if !slices.Contains(seen, want) {
+			t.Fatalf("no stage %s in %v", want, seen)
+		}
+	}
+	return seen
+}
+
+// during runs a reclaim and calls fn at each stage with its number.
+func (w *world) during(fn func(n int)) error {
+	n := 0
+	_, err := w.reclaimAll(w.open(w.store), vault.ReclaimOptions{LiveFraction: 0.95, OnStage: func(vault.ReclaimStage) {
+		fn(n)
+		n++
+	}})
+	return err
+}
+
+// TestAWriterOfAnyAgeIsSafeWhateverReclaimDoes has no leases: a writer whose
+// lease was lost begins before one stage of a reclaim and commits at another. It
+// refers to what a dropped point left, and to a parent that is being repacked.
+// Either its point is offered and restores, or it is refused and not offered.
+func TestAWriterOfAnyAgeIsSafeWhateverReclaimDoes(t *testing.T) {
+	origin, k, ids := storied(t, 5)
+	old, parent := slices.Clone(k[ids[0]]), ids[4]
+	data := slices.Clone(k[parent])
+	changed := change(123, data, 2)
+	origin.drop(k, ids[0], ids[1], ids[3])
+	all := stages(t, origin)
+	committed, refused := 0, 0
+	for from := range all {
+		for to := from; to <= len(all); to++ {
+			if (from*5+to)%3 > 0 && to-from > 1 && to < len(all) {
+				continue // a third of the pairs is enough for every day
+			}
+			w := origin.again()
+			id, other := newID(), w.open(w.store)
+			var packs []string
+			begin := func(o vault.WriteOptions) *vault.Writer {
+				o.Point, o.Parent, o.OnPack = id, parent, func(p string) { packs = append(packs, p) }
+				tr, err := other.Begin(w.ctx, o)
+				if o.Packs != nil && backstay.IsCode(err, backstay.CodeExists) {
+					return nil // its manifest was there, and all that it needs: the retry finished it
+				}
+				w.must(err)
+				_, err = tr.WriteDisk(w.ctx, vault.DiskSource{Target: "vda", Image: &disk{data: data}, Changed: changed, HasMap: true})
+				w.must(err)
+				_, err = tr.WriteDisk(w.ctx, vault.DiskSource{Target: "vdb", Image: &disk{data: old}})
+				w.must(err)
+				return tr
+			}
+			var tr *vault.Writer
+			var commitErr error
+			commit := func() { _, commitErr = tr.Commit(w.ctx, facts(id), definition) }
+			w.must(w.during(func(n int) {
+				if n == from {
+					tr = begin(vault.WriteOptions{})
+				}
+				if n == to {
+					commit()
+				}
+			}))
+			if to == len(all) {
+				commit()
+			}
+			what := fmt.Sprintf("begun when %s, committed at stage %d", all[from], to)
+			if commitErr != nil {
+				if !backstay.IsCode(commitErr, backstay.CodeConflict) {
+					t.Fatalf("%s: %v", what, commitErr)
+				}
+				refused++
+				k.checkIn(w, w.store)
+				if tr = begin(vault.WriteOptions{Packs: append(packs, "")[:len(packs)]}); tr != nil {
+					commit()
+					w.must(commitErr)
+				}
+			} else {
+				committed++
+			}
+			for range 2 {
+				v := w.open(w.store)
+				w.restored(v, id, "vda", data)
+				w.restored(v, id, "vdb", old)
+				for kept, want := range k {
+					w.restored(v, kept, "vda", want)
+				}
+				if _, err := w.reclaimAll(v, vault.ReclaimOptions{LiveFraction: 0.95}); err != nil {
+					t.Fatalf("%s, and reclaimed again: %v", what, err)
+				}
+			}
+		}
+	}
+	if committed == 0 || refused == 0 {
+		t.Errorf("%d committed and %d refused: the test does not meet both", committed, refused)
+	}
+}
+
+func TestDroppingAPointMeanwhileHarmsNothing(t *testing.T) {
+	origin, k, ids := storied(t, 5)
+	origin.drop(k, ids[0], ids[3])
+	for at := range stages(t, origin) {
+		w, left := origin.again(), kept{}
+		for id, data := range k {
+			left[id] = data
+		}
+		w.must(w.during(func(n int) {
+			if n == at {
+				w.drop(left, ids[4])
+			}
+		}))
+		w.reclaim(vault.ReclaimOptions{})
+		left.checkIn(w, w.copies[at%3])
+	}
+}
+
+func TestTwoReclaimsAtOnceHarmNothing(t *testing.T) {
+	origin, k, ids := storied(t, 5)
+	origin.drop(k, ids[0], ids[1], ids[3])
+	for at, stage := range stages(t, origin) {
+		w := origin.again()
+		var inner error
+		err := w.during(func(n int) {
+			if n == at {
+				_, inner = w.reclaimAll(w.open(w.store), vault.ReclaimOptions{LiveFraction: 0.95})
+			}
+		})
+		// One of the two may find the ground moved under it and stop.
+		for _, err := range []error{err, inner} {
+			if err != nil && !backstay.IsCode(err, backstay.CodeReclaimStopped) && !backstay.IsCode(err, backstay.CodeConflict) {
+				t.Errorf("a second one when %s: %v", stage, err)
+			}
+		}
+		k.checkIn(w, w.store)
+		w.reclaim(vault.ReclaimOptions{LiveFraction: 0.95})
+		k.checkIn(w, w.store)
+	}
+}
+
+func TestAResumedTransferDoesNotUseWhatIsCondemned(t *testing.T) {
+	w := newWorld(t)
+	data := sparse(5, 20<<20)
+	var packs []string
+	id := newID()
+	o := vault.WriteOptions{Point: id, OnPack: func(p string) { packs = append(packs, p) }}
+	cut := func() {
+		tr, err := w.vault.Begin(w.ctx, o)
+		w.must(err)
+		_, err = tr.WriteDisk(w.ctx, vault.DiskSource{Target: "vda", Image: &disk{data: data}})
+		w.must(err)
+		_, _ = tr.Commit(cancelled(w), facts(id), definition) // everything but the manifest
+	}
+	cut()
+	if len(packs) == 0 || len(w.objects("points/")) > 0 {
+		t.Fatalf("%d packs, points %v", len(packs), w.objects("points/"))
+	}
+	r := w.vault.Reclaim(vault.ReclaimOptions{Now: created})
+	// What a job has in hand is left alone ...
+	spared := w.vault.Reclaim(vault.ReclaimOptions{Now: created, Writing: writing(vault.Writing{Packs: packs})})
+	if sum, err := spared.Condemn(w.ctx); err != nil || sum.Objects > 0 {
+		t.Errorf("condemned %+v, %v", sum, err)
+	}
+	// ... and if it is not, it is not used.
+	sum, err := r.Condemn(w.ctx)
+	if err != nil || int(sum.Objects) != len(packs) {
+		t.Fatalf("condemned %+v of %d, %v", sum, len(packs), err)
+	}
+	tr, err := w.vault.Begin(w.ctx, vault.WriteOptions{Point: id, Packs: packs})
+	w.must(err)
+	_, err = tr.WriteDisk(w.ctx, vault.DiskSource{Target: "vda", Image: &disk{data: data}})
+	w.must(err)
+	lists, err := r.Lists(w.ctx)
+	w.must(err)
+	_, _, err = r.Delete(w.ctx, lists[0].ID)
+	w.must(err)
+	_, err = tr.Commit(w.ctx, facts(id), definition)
+	w.must(err)
+	kept{id: data}.check(w)
+}
+
+func TestACondemnedPackThatIsNeededAgainIsRescued(t *testing.T) {
+	w, k, ids := storied(t, 2)
+	data := slices.Clone(k[ids[1]])
+	id := newID()
+	tr, err := w.vault.Begin(w.ctx, vault.WriteOptions{Point: id})
+	w.must(err)
+	_, err = tr.WriteDisk(w.ctx, vault.DiskSource{Target: "vda", Image: &disk{data: data}})
+	w.must(err)
+	w.drop(k, ids[0], ids[1])
+	r := w.vault.Reclaim(vault.ReclaimOptions{Now: created})
+	condemned, err := r.Condemn(w.ctx)
+	w.must(err)
+	_, err = tr.Commit(w.ctx, facts(id), definition) // it began before
+	w.must(err)
+	k[id] = data
+	lists, err := r.Lists(w.ctx)
+	w.must(err)
+	deleted, rescued, err := r.Delete(w.ctx, lists[0].ID)
+	w.must(err)
+	if rescued.Objects == 0 || deleted.Objects+rescued.Objects != condemned.Objects {
+		t.Errorf("condemned %+v, rescued %+v, deleted %+v", condemned, rescued, deleted)
+	}
+	k.check(w)
+}
+
+func TestACommitThatBrokeOffIsNotTakenFromWhoWillFinishIt(t *testing.T) {
+	w, k, ids := storied(t, 2)
+	// A manifest that the chain does not know: its writer died before the record.
+	whole := w.again()
+	id, data := newID(), sparse(6, 1<<20)
+	whole.backup(vault.WriteOptions{Point: id, Parent: ids[1]}, source{target: "vda", disk: &disk{data: data}})
+	for name := range whole.snapshot() {
+		name = name[2:]
+		if _, err := w.copies[0].Stat(w.ctx, name); err != nil && name[:6] != "chain/" {
+			for _, c := range w.copies {
+				c.Replace(name, whole.get(0, name))
+			}
+		}
+	}
+	for _, o := range []vault.ReclaimOptions{{}, {Writing: writing(vault.Writing{Points: []backstay.PointID{id}})}} {
+		w.reclaim(o)
+	}
+	k.check(w)
+	finished := w.again()
+	if _, err := finished.vault.Begin(w.ctx, vault.WriteOptions{Point: id}); !backstay.IsCode(err, backstay.CodeExists) {
+		t.Fatalf("finish: %v", err)
+	}
+	finished.restored(finished.open(finished.store), id, "vda", data)
+	// When nobody will finish it, it goes; and its writer, if it lives, is refused.
+	w.reclaim(vault.ReclaimOptions{Writing: writing(vault.Writing{})})
+	if _, err := w.copies[0].Stat(w.ctx, "points/"+string(id)); err == nil {
+		t.Error("the manifest is still there")
+	}
+	if _, err := w.vault.Begin(w.ctx, vault.WriteOptions{Point: id}); !backstay.IsCode(err, backstay.CodeConflict) {
+		t.Errorf("its writer: %v", err)
+	}
+	k.check(w)
+}
+
+func TestARepackPutsTheNewestPointsChunksInTheOrderOfTheDisk(t *testing.T) {
+	w := newWorld(t)
+	data := make([]byte, 20<<18)
+	for i := range data {
+		data[i] = byte(i >> 16)
+	}
+	var parent backstay.PointID
+	k, all := kept{}, []backstay.PointID{}
+	// The windows of the disk are written back to front, each by its own point.
+	for i := 19; i >= 0; i-- {
+		from := i << 18
+		scribbleAll(uint64(200+i), data[from:from+1<<18])
+		id := newID()
+		w.backup(vault.WriteOptions{Point: id, Parent: parent}, source{target: "vda", disk: &disk{data: data},
+			changed: []backstay.Range{{Offset: int64(from), Length: 1 << 18}}, mapped: i < 19})
+		k[id], parent = slices.Clone(data), id
+		all = append(all, id)
+	}
+	w.drop(k, all[:19]...)
+	packs := len(w.objects("packs/"))
+	plan, err := w.vault.Reclaim(vault.ReclaimOptions{Now: created}).Plan(w.ctx)
+	w.must(err)
+	if len(plan.Repack) == 0 {
+		t.Fatalf("a disk that is read from %d packs is not repacked: %+v", packs, plan)
+	}
+	w.reclaim(vault.ReclaimOptions{})
+	k.check(w)
+	got, err := restore(w.ctx, w.open(w.store), all[19], "vda")
+	w.must(err)
+	if !bytes.Equal(got, data) || len(w.objects("packs/")) >= packs/2 {
+		t.Errorf("%d packs of %d are left", len(w.objects("packs/")), packs)
+	}
+	if again, err := w.vault.Reclaim(vault.ReclaimOptions{Now: created}).Plan(w.ctx); err != nil || len(again.Repack) > 0 {
+		t.Errorf("a second run would move again: %+v, %v", again, err)
+	}
+}
+
+func TestARepackThatIsCutOffUsesWhatItPut(t *testing.T) {
+	origin, k, ids := storied(t, 5)
+	origin.drop(k, ids[0], ids[1], ids[3])
+	w := origin.again()
+	var packs []string
+	died := func() (err error) {
+		defer func() {
+			if recover() != nil {
+				err = fmt.Errorf("died")
+			}
+		}()
+		_, err = w.reclaimAll(w.vault, vault.ReclaimOptions{LiveFraction: 0.95, OnPack: func(id string) error {
+			packs = append(packs, id)
+			return nil
+		}, OnStage: func(s vault.ReclaimStage) {
+			if s == vault.StagePacked {
+				panic("died")
+			}
+		}})
+		return err
+	}()
+	if died == nil || len(packs) == 0 {
+		t.Fatalf("%v, %d packs", died, len(packs))
+	}
+	k.check(w)
+	before := len(w.objects("packs/"))
+	o := vault.ReclaimOptions{LiveFraction: 0.95, Now: created, Packs: packs, OnPack: func(string) error {
+		t.Error("what was put is put again")
+		return nil
+	}}
+	if moved, err := w.open(w.store).Reclaim(o).Repack(w.ctx); err != nil || moved.Objects == 0 {
+		t.Errorf("%+v, %v", moved, err)
+	}
+	if after := len(w.objects("packs/")); after != before {
+		t.Errorf("%d packs, and %d before", after, before)
+	}
+	w.reclaim(vault.ReclaimOptions{LiveFraction: 0.95, Now: created.Add(time.Hour)})
+	k.check(w)
+}
