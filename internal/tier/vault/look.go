@@ -59,6 +59,8 @@ func (d *diskWork) look(ctx context.Context, it *item, b *buffers) (found, error
 	if err != nil || f.plain == 0 {
 		return f, err
 	}
+	d.computing <- struct{}{}
+	defer func() { <-d.computing }()
 	compare := it.page.parent != nil && !d.mapped
 	name := d.w.v.keys.Name(chunk.Data, b.plain[:f.plain])
 	if compare && it.page.holds(f, name) {
@@ -168,7 +170,9 @@ func (d *diskWork) readSpans(ctx context.Context, it *item, buf []byte) (found, 
 				continue
 			}
 			f.add(u, data, uint32(f.plain/chunk.Unit))
-			copy(buf[f.plain:], unit)
+			if &buf[f.plain] != &unit[0] {
+				copy(buf[f.plain:], unit)
+			}
 			f.plain += chunk.Unit
 		}
 	}

@@ -37,6 +37,10 @@ type diskWork struct {
 	mapped  bool // changed is complete
 	stats   DiskStats
 	table   *point.Disk
+	// computing has a place for each core: more workers than that read, but they
+	// do not take turns in hashing and compressing, which would cost them the
+	// processors' caches.
+	computing chan struct{}
 }
 
 // pageWork is one page of it.
@@ -162,6 +166,7 @@ func normal(ranges []backstay.Range, size int64) []backstay.Range {
 func (d *diskWork) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	workers := runtime.GOMAXPROCS(0) + 2
+	d.computing = make(chan struct{}, runtime.GOMAXPROCS(0))
 	work, order := make(chan *item), make(chan *item, 2*workers)
 	g.Go(func() error {
 		defer close(work)

@@ -66,7 +66,7 @@ const Overhead = 1
 
 var coders = sync.OnceValues(func() (*zstd.Encoder, error) {
 	return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false),
-		zstd.WithWindowSize(MaxData), zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)), zstd.WithLowerEncoderMem(true))
+		zstd.WithWindowSize(MaxData), zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)))
 })
 
 var decoders = sync.OnceValues(func() (*zstd.Decoder, error) {
