@@ -50,7 +50,7 @@ type VaultHead struct {
 
 // StorageUnit is one place that can hold one copy of an object.
 type StorageUnit struct {
-	URL  string `json:"url"` // file:///path
+	URL  string `json:"url"` // file:///path, s3://…, azure://…; holds no credential
 	Zone string `json:"zone,omitempty"`
 	// Device identifies the physical device as far as it can be told; units
 	// with the same device are one failure domain (architecture decision 12).

@@ -6,7 +6,7 @@ import backstay "github.com/backstay/backstay"
 type CreateVaultRequest struct {
 	Name       backstay.VaultName  `json:"name" minLength:"1" maxLength:"63" pattern:"^[a-z0-9][a-z0-9._-]*$"`
 	Redundancy backstay.Redundancy `json:"redundancy,omitempty" enum:"LRS,ZRS,GRS" doc:"empty means LRS"`
-	// Units are the storage units, one for each copy: file:///path.
+	// Units are the storage units, one for each copy.
 	Units []NewUnit `json:"units" minItems:"1" maxItems:"16" nullable:"false"`
 	// Recipients can open the vault besides this server; a fresh recovery key is
 	// made as well, unless NoRecoveryKey.
@@ -18,7 +18,7 @@ type CreateVaultRequest struct {
 
 // NewUnit is one storage unit of a new vault.
 type NewUnit struct {
-	URL  string `json:"url" minLength:"1" doc:"file:///path"`
+	URL  string `json:"url" minLength:"1" doc:"file:///path, s3://bucket/prefix or azure://account/container/prefix, with options but never with credentials; see docs/storage-units.md"`
 	Zone string `json:"zone,omitempty" doc:"failure domain; ZRS needs three different ones"`
 }
 

@@ -70,14 +70,16 @@ func checkUnits(r api.CreateVaultRequest) error {
 	}
 	seen, zones := map[string]bool{}, map[string]bool{}
 	for _, u := range r.Units {
-		if !strings.HasPrefix(u.URL, "file:///") || len(u.URL) == len("file:///") {
-			return backstay.Errorf(backstay.CodeUsage, "%q is not a storage unit", u.URL).
-				Becausef("a storage unit is a folder with an absolute path").Do("say file:///path/of/the/folder")
+		// Whoever opens units takes the URL apart. It is not repeated here, because
+		// it may hold a password that has no business there.
+		if scheme, at, ok := strings.Cut(u.URL, "://"); !strings.HasPrefix(u.URL, "/") && (!ok || scheme == "" || at == "") {
+			return backstay.Errorf(backstay.CodeUsage, "this is not the URL of a storage unit").
+				Becausef("it is neither an absolute path nor like kind://place").Do("say file:///path/of/the/folder, s3://bucket/prefix or azure://account/container")
 		}
 		at := strings.TrimRight(u.URL, "/")
 		if seen[at] {
-			return backstay.Errorf(backstay.CodeUsage, "the storage unit %s is named twice", u.URL).
-				Becausef("two copies in one place are one copy").Do("give a folder for each copy, on different devices if there are any")
+			return backstay.Errorf(backstay.CodeUsage, "a storage unit is named twice").
+				Becausef("two copies in one place are one copy").Do("give a place of its own for each copy, on different devices if there are any")
 		}
 		seen[at] = true
 		if u.Zone != "" {
