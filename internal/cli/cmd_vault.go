@@ -91,7 +91,8 @@ func (a *app) vaultCreateCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "create NAME --unit URL…", Short: "Make a vault and print its recovery key once",
 		Example: "  backstay vault create second --unit /mnt/a --unit /mnt/b --unit /mnt/c\n" +
-			"  backstay vault create zoned --redundancy ZRS --unit /mnt/a,zone=1 --unit /mnt/b,zone=2 --unit /mnt/c,zone=3",
+			"  backstay vault create zoned --redundancy ZRS --unit /mnt/a,zone=1 --unit /mnt/b,zone=2 --unit /mnt/c,zone=3\n" +
+			"  backstay vault create mixed --unit /mnt/a --unit s3://backups/site1?region=eu-central-1 --unit azure://account/container",
 		Args: exactly("NAME"),
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
 			r := api.CreateVaultRequest{Name: backstay.VaultName(args[0]), Redundancy: redundancy}
@@ -114,7 +115,7 @@ func (a *app) vaultCreateCommand() *cobra.Command {
 		}),
 	}
 	c.Flags().Var(oneOf(&redundancy, backstay.LRS, backstay.ZRS), "redundancy", "copies in one zone, or in three")
-	c.Flags().StringArrayVar(&units, "unit", nil, "storage unit, a folder on the hosts: PATH[,zone=NAME]; once for each copy")
+	c.Flags().StringArrayVar(&units, "unit", nil, "storage unit, a folder on the hosts, a bucket or a container: PATH or URL[,zone=NAME]; once for each copy")
 	mustHave(c, "unit")
 	return c
 }
