@@ -152,8 +152,10 @@ type TransferRequest struct {
 	// Packs are those that an interrupted attempt made durable.
 	Packs   []string
 	Expires *time.Time
-	// Header facts that the vault's manifest repeats.
+	// Header facts that the vault's manifest repeats: with them a catalogue can be
+	// rebuilt from the vault.
 	Policy backstay.PolicyName
+	Host   backstay.HostName
 }
 
 // Transferred is a point in the vault, validated and committed.

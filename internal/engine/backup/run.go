@@ -282,7 +282,7 @@ func (b *backupRun) transfer(ctx context.Context) error {
 	}
 	request := mover.TransferRequest{
 		Job: b.run.Job().ID, Point: point.ID, Vault: access, Parent: parent,
-		Packs: b.state.Packs, Expires: point.Expires, Policy: b.item.Policy,
+		Packs: b.state.Packs, Expires: point.Expires, Policy: b.item.Policy, Host: point.VM.Host,
 	}
 	transferred, err := mover.Phases(ctx, b.run, []string{"transfer", "validate"},
 		func(ctx context.Context, progress mover.Progress) (mover.Transferred, error) {

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	backstay "github.com/backstay/backstay"
@@ -83,6 +84,9 @@ func (r *Runner) record(ctx context.Context, run backstay.Run, vault backstay.Va
 	for _, p := range points {
 		known[p.ID] = p
 	}
+	if err := r.findHosts(ctx, found); err != nil {
+		return err
+	}
 	changes := Compare(vault, known, found, r.Now().UTC())
 	var lines []string
 	for _, c := range changes {
@@ -102,6 +106,31 @@ func (r *Runner) record(ctx context.Context, run backstay.Run, vault backstay.Va
 		lines = append(lines, fmt.Sprintf("and %d more", more))
 	}
 	return run.Update(func(j *backstay.Job) { j.Result.Changes = lines })
+}
+
+// findHosts says of points that do not name their VM's host where the VM is now,
+// or that it is the only host there is.
+func (r *Runner) findHosts(ctx context.Context, found []Found) error {
+	hosts, err := r.Catalog.Hosts.ListHosts(ctx)
+	if err != nil {
+		return fmt.Errorf("list hosts: %w", err)
+	}
+	for i := range found {
+		ref := &found[i].Facts.VM
+		if ref.Host != "" || ref.UUID == "" {
+			continue
+		}
+		vm, err := r.Catalog.VMs.VM(ctx, ref.UUID)
+		switch {
+		case err == nil:
+			ref.Host = vm.Host
+		case !errors.Is(err, catalog.ErrNotFound):
+			return fmt.Errorf("read VM %s: %w", ref.UUID, err)
+		case len(hosts) == 1:
+			ref.Host = hosts[0].Name
+		}
+	}
+	return nil
 }
 
 func (r *Runner) apply(ctx context.Context, c Change) error {
@@ -196,8 +225,29 @@ func compareOne(vault backstay.VaultName, known map[backstay.PointID]backstay.Re
 	if reflect.DeepEqual(corrected, old) {
 		return Change{}, false
 	}
-	return Change{Point: f.ID, What: fmt.Sprintf("corrected point %s of %s", f.ID, label(f.Facts.VM)),
+	return Change{Point: f.ID, What: fmt.Sprintf("corrected point %s of %s: %s", f.ID, label(old.VM), differences(old, corrected)),
 		Apply: func(p *backstay.RecoveryPoint) { take(p, f, vault, now) }}, true
+}
+
+// differences says in words what a correction changes.
+func differences(old, now backstay.RecoveryPoint) string {
+	var parts []string
+	if old.Vault != now.Vault || !old.Has(backstay.VaultTier) {
+		parts = append(parts, "it is in the vault "+string(now.Vault))
+	}
+	if old.Damage != "" {
+		parts = append(parts, "it can be read in the vault again")
+	}
+	if !old.Time.Equal(now.Time) || old.Consistency != now.Consistency || old.ConsistencyReason != now.ConsistencyReason {
+		parts = append(parts, "its time or consistency")
+	}
+	if !reflect.DeepEqual(old.Disks, now.Disks) {
+		parts = append(parts, "its disks")
+	}
+	if len(parts) == 0 {
+		return "its firmware or shape"
+	}
+	return strings.Join(parts, ", ")
 }
 
 // clone is a copy of which the tiers and disks can be changed.

@@ -201,6 +201,9 @@ func factsOf(p *snapshot.PointRecord, r mover.TransferRequest) backstay.Recovery
 		Parent:   r.Parent,
 		Firmware: p.Shape.Firmware, TPM: p.Shape.TPM, Shape: p.Shape,
 	}
+	if r.Host != "" {
+		facts.VM.Host = r.Host
+	}
 	for _, d := range p.Disks {
 		facts.Disks = append(facts.Disks, d.PointDisk)
 	}
