@@ -561,6 +561,26 @@ func TestTransferThatBeganBeforeAReclaimDoesNotReferToWhatThatDeletes(t *testing
 	w.restored(w.open(w.store), betweenID, "vda", sparse(1, 256<<10))
 }
 
+func TestTransferThatIsOlderThanTheFencesIsRefused(t *testing.T) {
+	w := newWorld(t)
+	id := newID()
+	tr, err := w.vault.Begin(w.ctx, vault.WriteOptions{Point: id})
+	w.must(err)
+	defer tr.Abort()
+	for range 17 {
+		r := w.condemn("00112233445566778899aabbccddeeff")
+		w.appended(chain.Record{Op: chain.Reclaim, Object: r.Object, Of: r.Seq})
+		w.appended(chain.Record{Op: chain.Reclaimed, Object: r.Object, Of: r.Seq})
+		w.everywhere(r.Object, nil)
+	}
+	if _, err := tr.Commit(w.ctx, facts(id), definition); !backstay.IsCode(err, backstay.CodeConflict) || !strings.Contains(err.Error(), "so much was reclaimed") {
+		t.Errorf("commit: %v", err)
+	}
+	if err := w.small(w.vault, id, 1); err != nil && !backstay.IsCode(err, backstay.CodeExists) {
+		t.Errorf("next attempt: %v", err)
+	}
+}
+
 func TestListThatNobodyCanReadStopsWriters(t *testing.T) {
 	w := newWorld(t)
 	w.must(w.small(w.vault, newID(), 1))

@@ -377,6 +377,14 @@ func TestPlantedDamageIsNamed(t *testing.T) {
 			o.fill(0, 6)
 			w.all(chain.Object(6), o.get(0, chain.Object(6)))
 		}, backstay.CodeDamaged, false},
+		"forged without the key": {func(w *world) {
+			r, err := chain.Decode(keyed(1), 6, w.get(0, chain.Object(6)))
+			w.must(err)
+			r.Root = chain.Hash{7}
+			data, _, err := chain.Encode(keyed(2), r)
+			w.must(err)
+			w.all(chain.Object(6), data)
+		}, backstay.CodeDamaged, false},
 		"another history": {func(w *world) {
 			o := newWorld(w.t)
 			o.fill(100, 6)
