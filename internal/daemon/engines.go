@@ -17,6 +17,7 @@ import (
 	"github.com/backstay/backstay/internal/catalog"
 	"github.com/backstay/backstay/internal/engine/backup"
 	"github.com/backstay/backstay/internal/engine/expire"
+	"github.com/backstay/backstay/internal/engine/rebuild"
 	"github.com/backstay/backstay/internal/engine/restore"
 	"github.com/backstay/backstay/internal/engine/verify"
 	"github.com/backstay/backstay/internal/job"
@@ -31,6 +32,8 @@ type engines struct {
 	restore *restore.Runner
 	expire  *expire.Runner
 	verify  *verify.Runner
+	vaults  *verify.VaultRunner
+	rebuild *rebuild.Runner
 }
 
 func newEngines(r *region) *engines {
@@ -52,6 +55,7 @@ func newEngines(r *region) *engines {
 			},
 		},
 		verify: &verify.Runner{Catalog: r.catalog, Mover: r.hosts.mover, Vault: r.vaults.access},
+		vaults: r.verifyVaults(), rebuild: r.rebuilder(),
 	}
 }
 
@@ -79,11 +83,14 @@ func (e *engines) queueOptions(r *region) job.Options {
 			backstay.JobBackup:  runner(e, e.backup.Run),
 			backstay.JobRestore: runner(e, e.runRestore),
 			backstay.JobExpire:  runner(e, e.expire.Run),
-			backstay.JobVerify:  runner(e, e.verify.Run),
+			backstay.JobVerify:  runner(e, e.runVerify),
+			backstay.JobRepair:  runner(e, e.vaults.Repair),
+			backstay.JobRebuild: runner(e, e.rebuild.Run),
 		},
 		Tasks: map[backstay.JobKind][]string{
 			backstay.JobBackup: backup.Tasks, backstay.JobRestore: restore.Tasks,
 			backstay.JobExpire: expire.Tasks, backstay.JobVerify: verify.Tasks,
+			backstay.JobRepair: verify.RepairTasks, backstay.JobRebuild: rebuild.Tasks,
 		},
 	}
 }

@@ -143,8 +143,11 @@ func (r *region) queueVerifies(ctx context.Context, now time.Time) error {
 			continue
 		}
 		pending, err := r.vaultJobs(ctx, v.Name, backstay.JobVerify, backstay.JobQueued, backstay.JobRunning, backstay.JobCancelling)
-		if err != nil || len(pending) > 0 {
+		if err != nil {
 			return err
+		}
+		if len(pending) > 0 {
+			continue
 		}
 		_, err = r.queue.Submit(ctx, job.Request{Kind: backstay.JobVerify, Target: string(v.Name), User: scheduler,
 			Params: backstay.VerifyVaultParams{Vault: v.Name, Points: true, Whole: true, Days: r.config.Verify.Days, Rate: r.config.Verify.Rate}})
