@@ -7,13 +7,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// binaries is the folder of the freshly built programs.
-var binaries string
+// binaries is the folder of the freshly built programs; versitygw is the S3 server
+// that stories start.
+var binaries, versitygw string
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
@@ -32,6 +34,14 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "build backstay and sandbox:", err)
 		return 1
 	}
+	servers := exec.Command("../scripts/test-servers")
+	servers.Stderr = os.Stderr
+	out, err := servers.Output()
+	if err != nil || len(strings.Fields(string(out))) == 0 {
+		fmt.Fprintln(os.Stderr, "install the test servers:", err)
+		return 1
+	}
+	versitygw = strings.Fields(string(out))[0]
 	return m.Run()
 }
 
@@ -52,6 +62,7 @@ func TestStories(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("PATH", binaries+string(os.PathListSeparator)+os.Getenv("PATH"))
 			env.Setenv("HOME", env.WorkDir)
+			env.Setenv("VERSITYGW", versitygw)
 			env.Values[storyKey{}] = &story{}
 			return nil
 		},
