@@ -62,6 +62,7 @@ func (a *app) vaultCommands() *cobra.Command {
 	c := a.group("vault", "Stores of recovery points", "  backstay vault list\n  backstay vault create second --unit /mnt/a --unit /mnt/b --unit /mnt/c",
 		a.vaultCreateCommand(), list, show, usage)
 	c.AddCommand(a.vaultHealthCommands()...)
+	c.AddCommand(a.vaultKeyCommand())
 	return c
 }
 
@@ -88,9 +89,11 @@ func (a *app) vaultTable(w io.Writer, v backstay.Vault) {
 func (a *app) vaultCreateCommand() *cobra.Command {
 	redundancy := backstay.LRS
 	var units []string
+	var open openers
 	c := &cobra.Command{
 		Use: "create NAME --unit URL…", Short: "Make a vault and print its recovery key once",
 		Example: "  backstay vault create second --unit /mnt/a --unit /mnt/b --unit /mnt/c\n" +
+			"  backstay vault create third --unit /mnt/a --unit /mnt/b --unit /mnt/c --recipient age1… --no-recovery-key\n" +
 			"  backstay vault create zoned --redundancy ZRS --unit /mnt/a,zone=1 --unit /mnt/b,zone=2 --unit /mnt/c,zone=3\n" +
 			"  backstay vault create mixed --unit /mnt/a --unit s3://backups/site1?region=eu-central-1 --unit azure://account/container",
 		Args: exactly("NAME"),
@@ -103,12 +106,18 @@ func (a *app) vaultCreateCommand() *cobra.Command {
 				}
 				r.Units = append(r.Units, unit)
 			}
+			if err := a.addOpeners(&r, open); err != nil {
+				return err
+			}
 			out, err := c.CreateVault(ctx, r)
 			if err != nil {
 				return err
 			}
 			return a.emit(out, func(w io.Writer) {
 				a.vaultTable(w, out.Vault)
+				if out.RecoveryKey == "" {
+					return
+				}
 				fmt.Fprintf(w, "\nThe recovery key of the vault %q, shown this once:\n\n    %s\n\n", out.Vault.Name, out.RecoveryKey)
 				fmt.Fprintln(w, "With it, everything in the vault can be read without this server. Keep it away from here.")
 			})
@@ -116,6 +125,7 @@ func (a *app) vaultCreateCommand() *cobra.Command {
 	}
 	c.Flags().Var(oneOf(&redundancy, backstay.LRS, backstay.ZRS), "redundancy", "copies in one zone, or in three")
 	c.Flags().StringArrayVar(&units, "unit", nil, "storage unit, a folder on the hosts, a bucket or a container: PATH or URL[,zone=NAME]; once for each copy")
+	open.flags(c)
 	mustHave(c, "unit")
 	return c
 }

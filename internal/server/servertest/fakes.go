@@ -20,8 +20,15 @@ func (v vaults) CreateVault(ctx context.Context, r api.CreateVaultRequest) (back
 	for _, u := range r.Units {
 		units = append(units, u.URL)
 	}
-	vault := newVault(r.Name, units...)
-	return vault, RecoveryKey, v.catalog.Vaults.CreateVault(ctx, vault)
+	vault, key := newVault(r.Name, units...), RecoveryKey
+	if r.NoRecoveryKey {
+		key = ""
+		if len(r.Recipients) == 0 && !r.Force {
+			return vault, "", backstay.Errorf(backstay.CodeNoRecovery, "the vault would have no recovery recipient").
+				Becausef("every recovery point in the vault is lost with the server")
+		}
+	}
+	return vault, key, v.catalog.Vaults.CreateVault(ctx, vault)
 }
 
 func (v vaults) ImportVault(ctx context.Context, r api.ImportVaultRequest) (backstay.Vault, error) {

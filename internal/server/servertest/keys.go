@@ -3,6 +3,7 @@ package servertest
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 
 	backstay "github.com/backstay/backstay"
@@ -92,7 +93,7 @@ func (k *vaultKeys) CheckEscrow(_ context.Context, name backstay.VaultName, key 
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	v := k.of(name)
-	if string(key.Identity.Reveal()) != RecoveryKey && string(key.Passphrase.Reveal()) != Passphrase {
+	if strings.TrimSpace(string(key.Identity.Reveal())) != RecoveryKey && string(key.Passphrase.Reveal()) != Passphrase {
 		return backstay.EscrowResult{}, backstay.Errorf(backstay.CodeVaultKey, "the identity cannot open the vault %s", name).
 			Becausef("the vault's key is not wrapped for it")
 	}
