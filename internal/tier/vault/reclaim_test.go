@@ -174,6 +174,46 @@ func TestARepackKeepsEveryByteAndFreesTheRest(t *testing.T) {
 	k.check(w)
 }
 
+func TestAVaultThatWasRepackedIsSound(t *testing.T) {
+	w, k, ids := storied(t, 5)
+	w.drop(k, ids[0], ids[1], ids[3])
+	if done := w.reclaim(vault.ReclaimOptions{LiveFraction: 0.95}); done.Deleted.Objects == 0 || done.Moved.Objects == 0 {
+		t.Fatalf("%+v", done)
+	}
+	sound := func(what string) {
+		t.Helper()
+		report, err := w.open(w.store).Scrub(w.ctx, vault.ScrubOptions{})
+		w.must(err)
+		keyless, err := vault.ScrubKeyless(w.ctx, w.store, vaultID, vault.ScrubOptions{})
+		w.must(err)
+		if len(report.Damages)+len(keyless.Damages) > 0 {
+			t.Errorf("%s: %v %v", what, report.Damages, keyless.Damages)
+		}
+	}
+	sound("repacked")
+	// What the moves lead to is needed: a copy that lost it is not sound, and is mended.
+	for _, name := range w.objects("packs/") {
+		good := w.get(0, name)
+		w.must(w.copies[1].Delete(w.ctx, name))
+		report, err := w.vault.Scrub(w.ctx, vault.ScrubOptions{})
+		w.must(err)
+		if len(report.Damages) != 1 || report.Damages[0].Object != name {
+			t.Errorf("%s is lost in a copy: %v", name, report.Damages)
+		}
+		keyless, err := vault.ScrubKeyless(w.ctx, w.store, vaultID, vault.ScrubOptions{})
+		w.must(err)
+		if len(keyless.Damages) != 1 {
+			t.Errorf("%s is lost in a copy, seen without a key: %v", name, keyless.Damages)
+		}
+		_, err = w.vault.Repair(w.ctx, report.Damages, vault.RepairOptions{})
+		w.must(err)
+		if got := w.get(1, name); string(got) != string(good) {
+			t.Errorf("%s was not mended", name)
+		}
+	}
+	sound("mended")
+}
+
 func TestTheSameVaultHandleStoresAnewWhatWasDeleted(t *testing.T) {
 	w, k, ids := storied(t, 1)
 	data := k[ids[0]]

@@ -71,8 +71,8 @@ func (r *Reclaim) look(ctx context.Context) (*view, error) {
 	}
 	state.Live = maps.Clone(state.Live) // those that are dropped meanwhile are taken out
 	w := &view{state: state}
-	if w.moves, err = r.readMoves(ctx, state); err != nil {
-		return nil, err
+	if w.moves, err = readMoves(ctx, r.v.copies, state, r.v.decodeMoves); err != nil {
+		return nil, r.halt("read a list of moved packs", err)
 	}
 	for _, c := range state.CondemnedBefore() {
 		packs, err := r.v.readTrash(ctx, c.Object, c.Hash)
@@ -85,44 +85,6 @@ func (r *Reclaim) look(ctx context.Context) (*view, error) {
 		return nil, err
 	}
 	return w, nil
-}
-
-// object reads an object whose hash the chain has from the first copy that shows it.
-func (r *Reclaim) object(ctx context.Context, name string, want chain.Hash) ([]byte, error) {
-	var errs []error
-	for i, c := range r.v.copies {
-		data, err := c.Get(ctx, name, 0, -1)
-		if err == nil && seal.Hash(data) != want {
-			err = fmt.Errorf("another hash than its record has: %w", seal.ErrWrong)
-		}
-		if err == nil {
-			return data, nil
-		}
-		errs = append(errs, fmt.Errorf("%s in %s: %w", name, unitName(ctx, c, i), err))
-	}
-	return nil, readError(name, errs...)
-}
-
-func (r *Reclaim) readMoves(ctx context.Context, s chain.State) (*moves, error) {
-	m := newMoves()
-	for _, record := range s.Moves {
-		id, err := chain.ParseMovesObject(record.Object)
-		if err != nil {
-			return nil, r.halt("read a list of moved packs", err)
-		}
-		data, err := r.object(ctx, record.Object, record.Hash)
-		if err != nil {
-			return nil, r.halt("read a list of moved packs", err)
-		}
-		list, err := chain.DecodeMoves(r.v.keys.TrashMAC, r.v.vaultID(), id, data)
-		if err != nil {
-			return nil, r.halt("read a list of moved packs", err)
-		}
-		for _, moved := range list {
-			m.add(moved)
-		}
-	}
-	return m, nil
 }
 
 // findPoints collects the points of the chain and the manifests that no record
@@ -217,9 +179,6 @@ func (r *Reclaim) manifest(ctx context.Context, p viewPoint) (point.Header, poin
 	return point.Header{}, point.Body{}, noPoint(p.id, errs)
 }
 
-// vaultID is the vault's UUID in binary form.
-func (v *Vault) vaultID() [16]byte { return v.keys.Head(seal.Pack, [16]byte{}, 0).Vault }
-
 // needs reads the manifest of a point that is in view. gone tells that the point
 // was dropped since: then nobody needs what it needed.
 func (r *Reclaim) needs(ctx context.Context, p viewPoint) (h point.Header, body point.Body, gone bool, err error) {
@@ -251,83 +210,4 @@ func (r *Reclaim) unlessGone(ctx context.Context, p viewPoint, what string, err 
 // damagedPoint tells a point of which nothing is left from one that could not be read.
 func damagedPoint(err error) bool {
 	return backstay.IsCode(err, backstay.CodeDamaged) || backstay.IsCode(err, backstay.CodeUnknownPoint)
-}
-
-// moves answers where the chunks of packs went.
-type moves struct {
-	groups []moveGroup
-	of     map[pack.ID][]*movedPack // oldest first
-}
-
-type moveGroup struct {
-	points map[[16]byte]bool
-	packs  []*movedPack
-}
-
-type movedPack struct {
-	group int
-	to    []pack.ID
-	from  pack.ID
-	used  bool // some point is led by it
-}
-
-func newMoves() *moves { return &moves{of: map[pack.ID][]*movedPack{}} }
-
-// add adds what is newer than all before.
-func (m *moves) add(list chain.Moves) {
-	g := moveGroup{points: map[[16]byte]bool{}}
-	for _, p := range list.Points {
-		g.points[p] = true
-	}
-	for _, p := range list.Packs {
-		moved := &movedPack{group: len(m.groups), from: p.From, to: p.To}
-		g.packs = append(g.packs, moved)
-		m.of[p.From] = append(m.of[p.From], moved)
-	}
-	m.groups = append(m.groups, g)
-}
-
-// resolve calls add for the packs that hold, for this point, what its manifest
-// says is in the pack. Of several moves the newest counts that was made with the
-// point in view: it has all that the point needs. A point that was not in view
-// (committed later) refers to the pack itself.
-func (m *moves) resolve(name [16]byte, id pack.ID, add func(pack.ID)) { m.after(-1, name, id, add) }
-
-func (m *moves) after(group int, name [16]byte, id pack.ID, add func(pack.ID)) {
-	for _, moved := range slices.Backward(m.of[id]) {
-		if moved.group <= group {
-			break
-		}
-		if m.groups[moved.group].points[name] {
-			moved.used = true
-			for _, to := range moved.to {
-				m.after(moved.group, name, to, add)
-			}
-			return
-		}
-	}
-	add(id)
-}
-
-// still returns what of the moves leads a point that is among these, in the form
-// of a new list. It is asked after every point was resolved.
-func (m *moves) still(points []viewPoint) []chain.Moves {
-	var out []chain.Moves
-	for _, g := range m.groups {
-		var kept chain.Moves
-		for _, p := range points {
-			if g.points[p.name] {
-				kept.Points = append(kept.Points, p.name)
-			}
-		}
-		for _, p := range g.packs {
-			if p.used {
-				kept.Packs = append(kept.Packs, chain.MovedPack{From: p.from, To: p.to})
-			}
-		}
-		if len(kept.Points) > 0 && len(kept.Packs) > 0 {
-			out = append(out, kept)
-		}
-	}
-	return out
 }

@@ -89,6 +89,8 @@ type scrubber struct {
 	check func(name string, data []byte) error
 	// packsOf reads the packs out of the bytes of a manifest.
 	packsOf func(id backstay.PointID, data []byte) ([]pack.ID, error)
+	// readMoves reads where the chunks of repacked packs are.
+	readMoves func(context.Context) (*moves, error)
 	// certain are objects that must be there whatever the listings say.
 	certain []string
 	// header returns the bytes of the vault's newest header under its name; nil
@@ -96,6 +98,7 @@ type scrubber struct {
 	header func(object string) []byte
 	o      ScrubOptions
 	needed []pack.ID // of all points, sorted
+	moves  *moves
 }
 
 // Scrub looks at every object of the vault in every copy. One sound copy of each
@@ -115,6 +118,16 @@ func (v *Vault) scrubber(o ScrubOptions) *scrubber {
 			return nil
 		}
 		return v.opened.newest.data
+	}
+	s.readMoves = func(ctx context.Context) (*moves, error) {
+		if !v.chained() {
+			return newMoves(), nil
+		}
+		st, err := v.chain.Read(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return readMoves(ctx, v.copies, st, v.decodeMoves)
 	}
 	s.packsOf = func(id backstay.PointID, data []byte) ([]pack.ID, error) {
 		h, err := point.DecodeHeader(v.keys, id, data)
@@ -347,8 +360,44 @@ func (s *scrubber) sortNeeded() {
 
 func comparePacks(a, b pack.ID) int { return slices.Compare(a[:], b[:]) }
 
+// findMoves finds out where repacked chunks are. A list that no copy can show is
+// met again when it is looked at; without it, packs that were deleted after they
+// were repacked are told as lost.
+func (s *scrubber) findMoves(ctx context.Context) error {
+	if s.moves != nil {
+		return nil
+	}
+	found, err := s.readMoves(ctx)
+	switch {
+	case err == nil:
+		s.moves = found
+	case damaged(err) || backstay.IsCode(err, backstay.CodeDamaged):
+		s.moves = newMoves()
+	default:
+		return readError("the lists of moved packs", err)
+	}
+	return nil
+}
+
+// led returns the packs that hold what a manifest says is in these.
+func (s *scrubber) led(id backstay.PointID, packs []pack.ID) []pack.ID {
+	name, err := point.ParseID(id)
+	if err != nil || len(s.moves.of) == 0 {
+		return packs
+	}
+	var out []pack.ID
+	for _, p := range packs {
+		s.moves.resolve(name, p, func(to pack.ID) { out = append(out, to) })
+	}
+	slices.SortFunc(out, comparePacks)
+	return slices.Compact(out)
+}
+
 // manifests calls fn for each point of which a manifest can be read.
 func (s *scrubber) manifests(ctx context.Context, fn func(backstay.PointID, []pack.ID)) error {
+	if err := s.findMoves(ctx); err != nil {
+		return err
+	}
 	l, err := s.list(ctx, "points/")
 	if err != nil {
 		return err
@@ -371,13 +420,16 @@ func (s *scrubber) manifests(ctx context.Context, fn func(backstay.PointID, []pa
 // manifest reads the packs of a point from the first copy that shows them. The
 // error is only "damaged" if every copy answered.
 func (s *scrubber) manifest(ctx context.Context, id backstay.PointID) ([]pack.ID, error) {
+	if err := s.findMoves(ctx); err != nil {
+		return nil, err
+	}
 	var wrong, unread []error
 	for _, c := range s.copies {
 		data, err := c.Get(ctx, point.Object(id), 0, -1)
 		if err == nil {
 			var packs []pack.ID
 			if packs, err = s.packsOf(id, data); err == nil {
-				return packs, nil
+				return s.led(id, packs), nil
 			}
 		}
 		if damaged(err) {

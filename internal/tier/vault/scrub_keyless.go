@@ -20,6 +20,7 @@ import (
 
 // keyless checks a vault's objects by what they carry in the clear.
 type keyless struct {
+	store   blob.Store
 	copies  []blob.Store
 	id      uuid.UUID
 	newest  uint32            // generation of the header
@@ -33,7 +34,7 @@ func newKeyless(ctx context.Context, s blob.Store, vaultID string) (*keyless, er
 	if err != nil {
 		return nil, backstay.Errorf(backstay.CodeUsage, "%q is not the id of a vault", vaultID).Because(err)
 	}
-	k := &keyless{copies: copiesOf(s), id: id, pinned: map[string]string{}}
+	k := &keyless{store: s, copies: copiesOf(s), id: id, pinned: map[string]string{}}
 	var errs []error
 	for _, c := range readHeaders(ctx, k.copies, nil) {
 		errs = append(errs, c.errs...)
@@ -65,6 +66,15 @@ func (k *keyless) scrubber(o ScrubOptions) *scrubber {
 	s := &scrubber{copies: k.copies, o: o, check: k.check, certain: slices.Clone(k.headers)}
 	for object := range k.pinned {
 		s.certain = append(s.certain, object)
+	}
+	s.readMoves = func(ctx context.Context) (*moves, error) {
+		st, err := chain.ReadKeyless(ctx, k.store)
+		if err != nil {
+			return nil, err
+		}
+		return readMoves(ctx, k.copies, st, func(id ulid.ULID, data []byte) ([]chain.Moves, error) {
+			return chain.DecodeMovesKeyless(k.id, id, data)
+		})
 	}
 	s.packsOf = func(id backstay.PointID, data []byte) ([]pack.ID, error) { return point.ClearPacks(k.id, id, data) }
 	return s

@@ -28,6 +28,8 @@ type Log struct {
 	store  blob.Store
 	copies []blob.Store
 	mac    MAC
+	// keyless logs are read only, and records are not authenticated.
+	keyless bool
 
 	mu      sync.Mutex
 	settled *State // guarded by mu; nil: nothing was read yet

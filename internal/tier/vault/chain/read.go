@@ -105,7 +105,7 @@ func (l *Log) variant(ctx context.Context, seq uint64, ok func(entry) bool) (ent
 		if err != nil {
 			continue
 		}
-		rec, err := Decode(l.mac, seq, data)
+		rec, err := l.decode(seq, data)
 		if e := (entry{rec: rec, hash: seal.Hash(data), data: data}); err == nil && ok(e) {
 			return e, true
 		}
@@ -135,7 +135,7 @@ func (l *Log) read(ctx context.Context, seq uint64) (entry, error) {
 		data, err := c.Get(ctx, name, 0, -1)
 		var rec Record
 		if err == nil {
-			if rec, err = Decode(l.mac, seq, data); err == nil {
+			if rec, err = l.decode(seq, data); err == nil {
 				return entry{rec: rec, hash: seal.Hash(data), data: data}, nil
 			}
 		}
