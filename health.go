@@ -126,6 +126,17 @@ func (h *VaultHealth) Settle() {
 	}
 }
 
+// LostPacks returns the ids of the packs that are known to have no sound copy.
+func (h *VaultHealth) LostPacks() []string {
+	var ids []string
+	for _, d := range h.Damages {
+		if strings.HasPrefix(d.Object, "packs/") && d.Lost() {
+			ids = append(ids, d.Object[strings.LastIndexByte(d.Object, '/')+1:])
+		}
+	}
+	return ids
+}
+
 // VerifyVaultParams ask to verify a vault: every object in every copy.
 type VerifyVaultParams struct {
 	Vault VaultName `json:"vault"`

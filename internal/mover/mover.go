@@ -150,7 +150,9 @@ type TransferRequest struct {
 	// hint: without a provable change map everything is compared (I7).
 	Parent backstay.PointID
 	// Packs are those that an interrupted attempt made durable.
-	Packs   []string
+	Packs []string
+	// Avoid are packs that are known to be damaged in every copy.
+	Avoid   []string
 	Expires *time.Time
 	// Header facts that the vault's manifest repeats: with them a catalogue can be
 	// rebuilt from the vault.

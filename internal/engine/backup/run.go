@@ -280,8 +280,13 @@ func (b *backupRun) transfer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	health, err := b.Catalog.Health.VaultHealth(ctx, b.item.Vault)
+	if err != nil {
+		return err
+	}
 	request := mover.TransferRequest{
-		Job: b.run.Job().ID, Point: point.ID, Vault: access, Parent: parent,
+		Avoid: health.LostPacks(),
+		Job:   b.run.Job().ID, Point: point.ID, Vault: access, Parent: parent,
 		Packs: b.state.Packs, Expires: point.Expires, Policy: b.item.Policy, Host: point.VM.Host,
 	}
 	transferred, err := mover.Phases(ctx, b.run, []string{"transfer", "validate"},

@@ -39,7 +39,7 @@ func (h *Host) transfer(ctx context.Context, r mover.TransferRequest, progress m
 	}
 	defer func() { err = errors.Join(err, v.Close()) }()
 	w, err := v.Begin(ctx, vault.WriteOptions{
-		Point: r.Point, Parent: r.Parent, Packs: r.Packs, Now: h.now,
+		Point: r.Point, Parent: r.Parent, Packs: r.Packs, Avoid: r.Avoid, Now: h.now,
 		OnPack:   func(id string) { progress(mover.Report{Pack: id}) },
 		Progress: func(phase string, n, total int64) { progress(mover.Report{Phase: phase, Done: n, Total: total}) },
 	})

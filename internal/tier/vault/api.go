@@ -61,6 +61,9 @@ type WriteOptions struct {
 	// Packs are those which an interrupted attempt made durable; what can be
 	// verified of them is used again.
 	Packs []string
+	// Avoid are packs that are known to be damaged in every copy: the new point
+	// does not refer to them, and what it needs of them is stored anew.
+	Avoid []string
 	// OnPack is called with the id of each pack that became durable in all copies.
 	OnPack func(id string)
 	// Progress is called with bytes done and the best estimate of the total;

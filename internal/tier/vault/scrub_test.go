@@ -480,3 +480,26 @@ func TestADroppedPointIsNotPutBack(t *testing.T) {
 		t.Fatalf("the manifest is in copy 2: %v", err)
 	}
 }
+
+func TestANewPointDoesNotReferToWhatIsKnownToBeLost(t *testing.T) {
+	p := plant(t)
+	var lost []string
+	for _, name := range p.objects("packs/") {
+		bad := slices.Clone(p.get(0, name))
+		bad[len(bad)/2] ^= 1
+		for i := range p.copies {
+			p.plantIn(i, name, bad)
+		}
+		lost = append(lost, name[strings.LastIndexByte(name, '/')+1:])
+	}
+	p.vault = p.open(p.store)
+	ids := [2]backstay.PointID{newID(), newID()}
+	for i, avoid := range [][]string{nil, lost} {
+		p.backup(vault.WriteOptions{Point: ids[i], Parent: p.points[1], Avoid: avoid},
+			source{target: "vda", disk: &disk{data: p.data[1]}, mapped: true})
+	}
+	if _, err := restore(p.ctx, p.open(p.store), ids[0], "vda"); !backstay.IsCode(err, backstay.CodeDamaged) {
+		t.Fatalf("the damage was not where it matters: %v", err)
+	}
+	p.restored(p.open(p.store), ids[1], "vda", p.data[1])
+}

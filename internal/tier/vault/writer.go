@@ -105,6 +105,11 @@ func (v *Vault) Begin(ctx context.Context, o WriteOptions) (*Writer, error) {
 	if w.condemned, err = v.condemned(ctx, st); err != nil {
 		return nil, err
 	}
+	for _, text := range o.Avoid {
+		if id, err := pack.ParseID(text); err == nil {
+			w.condemned[id] = true
+		}
+	}
 	if err := v.finishCommit(ctx, w, st); err != nil {
 		return nil, err
 	}
