@@ -261,7 +261,7 @@ func (r *Reclaim) putIndexes(ctx context.Context, packs []pack.Directory) error 
 			n++
 		}
 		id := ulid.Make()
-		data, err := index.Encode(r.v.keys, id, r.v.keys.Epoch(), packs[:n])
+		data, err := index.Encode(r.v.keys, id, r.v.header.Epoch, packs[:n])
 		if err != nil {
 			return err
 		}

@@ -185,7 +185,7 @@ func (c *copier) add(ctx context.Context, e pack.Entry, encoded []byte) error {
 		}
 	}
 	if c.open == nil {
-		b, err := pack.NewBuilder(c.r.v.keys, pack.NewID(), c.r.v.keys.Epoch())
+		b, err := pack.NewBuilder(c.r.v.keys, pack.NewID(), c.r.v.header.Epoch)
 		if err != nil {
 			return err
 		}

@@ -181,7 +181,7 @@ func (v *Vault) pointHeader(ctx context.Context, id backstay.PointID, root chain
 
 func (v *Vault) publicHeader(id backstay.PointID, h point.Header) *Header {
 	out := &Header{Point: id, Item: fmt.Sprintf("%x", h.Item), Time: h.Time, Expires: h.Expires,
-		Root: h.Root, Epoch: h.Epoch, Want: len(v.copies)}
+		Root: h.Root, Epoch: h.Epoch & seal.MaxEpoch, Want: len(v.copies)}
 	for _, p := range h.Packs {
 		out.Packs = append(out.Packs, p.String())
 	}
