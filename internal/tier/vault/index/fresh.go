@@ -27,7 +27,10 @@ func entryOf(name []byte, pack uint32) entry {
 func (e entry) sameName(o entry) bool { return e.hi == o.hi && e.lo == o.lo }
 
 func compareEntries(a, b entry) int {
-	return cmp.Or(cmp.Compare(a.hi, b.hi), cmp.Compare(a.lo, b.lo), cmp.Compare(a.pack, b.pack))
+	if a.hi != b.hi { // nearly always: what a merge does most
+		return cmp.Compare(a.hi, b.hi)
+	}
+	return cmp.Or(cmp.Compare(a.lo, b.lo), cmp.Compare(a.pack, b.pack))
 }
 
 // fresh holds what was added since the last run was written: a hash table with
