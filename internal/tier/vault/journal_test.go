@@ -496,16 +496,23 @@ func TestCommitThatBrokeOffIsCompletedIfAllOfItIsInPlace(t *testing.T) {
 func TestPointThatIsDroppedWhileItIsWrittenDoesNotAppear(t *testing.T) {
 	w := newWorld(t)
 	id := newID()
-	w.brokenOff(id, 1)
-	tr, err := w.vault.Begin(w.ctx, vault.WriteOptions{Point: newID()})
+	tr, err := w.open(w.store).Begin(w.ctx, vault.WriteOptions{Point: id})
 	w.must(err)
-	tr.Abort()
+	defer tr.Abort()
+	w.brokenOff(id, 1) // by another attempt
+	w.must(w.open(w.store).DropPoint(w.ctx, id, created))
+	if _, err := tr.Commit(w.ctx, facts(id), definition); !backstay.IsCode(err, backstay.CodeConflict) || !strings.Contains(err.Error(), "dropped") {
+		t.Errorf("commit: %v", err)
+	}
+	if got := w.offered(); len(got) != 0 {
+		t.Errorf("offered %v", got)
+	}
 	w.must(w.open(w.store).DropPoint(w.ctx, id, created))
 	if err := w.small(w.vault, id, 1); !backstay.IsCode(err, backstay.CodeConflict) {
 		t.Errorf("a dropped point came back: %v", err)
 	}
-	if got := w.offered(); len(got) != 0 || len(w.objects("points/")) != 0 {
-		t.Errorf("offered %v, manifests %v", got, w.objects("points/"))
+	if len(w.objects("points/")) != 0 {
+		t.Errorf("manifests %v", w.objects("points/"))
 	}
 }
 
