@@ -277,16 +277,14 @@ func (v *vaults) CheckVault(ctx context.Context, name backstay.VaultName) (backs
 // check asks each unit for its state and device. Copies counts the units that
 // answered, FailureDomains their different devices (architecture decision 12).
 func (v *vaults) check(ctx context.Context, entry backstay.Vault) backstay.Vault {
+	var wg sync.WaitGroup
+	for i := range entry.Units {
+		wg.Go(func() { entry.Units[i].State, entry.Units[i].Device = v.look(ctx, entry.Units[i].URL) })
+	}
+	wg.Wait()
 	devices := map[string]bool{}
 	entry.Copies = 0
-	for i := range entry.Units {
-		u := &entry.Units[i]
-		u.Device, u.State = "", "unreachable"
-		s, err := v.unit(ctx, u.URL)
-		if err != nil {
-			continue
-		}
-		u.State, u.Device = unitState(ctx, s)
+	for _, u := range entry.Units {
 		if u.State == "ok" || u.State == "read-only" || u.State == "full" {
 			entry.Copies++
 			devices[u.Device] = true
@@ -307,6 +305,20 @@ func (v *vaults) check(ctx context.Context, entry backstay.Vault) backstay.Vault
 
 // probeRoom is what a unit must have left to count as not full, in bytes.
 const probeRoom = 64 << 20
+
+// lookFor is how long a unit has to answer when its state is asked for.
+const lookFor = 20 * time.Second
+
+// look says what state a unit is in, and on which device it is.
+func (u units) look(ctx context.Context, url string) (state, device string) {
+	ctx, cancel := context.WithTimeout(ctx, lookFor)
+	defer cancel()
+	s, err := u.unit(ctx, url)
+	if err != nil {
+		return "unreachable", ""
+	}
+	return unitState(ctx, s)
+}
 
 func unitState(ctx context.Context, s blob.Store) (state, device string) {
 	if _, err := s.Stat(ctx, "vault.json"); err != nil && !errors.Is(err, blob.ErrNotExist) {

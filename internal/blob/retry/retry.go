@@ -3,16 +3,18 @@
 //
 // Only what is blob.ErrAway without blob.ErrDenied is tried again: an answer of
 // the store, such as "read-only" or "no such object", is an answer. A store that
-// stayed away to the last attempt gets one attempt a call from then on, until it
-// answers: so that a copy that is gone does not hold up the others.
+// stayed away to the last attempt is left alone for a while, in which every call
+// fails at once, and gets one attempt a call then until it answers: so that a copy
+// that hangs does not hold up the others.
 package retry
 
 import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/backstay/backstay/internal/blob"
@@ -23,6 +25,8 @@ type Options struct {
 	Attempts int           // for each call; 0: 4
 	First    time.Duration // the pause after the first attempt, half to one and a half times; 0: 250 ms
 	Most     time.Duration // the longest pause; 0: 5 s. Each pause is four times the one before
+	// Rest is for how long a store that stayed away is not asked; 0: 10 s.
+	Rest time.Duration
 	// Retriable tells what may be tried again; nil: Transient.
 	Retriable func(error) bool
 }
@@ -36,7 +40,10 @@ func Transient(err error) bool {
 type Store struct {
 	below blob.Store
 	o     Options
-	away  atomic.Bool // the last call gave up
+
+	mu    sync.Mutex
+	away  error     // why the last call gave up; nil if it did not; guarded by mu
+	until time.Time // when it may be asked again; guarded by mu
 }
 
 // Wrap returns s with attempts.
@@ -50,6 +57,9 @@ func Wrap(s blob.Store, o Options) *Store {
 	if o.Most <= 0 {
 		o.Most = 5 * time.Second
 	}
+	if o.Rest <= 0 {
+		o.Rest = 10 * time.Second
+	}
 	if o.Retriable == nil {
 		o.Retriable = Transient
 	}
@@ -58,32 +68,47 @@ func Wrap(s blob.Store, o Options) *Store {
 
 // try calls fn until it succeeds, or says something that stays so.
 func (s *Store) try(ctx context.Context, fn func() error) error {
-	attempts, pause := s.o.Attempts, s.o.First
-	if s.away.Load() {
-		attempts = 1
-	}
-	for {
-		err := fn()
+	attempts, err := s.begin()
+	for pause := s.o.First; err == nil; pause = min(4*pause, s.o.Most) {
+		err = fn()
 		attempts--
-		if err == nil || ctx.Err() != nil {
-			s.away.Store(s.away.Load() && err != nil)
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return err // says nothing of the store
+		case err == nil || !s.o.Retriable(err):
+			s.end(nil)
 			return err
-		}
-		if !s.o.Retriable(err) {
-			s.away.Store(false)
-			return err
-		}
-		if attempts <= 0 {
-			s.away.Store(true)
+		case attempts <= 0:
+			s.end(err)
 			return err
 		}
 		select {
 		case <-time.After(pause/2 + rand.N(pause)):
+			err = nil
 		case <-ctx.Done():
-			return err
 		}
-		pause = min(4*pause, s.o.Most)
 	}
+	return err
+}
+
+// begin returns how many attempts a call has, or why it has none.
+func (s *Store) begin() (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.away == nil:
+		return s.o.Attempts, nil
+	case time.Now().Before(s.until):
+		return 0, fmt.Errorf("not asked again so soon: %w", s.away)
+	}
+	return 1, nil
+}
+
+// end notes whether the store answered.
+func (s *Store) end(away error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.away, s.until = away, time.Now().Add(s.o.Rest)
 }
 
 // Put writes an object. An attempt whose answer was lost may have written it: if

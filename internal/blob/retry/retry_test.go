@@ -2,6 +2,7 @@ package retry_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -72,21 +73,45 @@ func TestAStoreThatStaysAwayIsGivenUpAndThenAskedOnce(t *testing.T) {
 			t.Errorf("it took %s", took)
 		}
 		began = time.Now()
+		for range 100 {
+			if _, err := s.Stat(t.Context(), "a"); !errors.Is(err, blob.ErrAway) || errors.Is(err, blob.ErrNotExist) {
+				t.Errorf("while it is left alone: %v", err)
+			}
+		}
+		if f.Hits() != 4 || time.Since(began) > 0 {
+			t.Errorf("it was asked %d times while it is left alone, which took %s", f.Hits()-4, time.Since(began))
+		}
+		time.Sleep(11 * time.Second)
+		began = time.Now()
 		if _, err := s.Stat(t.Context(), "a"); !errors.Is(err, blob.ErrAway) || f.Hits() != 5 || time.Since(began) > 0 {
-			t.Errorf("the next call: %v after %d attempts and %s", err, f.Hits()-4, time.Since(began))
+			t.Errorf("after a while: %v after %d attempts and %s", err, f.Hits()-4, time.Since(began))
 		}
 	})
 }
 
 func TestAStoreThatCameBackIsTriedAgainAsBefore(t *testing.T) {
-	f := &fault.Fault{Kind: fault.Fail, Call: fault.Stat}
-	s := retry.Wrap(fault.Wrap(mem.New(), f), retry.Options{First: time.Microsecond})
-	_, _ = s.Stat(t.Context(), "a")
-	if err := s.Put(t.Context(), "b", nil); err != nil { // it answers
-		t.Fatal(err)
-	}
-	if _, _ = s.Stat(t.Context(), "a"); f.Hits() != 8 {
-		t.Errorf("%d attempts, want 4 and 4", f.Hits())
+	synctest.Test(t, func(t *testing.T) {
+		f := &fault.Fault{Kind: fault.Fail, Call: fault.Stat}
+		s := retry.Wrap(fault.Wrap(mem.New(), f), retry.Options{})
+		_, _ = s.Stat(t.Context(), "a")
+		time.Sleep(11 * time.Second)
+		if err := s.Put(t.Context(), "b", nil); err != nil { // it answers
+			t.Fatal(err)
+		}
+		if _, _ = s.Stat(t.Context(), "a"); f.Hits() != 8 {
+			t.Errorf("%d attempts, want 4 and 4", f.Hits())
+		}
+	})
+}
+
+// A caller who gave up says nothing of the store.
+func TestACancelledCallDoesNotMakeAStoreAway(t *testing.T) {
+	s := retry.Wrap(fault.Wrap(mem.New(), &fault.Fault{Kind: fault.Fail, Call: fault.Stat}), retry.Options{})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, _ = s.Stat(ctx, "a")
+	if err := s.Put(t.Context(), "b", nil); err != nil {
+		t.Error(err)
 	}
 }
 
