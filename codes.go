@@ -93,7 +93,7 @@ var codes = map[Code]codeEntry{
 	CodeVaultFull:       {KindFailed, "free space in the storage unit or enlarge it, then retry the job"},
 	CodeVaultKey:        {KindNotAllowed, "give the key that belongs to this vault"},
 	CodeVaultKeyOld:     {KindFailed, "retry: the vault is opened with its newest key then"},
-	CodeVaultRolledBack: {KindDamaged, "do not write to the vault; find out who put an older state on its storage units, and see `backstay vault show`"},
+	CodeVaultRolledBack: {KindDamaged, "do not write to the vault; find out who put an older state on its storage units; if that state is to count from now on, say so with `backstay vault catalog NAME rebuild`"},
 	CodeNoRecovery:      {KindRefused, "name a recovery recipient, or force it if nobody else shall ever open the vault"},
 	CodeDamaged:         {KindDamaged, "restore from another tier or another point; run `backstay point verify` on its neighbours"},
 	CodeReclaimStopped:  {KindFailed, "mend what is named, and reclaim then; what is not needed costs room and nothing else"},

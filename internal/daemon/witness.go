@@ -56,6 +56,44 @@ func (v *vaults) witness(ctx context.Context, name backstay.VaultName, opened *v
 	return v.saw(ctx, name, head)
 }
 
+// runRebuild makes the catalogue agree with a vault, the witness included: who asks
+// for it says that the vault as it is now is what counts.
+func (e *engines) runRebuild(ctx context.Context, run backstay.Run, params backstay.RebuildParams) error {
+	if err := e.rebuild.Run(ctx, run, params); err != nil {
+		return err
+	}
+	warning, err := e.region.vaults.accept(ctx, params.Vault)
+	if err != nil || warning == "" {
+		return err
+	}
+	return run.Warn(warning)
+}
+
+// accept takes the state of a vault as the one that counts from now on. It says
+// what was wrong with it; "" if nothing was.
+func (v *vaults) accept(ctx context.Context, name backstay.VaultName) (warning string, err error) {
+	opened, err := v.open(ctx, name)
+	if err != nil {
+		return "", err
+	}
+	err = v.witness(ctx, name, opened)
+	switch {
+	case backstay.IsCode(err, backstay.CodeDamaged):
+		return err.Error(), nil // what the points are is known all the same
+	case !backstay.IsCode(err, backstay.CodeVaultRolledBack):
+		return "", err
+	}
+	head, headErr := opened.Head(ctx)
+	if headErr != nil {
+		return "", headErr
+	}
+	warning = fmt.Sprintf("%v; from now on this state counts, and what was newer is lost to the vault", err)
+	return warning, v.change(ctx, name, func(entry *backstay.Vault) bool {
+		entry.Head = &head
+		return true
+	})
+}
+
 // saw remembers a head of a vault's chain, unless a later one was seen.
 func (v *vaults) saw(ctx context.Context, name backstay.VaultName, head backstay.VaultHead) error {
 	return v.change(ctx, name, func(entry *backstay.Vault) bool {

@@ -115,6 +115,15 @@ func TestOlderStateOfAVaultStopsBackupsAndWarnsRestores(t *testing.T) {
 	if after.Head == nil || *after.Head != *entry.Head || after.Note == entry.Note {
 		t.Errorf("the check says %q, head %+v", after.Note, after.Head)
 	}
+
+	// A rebuild of the catalogue takes the vault as it is.
+	if warning, err := w.accept(ctx, "main"); err != nil || warning == "" {
+		t.Errorf("accept: %q, %v", warning, err)
+	}
+	if warning, err := w.accept(ctx, "main"); err != nil || warning != "" {
+		t.Errorf("accept again: %q, %v", warning, err)
+	}
+	w.must(w.backup("01KAMZ0000000000000000000C"))
 }
 
 func TestDropMovesTheWitness(t *testing.T) {

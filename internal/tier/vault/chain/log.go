@@ -294,7 +294,7 @@ func away(what string, cause error) error {
 
 func broken(format string, args ...any) *backstay.Error {
 	return backstay.Errorf(backstay.CodeDamaged, "the vault's chain is damaged: "+format, args...).
-		Do("nothing is written to the vault any more; its points can still be restored. Repair the vault's copies, or find out who removed or changed what is named")
+		Do("nothing is written to the vault any more; its points can still be restored. Repair the vault's copies and find out who removed or changed what is named; if that does not help, protect the VMs in a new vault")
 }
 
 func rolledBack(format string, args ...any) error {
