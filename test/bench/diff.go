@@ -3,8 +3,11 @@ package main
 import (
 	"hash/maphash"
 	"io"
+	"runtime"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sync/errgroup"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/tier/raw"
@@ -12,6 +15,9 @@ import (
 
 // block is the step in which images are compared: that of an overlay's change map.
 const block = 4096
+
+// readAtOnce is how much of an image one goroutine reads at a time.
+const readAtOnce int64 = 4 << 20
 
 // dataRun is a run of an image that is no hole.
 type dataRun struct {
@@ -46,37 +52,50 @@ func eachData(path string, fn func(dataRun) error) error {
 type prints []uint64
 
 var (
-	seed       = maphash.MakeSeed()
-	zeroBlock  [block]byte
-	zeroPrint  = maphash.Bytes(seed, zeroBlock[:])
-	readAtOnce = int64(4 << 20)
+	seed      = maphash.MakeSeed()
+	zeroBlock [block]byte
+	zeroPrint = maphash.Bytes(seed, zeroBlock[:])
 )
 
-// fingerprint reads an image.
+// fingerprint reads an image, on all cores.
 func fingerprint(path string) (prints, error) {
 	m, err := raw.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	p := make(prints, (m.Size()+block-1)/block)
-	size := m.Size()
-	if err := m.Close(); err != nil {
+	defer func() { _ = m.Close() }()
+	extents, err := m.Extents(0, m.Size())
+	if err != nil {
 		return nil, err
 	}
-	buf := make([]byte, readAtOnce)
-	err = eachData(path, func(r dataRun) error {
-		// A hole may end inside a block: whole blocks are looked at.
-		from, to := r.from/block*block, min((r.to+block-1)/block*block, size)
-		for at := from; at < to; at += readAtOnce {
-			part := buf[:min(readAtOnce, to-at)]
-			if _, err := r.file.ReadAt(part, at); err != nil && err != io.EOF {
-				return err
-			}
-			p.note(part, at)
+	p := make(prints, (m.Size()+block-1)/block)
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	next := int64(0) // a hole may end inside a block: whole blocks are looked at, each once
+	for _, e := range extents {
+		if e.Zero {
+			continue
 		}
-		return nil
-	})
-	return p, err
+		from, to := max(e.Offset/block*block, next), min((e.End()+block-1)/block*block, m.Size())
+		for at := from; at < to; at += readAtOnce {
+			g.Go(func() error { return p.read(m, at, min(readAtOnce, to-at)) })
+		}
+		next = max(next, to)
+	}
+	return p, g.Wait()
+}
+
+var readBuffers = sync.Pool{New: func() any { return new([readAtOnce]byte) }}
+
+func (p prints) read(m *raw.Image, at, length int64) error {
+	buf := readBuffers.Get().(*[readAtOnce]byte)
+	defer readBuffers.Put(buf)
+	part := buf[:length]
+	if _, err := m.ReadAt(part, at); err != nil && err != io.EOF {
+		return err
+	}
+	p.note(part, at)
+	return nil
 }
 
 func (p prints) note(part []byte, at int64) {

@@ -31,6 +31,10 @@ const (
 // dataOf is how much of a disk is real data: 5.7 of 8 GiB.
 func dataOf(size int64) int64 { return size / 80 * 57 }
 
+// largeFiles is how many of them there are: two fifths of the data, so that random
+// pages touch most chunks of 1 MiB at most once, as a database's do.
+func largeFiles(data int64) int64 { return max(1, data*2/5/largeFile) }
+
 // sourceFile is a file of this machine whose content goes into images.
 type sourceFile struct {
 	Path string `json:"p"`
@@ -226,7 +230,7 @@ func makeImage(ctx context.Context, t task) (map[string]float64, error) {
 // used up. The sources' end goes into the large files; new files come from
 // before it.
 func fill(ctx context.Context, dir string, files []sourceFile, budget int64) (used int64, copied int, err error) {
-	large := max(1, budget/8/largeFile)
+	large := largeFiles(budget)
 	s := newStream(files, max(0, total(files)-large*largeFile))
 	defer s.close()
 	if err := os.MkdirAll(filepath.Join(dir, largeDir), 0o755); err != nil {
@@ -355,12 +359,12 @@ func (t task) change() (pages, fresh int64) {
 func (t task) content(files []sourceFile) *stream {
 	pages, fresh := t.change()
 	all := total(files)
-	at := all - max(1, dataOf(t.Bytes)/8/largeFile)*largeFile - int64(t.Step)*(fresh+pages*block)
+	at := all - largeFiles(dataOf(t.Bytes))*largeFile - int64(t.Step)*(fresh+pages*block)
 	return newStream(files, ((at%all)+all)%all)
 }
 
-// pieceSize is the size of a new file: from 4 KiB to 4 MiB, small ones more often.
-func pieceSize(r *rand.Rand) int64 { return int64(block)<<r.IntN(10) + r.Int64N(block) }
+// pieceSize is the size of a new file: from 4 to 260 KiB, small ones more often.
+func pieceSize(r *rand.Rand) int64 { return int64(block)<<r.IntN(7) + r.Int64N(block) }
 
 func changeFiles(ctx context.Context, dir string, files []sourceFile, t task) error {
 	pages, fresh := t.change()
@@ -420,7 +424,7 @@ func changeBlocks(ctx context.Context, t task, files []sourceFile) error {
 	if err != nil {
 		return err
 	}
-	buf := make([]byte, 8*mib)
+	buf := make([]byte, mib)
 	write := func(length int64) (int64, error) {
 		at := r.Int64N(data/block) * block
 		i := 0

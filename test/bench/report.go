@@ -226,7 +226,7 @@ func (r *results) sweepTable() table {
 			continue
 		}
 		t = append(t, []string{k.name, fmt.Sprintf("%d KiB", k.chunk>>10), fmt.Sprintf("%d KiB", k.frame>>10), fmt.Sprintf("%.3f", s[k.key()+"/ratio"]),
-			fmt.Sprintf("%.0f", s[k.key()+"/speed"]), megabytes(s[k.key()+"/extents"]), megabytes(s[k.key()+"/fixed"])})
+			fmt.Sprintf("%.0f", s[k.key()+"/speed"]), fmt.Sprintf("%.1f MiB", s[k.key()+"/extents"]/mib), fmt.Sprintf("%.1f MiB", s[k.key()+"/fixed"]/mib)})
 	}
 	return t
 }
@@ -272,7 +272,9 @@ func (b *bench) write(path, picture string) error {
 	}
 	slices.Sort(names)
 	for i, name := range names {
-		names[i] = m["version "+name]
+		if names[i] = m["version "+name]; !strings.HasPrefix(names[i], name) {
+			names[i] = name + " " + names[i]
+		}
 	}
 	fmt.Fprintf(&out, "%s.\n\n", strings.Join(names, "; "))
 	fmt.Fprintf(&out, "![first backup, second backup and restore in seconds](pictures/%s)\n\n", filepath.Base(picture))
