@@ -149,9 +149,7 @@ func (w *Writer) putIndexes(ctx context.Context, packs []pack.Directory, stats *
 			return err
 		}
 		stats.BytesStored += int64(len(data))
-		if err := w.v.places.add(index.Object(id), packs[:n]); err != nil {
-			return err
-		}
+		w.v.places.add(index.Object(id), packs[:n])
 		packs = packs[n:]
 	}
 	return nil

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 
@@ -66,10 +68,22 @@ func newPlaces(v *Vault, dir string) (*places, error) {
 func (p *places) close() error { return errors.Join(p.cache.Close(), p.scanned.Close()) }
 
 // refresh takes in the index objects that came since. One that is damaged in
-// every copy is remembered, not fatal: the packs know the same.
+// every copy is remembered, not fatal: the packs know the same. A local index
+// that turns out to be damaged is made anew.
 func (p *places) refresh(ctx context.Context) error {
 	p.loading.Lock()
 	defer p.loading.Unlock()
+	err := p.load(ctx)
+	if err == nil || p.cache.Err() == nil {
+		return err
+	}
+	if err := p.cache.Reset(); err != nil {
+		return fmt.Errorf("reset the local index: %w", err)
+	}
+	return p.load(ctx)
+}
+
+func (p *places) load(ctx context.Context) error {
 	var fresh []string
 	listed, gone := map[string]bool{}, 0
 	err := p.v.store.List(ctx, "indexes/", func(i blob.Info) error {
@@ -93,10 +107,7 @@ func (p *places) refresh(ctx context.Context) error {
 		if err := p.cache.Reset(); err != nil {
 			return fmt.Errorf("reset the local index: %w", err)
 		}
-		fresh = fresh[:0]
-		for name := range listed {
-			fresh = append(fresh, name)
-		}
+		fresh = slices.Sorted(maps.Keys(listed))
 	}
 	for _, name := range fresh {
 		if err := p.take(ctx, name); err != nil {
@@ -261,20 +272,16 @@ func (p *places) scan(ctx context.Context) error {
 		if err != nil {
 			return readError(id.Object(), err)
 		}
-		if err := p.scanned.Add(id.Object(), []pack.Directory{d.Directory}); err != nil {
+		if err := p.scanned.Add(index.Object(ulid.Make()), []pack.Directory{d.Directory}); err != nil {
 			return fmt.Errorf("keep the local index: %w", err)
 		}
 	}
 	return nil
 }
 
-// add takes in packs that were just committed with this index object.
-func (p *places) add(object string, packs []pack.Directory) error {
-	if err := p.cache.Add(object, packs); err != nil {
-		return fmt.Errorf("keep the local index: %w", err)
-	}
-	return nil
-}
+// add takes in packs that this index object lists. The local index is a cache: if
+// it cannot take them now, the next refresh reads the object.
+func (p *places) add(object string, packs []pack.Directory) { _ = p.cache.Add(object, packs) }
 
 // readDirectory reads the directory of a pack from one copy.
 func (v *Vault) readDirectory(ctx context.Context, c blob.Store, id pack.ID) (pack.Directory, error) {

@@ -268,9 +268,7 @@ func (r *Reclaim) putIndexes(ctx context.Context, packs []pack.Directory) error 
 		if err := r.put(ctx, index.Object(id), data); err != nil {
 			return err
 		}
-		if err := r.v.places.add(index.Object(id), packs[:n]); err != nil {
-			return err
-		}
+		r.v.places.add(index.Object(id), packs[:n])
 		packs = packs[n:]
 	}
 	return nil
