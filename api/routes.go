@@ -29,6 +29,7 @@ const (
 	PathVaultUsage = "/v1/vaults/{vault}/usage"
 	// PathVaultImport makes a vault that exists known to the region.
 	PathVaultImport  = "/v1/vaults/import"
+	PathVaultReclaim = "/v1/vaults/{vault}/reclaim"
 	PathVaultVerify  = "/v1/vaults/{vault}/verify"
 	PathVaultRepair  = "/v1/vaults/{vault}/repair"
 	PathVaultRebuild = "/v1/vaults/{vault}/catalog/rebuild"

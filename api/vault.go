@@ -48,3 +48,19 @@ type VerifyVaultRequest struct {
 	// Points verifies only the points that were never verified.
 	Points bool `json:"points,omitempty"`
 }
+
+// ReclaimRequest asks to give back what no recovery point of a vault needs.
+type ReclaimRequest struct {
+	// DryRun answers with the plan and does nothing.
+	DryRun bool `json:"dryRun,omitempty"`
+	// Trash is how many seconds a condemned pack stays before it may be deleted.
+	Trash *backstay.Duration `json:"trash,omitempty" minimum:"0" doc:"seconds; left out, what the server's configuration says"`
+	// NoRepack leaves alone packs that are needed in part.
+	NoRepack bool `json:"noRepack,omitempty"`
+}
+
+// ReclaimResponse has the job, or the plan if nothing but that was asked for.
+type ReclaimResponse struct {
+	Plan *backstay.ReclaimPlan `json:"plan,omitempty"`
+	Job  *backstay.Job         `json:"job,omitempty"`
+}

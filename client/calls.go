@@ -101,6 +101,12 @@ func (c *Client) RepairVault(ctx context.Context, name backstay.VaultName) (back
 	return post[backstay.Job](ctx, c, api.Path(api.PathVaultRepair, string(name)), nil)
 }
 
+// ReclaimVault starts a job that gives back what no point of the vault needs, or
+// plans it with DryRun.
+func (c *Client) ReclaimVault(ctx context.Context, name backstay.VaultName, r api.ReclaimRequest) (api.ReclaimResponse, error) {
+	return post[api.ReclaimResponse](ctx, c, api.Path(api.PathVaultReclaim, string(name)), r)
+}
+
 // RebuildCatalogue starts a job that makes the catalogue agree with a vault.
 func (c *Client) RebuildCatalogue(ctx context.Context, name backstay.VaultName) (backstay.Job, error) {
 	return post[backstay.Job](ctx, c, api.Path(api.PathVaultRebuild, string(name)), nil)

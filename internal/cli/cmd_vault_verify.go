@@ -61,7 +61,7 @@ func (a *app) vaultHealthCommands() []*cobra.Command {
 			return a.started(ctx, c, job)
 		}),
 	}
-	return []*cobra.Command{a.noWaitFlag(verify), a.noWaitFlag(repair), a.noWaitFlag(rebuild), a.noWaitFlag(a.vaultImportCommand())}
+	return []*cobra.Command{a.noWaitFlag(verify), a.noWaitFlag(repair), a.noWaitFlag(rebuild), a.noWaitFlag(a.vaultImportCommand()), a.vaultReclaimCommand()}
 }
 
 // keyLimit is the largest key file that is read, in bytes.

@@ -95,6 +95,10 @@ func (a *app) summary(w io.Writer, job backstay.Job) {
 	if job.Kind == backstay.JobVerify && r.Point == "" && s.BytesRead > 0 {
 		fmt.Fprintf(w, "read %s over all copies\n", size(s.BytesRead))
 	}
+	if r.Reclaimed != nil {
+		fmt.Fprintf(w, "moved %s; to the trash %s; deleted %s; needed again %s\n", sum(r.Reclaimed.Moved), sum(r.Reclaimed.Condemned),
+			sum(r.Reclaimed.Deleted), sum(r.Reclaimed.Rescued))
+	}
 	if r.UpSeconds > 0 {
 		fmt.Fprintf(w, "up after %.1f s\n", r.UpSeconds)
 	}

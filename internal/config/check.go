@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	backstay "github.com/backstay/backstay"
 )
@@ -60,6 +61,12 @@ func (c *Config) check(d *document) error {
 			return d.bad("$.jobs."+limit.key, fmt.Sprintf("jobs.%s is %d", limit.key, limit.n),
 				"it must be from 1 to 64", "use 2 unless the disks can take more")
 		}
+	}
+	if c.Reclaim.Trash < 0 || c.Reclaim.Trash > 365*24*time.Hour {
+		return d.bad("$.reclaim.trash", fmt.Sprintf("reclaim.trash is %s", c.Reclaim.Trash), "it must be from 0s to 8760h", "use 24h, so that a mistake can be noticed before anything is deleted")
+	}
+	if c.Reclaim.Every < 0 || c.Reclaim.Every > 0 && c.Reclaim.Every < time.Hour {
+		return d.bad("$.reclaim.every", fmt.Sprintf("reclaim.every is %s", c.Reclaim.Every), "it must be 0s, for never, or at least 1h", "use 24h")
 	}
 	if c.Verify.Days < 1 || c.Verify.Days > 365 {
 		return d.bad("$.verify.days", fmt.Sprintf("verify.days is %d", c.Verify.Days), "it must be from 1 to 365", "use 30 unless the storage units are slow")

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/goccy/go-yaml"
@@ -37,7 +38,9 @@ type Config struct {
 	Jobs  Jobs   `yaml:"jobs"`
 	// Verify says how the vaults are verified.
 	Verify Verify `yaml:"verify"`
-	Log    Log    `yaml:"log"`
+	// Reclaim says how what no point needs is given back.
+	Reclaim Reclaim `yaml:"reclaim"`
+	Log     Log     `yaml:"log"`
 }
 
 // Host is one machine that runs libvirt: either this one (Libvirt), with the
@@ -66,6 +69,14 @@ type Verify struct {
 	Rate int64 `yaml:"rate"`
 }
 
+// Reclaim says how vaults are reclaimed by themselves.
+type Reclaim struct {
+	// Trash is how long a condemned pack stays before it is deleted.
+	Trash time.Duration `yaml:"trash"`
+	// Every is the time between two reclaims of a vault; 0 for never.
+	Every time.Duration `yaml:"every"`
+}
+
 // Log says what is logged, and how.
 type Log struct {
 	Level  string `yaml:"level"`  // debug, info, warn, error
@@ -78,7 +89,8 @@ func Default() Config {
 		Region: DefaultRegion, Listen: DefaultListen, Data: DefaultData,
 		Hosts: []Host{{Name: DefaultHost, Libvirt: DefaultLibvirt}},
 		Jobs:  Jobs{PerHost: 2, PerVault: 2}, Verify: Verify{Days: 30},
-		Log: Log{Level: "info", Format: "text"},
+		Reclaim: Reclaim{Trash: time.Duration(backstay.DefaultTrash), Every: 24 * time.Hour},
+		Log:     Log{Level: "info", Format: "text"},
 	}
 }
 

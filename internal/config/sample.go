@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/goccy/go-yaml"
 )
@@ -47,11 +48,29 @@ func Sample(c Config) string {
 	p("  days: %d", c.Verify.Days)
 	p("  rate: %d", c.Verify.Rate)
 	p("")
+	p("# How long packs that no recovery point needs stay in the trash of a vault, and how often")
+	p("# it is looked for them; every: 0s for never.")
+	p("reclaim:")
+	p("  trash: %s", span(c.Reclaim.Trash))
+	p("  every: %s", span(c.Reclaim.Every))
+	p("")
 	p("# level: debug, info, warn or error. format: text or json.")
 	p("log:")
 	p("  level: %s", scalar(c.Log.Level))
 	p("  format: %s", scalar(c.Log.Format))
 	return b.String()
+}
+
+// span writes a duration without parts that are zero.
+func span(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
 }
 
 // scalar quotes a value where YAML would read it as something else.

@@ -18,6 +18,7 @@ import (
 	"github.com/backstay/backstay/internal/engine/backup"
 	"github.com/backstay/backstay/internal/engine/expire"
 	"github.com/backstay/backstay/internal/engine/rebuild"
+	"github.com/backstay/backstay/internal/engine/reclaim"
 	"github.com/backstay/backstay/internal/engine/restore"
 	"github.com/backstay/backstay/internal/engine/verify"
 	"github.com/backstay/backstay/internal/job"
@@ -34,6 +35,7 @@ type engines struct {
 	verify  *verify.Runner
 	vaults  *verify.VaultRunner
 	rebuild *rebuild.Runner
+	reclaim *reclaim.Runner
 }
 
 func newEngines(r *region) *engines {
@@ -55,7 +57,7 @@ func newEngines(r *region) *engines {
 			},
 		},
 		verify: &verify.Runner{Catalog: r.catalog, Mover: r.hosts.mover, Vault: r.vaults.access},
-		vaults: r.verifyVaults(), rebuild: r.rebuilder(),
+		vaults: r.verifyVaults(), rebuild: r.rebuilder(), reclaim: r.reclaimer(),
 	}
 }
 
@@ -85,12 +87,14 @@ func (e *engines) queueOptions(r *region) job.Options {
 			backstay.JobExpire:  runner(e, e.expire.Run),
 			backstay.JobVerify:  runner(e, e.runVerify),
 			backstay.JobRepair:  runner(e, e.vaults.Repair),
-			backstay.JobRebuild: runner(e, e.rebuild.Run),
+			backstay.JobRebuild: runner(e, e.runRebuild),
+			backstay.JobReclaim: runner(e, e.reclaim.Run),
 		},
 		Tasks: map[backstay.JobKind][]string{
 			backstay.JobBackup: backup.Tasks, backstay.JobRestore: restore.Tasks,
 			backstay.JobExpire: expire.Tasks, backstay.JobVerify: verify.Tasks,
 			backstay.JobRepair: verify.RepairTasks, backstay.JobRebuild: rebuild.Tasks,
+			backstay.JobReclaim: reclaim.Tasks,
 		},
 	}
 }

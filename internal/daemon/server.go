@@ -218,6 +218,7 @@ func (r *region) startJobs(ctx context.Context) {
 	}
 	r.tasks.Go(func() { r.engines.schedule(ctx) })
 	r.tasks.Go(func() { r.scheduleVerify(ctx) })
+	r.tasks.Go(func() { r.scheduleReclaim(ctx) })
 }
 
 func (r *region) close() {

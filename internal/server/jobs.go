@@ -52,9 +52,9 @@ func (s *server) retryJob(ctx context.Context, in *jobInput) (*answer[backstay.J
 	if err != nil {
 		return nil, missing(err, backstay.CodeUnknownJob, "job", in.Job)
 	}
-	if old.Kind == backstay.JobExpire && !c.who.Role.Covers(backstay.Owner) {
+	if (old.Kind == backstay.JobExpire || old.Kind == backstay.JobReclaim) && !c.who.Role.Covers(backstay.Owner) {
 		return nil, backstay.Errorf(backstay.CodeNotAllowed, "the token %q may not do this", c.who.Name).
-			Becausef("its role is %s, and deleting points needs %s", c.who.Role, backstay.Owner)
+			Becausef("its role is %s, and what deletes in a vault needs %s", c.who.Role, backstay.Owner)
 	}
 	if !old.State.Ended() {
 		return nil, backstay.Errorf(backstay.CodeConflict, "the job %s has not ended", old.ID).Becausef("it is %s", old.State).

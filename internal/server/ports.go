@@ -47,6 +47,8 @@ type Planner interface {
 	PlanRestore(ctx context.Context, r backstay.RestoreRequest) (backstay.RestorePlan, error)
 	// PlanBackup plans a backup of a VM.
 	PlanBackup(ctx context.Context, vm backstay.VMID) (api.BackupPlan, error)
+	// PlanReclaim plans a reclaim of a vault.
+	PlanReclaim(ctx context.Context, params backstay.ReclaimParams) (backstay.ReclaimPlan, error)
 }
 
 // Vaults does what needs a vault's key or its storage units, which the server

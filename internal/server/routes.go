@@ -50,6 +50,7 @@ var routes = []route{
 	{id: "importVault", method: post, path: api.PathVaultImport, need: backstay.Owner, says: "Take in a vault that exists, and fill the catalogue from it", status: http.StatusCreated},
 	{id: "verifyVault", method: post, path: api.PathVaultVerify, need: backstay.Operator, says: "Read and prove every object of a vault in every copy", status: http.StatusAccepted},
 	{id: "repairVault", method: post, path: api.PathVaultRepair, need: backstay.Operator, says: "Mend what verifying a vault found", status: http.StatusAccepted},
+	{id: "reclaimVault", method: post, path: api.PathVaultReclaim, need: backstay.Owner, says: "Give back what no recovery point of a vault needs, or plan it", status: http.StatusAccepted},
 	{id: "rebuildCatalogue", method: post, path: api.PathVaultRebuild, need: backstay.Operator, says: "Make the catalogue agree with a vault", status: http.StatusAccepted},
 
 	{id: "getVaultKeys", method: get, path: api.PathVaultKeys, need: backstay.Reader, says: "Who can open a vault, and what is wrong with its keys on the storage units"},

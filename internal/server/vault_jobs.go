@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"net/http"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/api"
@@ -28,6 +29,37 @@ func (s *server) registerVaultJobs() {
 		return s.startVaultJob(ctx, name, JobRequest{Kind: backstay.JobRebuild, Params: backstay.RebuildParams{Vault: name}})
 	})
 	add(s, "importVault", s.importVault)
+	add(s, "reclaimVault", s.reclaimVault)
+}
+
+type reclaimInput struct {
+	Vault string `path:"vault"`
+	Body  *api.ReclaimRequest
+}
+
+// reclaimVault plans a reclaim, or queues one.
+func (s *server) reclaimVault(ctx context.Context, in *reclaimInput) (*started[api.ReclaimResponse], error) {
+	name, r := backstay.VaultName(in.Vault), api.ReclaimRequest{}
+	if in.Body != nil {
+		r = *in.Body
+	}
+	params := backstay.ReclaimParams{Vault: name, Trash: r.Trash, NoRepack: r.NoRepack}
+	if !r.DryRun {
+		job, err := s.startVaultJob(ctx, name, JobRequest{Kind: backstay.JobReclaim, Params: params})
+		if err != nil {
+			return nil, err
+		}
+		return &started[api.ReclaimResponse]{Status: http.StatusAccepted, Body: api.ReclaimResponse{Job: &job.Body}}, nil
+	}
+	callOf(ctx).target, callOf(ctx).audited = string(name), true // a dry run changes nothing
+	if _, err := s.Catalog.Vaults.Vault(ctx, name); err != nil {
+		return nil, missing(err, backstay.CodeUnknownVault, "vault", name)
+	}
+	plan, err := s.Planner.PlanReclaim(ctx, params)
+	if err != nil {
+		return nil, err
+	}
+	return &started[api.ReclaimResponse]{Status: http.StatusOK, Body: api.ReclaimResponse{Plan: &plan}}, nil
 }
 
 // startVaultJob queues a job that works on a whole vault. There is never more

@@ -9,6 +9,7 @@ package reclaim
 
 import (
 	"cmp"
+	"encoding/json"
 	"slices"
 	"time"
 
@@ -77,6 +78,53 @@ func Leases(jobs []catalog.JobRecord, vault backstay.VaultName) []backstay.Lease
 	}
 	slices.SortFunc(leases, func(a, b backstay.Lease) int { return cmp.Compare(a.Job, b.Job) })
 	return leases
+}
+
+// Writing is what jobs under way have in hand: packs that they put, and points
+// that they are about to commit.
+type Writing struct {
+	Packs  []string
+	Points []backstay.PointID
+}
+
+// InHand reads what the jobs of a vault have in hand out of what they saved.
+func InHand(jobs []catalog.JobRecord, vault backstay.VaultName) Writing {
+	var w Writing
+	for _, j := range jobs {
+		if j.Vault != vault {
+			continue
+		}
+		if j.Point != "" {
+			w.Points = append(w.Points, j.Point)
+		}
+		var saved struct {
+			Point backstay.PointID `json:"point"`
+			Packs []string         `json:"packs"`
+		}
+		// Another kind of job saves something else, which names neither.
+		if err := json.Unmarshal(j.State, &saved); err != nil {
+			continue
+		}
+		if saved.Point != "" {
+			w.Points = append(w.Points, saved.Point)
+		}
+		w.Packs = append(w.Packs, saved.Packs...)
+	}
+	return w
+}
+
+// Due tells whether a vault is to be reclaimed by itself: when the interval has
+// passed since the last reclaim of it began, or since it was made. An interval of
+// 0 means never.
+func Due(vault backstay.Vault, last *time.Time, every time.Duration, now time.Time) bool {
+	since := vault.Created
+	if last != nil && last.After(since) {
+		since = *last
+	}
+	if since.After(now) { // the clock was set back
+		since = now
+	}
+	return every > 0 && now.Sub(since) >= every
 }
 
 // Sum fills in what would be free now and later.

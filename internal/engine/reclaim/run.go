@@ -39,6 +39,8 @@ type Vault interface {
 	Delete(ctx context.Context, list string) (deleted, rescued backstay.ObjectSum, err error)
 	// Tidy joins index objects and removes what the chain no longer needs.
 	Tidy(ctx context.Context) error
+	// Close lets go of the vault.
+	Close() error
 }
 
 // OpenOptions say what a reclaim of a vault may do.
@@ -49,6 +51,8 @@ type OpenOptions struct {
 	// OnPack is called with each pack that a repack made durable.
 	OnPack   func(id string) error
 	Progress func(done, total int64)
+	// Writing tells what jobs under way have in hand.
+	Writing func(context.Context) (Writing, error)
 }
 
 // Runner runs reclaim jobs.
@@ -69,13 +73,14 @@ type state struct {
 
 // Plan says what a reclaim would do now. It writes nothing, in the catalogue
 // neither.
-func (r *Runner) Plan(ctx context.Context, params backstay.ReclaimParams) (backstay.ReclaimPlan, error) {
-	v, err := r.Open(ctx, params.Vault, OpenOptions{NoRepack: params.NoRepack})
+func (r *Runner) Plan(ctx context.Context, params backstay.ReclaimParams) (plan backstay.ReclaimPlan, err error) {
+	v, err := r.Open(ctx, params.Vault, OpenOptions{NoRepack: params.NoRepack, Writing: r.writing(params.Vault)})
 	if err != nil {
-		return backstay.ReclaimPlan{}, err
+		return plan, err
 	}
-	plan, lists, err := v.Plan(ctx)
-	if err != nil {
+	defer func() { err = errors.Join(err, v.Close()) }()
+	var lists []List
+	if plan, lists, err = v.Plan(ctx); err != nil {
 		return plan, err
 	}
 	known, err := r.known(ctx, params)
@@ -104,22 +109,34 @@ func (r *Runner) known(ctx context.Context, params backstay.ReclaimParams) (Know
 }
 
 func (r *Runner) leases(ctx context.Context, vault backstay.VaultName) ([]backstay.Lease, error) {
+	jobs, err := r.pending(ctx, vault)
+	return Leases(jobs, vault), err
+}
+
+// writing returns what asks the catalogue what jobs under way have in hand.
+func (r *Runner) writing(vault backstay.VaultName) func(context.Context) (Writing, error) {
+	return func(ctx context.Context) (Writing, error) {
+		jobs, err := r.pending(ctx, vault)
+		return InHand(jobs, vault), err
+	}
+}
+
+func (r *Runner) pending(ctx context.Context, vault backstay.VaultName) ([]catalog.JobRecord, error) {
 	jobs, err := r.Catalog.Jobs.ListJobs(ctx, 0, backstay.JobQueued, backstay.JobRunning, backstay.JobCancelling)
 	if err != nil {
 		return nil, fmt.Errorf("list the jobs of vault %s: %w", vault, err)
 	}
-	return Leases(jobs, vault), nil
+	return jobs, nil
 }
 
-// Busy returns CodeConflict if another reclaim of the vault is ahead of the job
-// (of any, if job is empty).
-func (r *Runner) Busy(ctx context.Context, vault backstay.VaultName, job backstay.JobID) error {
-	jobs, err := r.Catalog.Jobs.ListJobs(ctx, 0, backstay.JobQueued, backstay.JobRunning, backstay.JobCancelling)
+// alone returns CodeConflict if another reclaim of the vault is ahead of the job.
+func (r *Runner) alone(ctx context.Context, vault backstay.VaultName, job backstay.JobID) error {
+	jobs, err := r.pending(ctx, vault)
 	if err != nil {
-		return fmt.Errorf("list the jobs of vault %s: %w", vault, err)
+		return err
 	}
 	at := slices.IndexFunc(jobs, func(j catalog.JobRecord) bool {
-		return j.Kind == backstay.JobReclaim && j.Vault == vault && (job == "" || j.ID < job)
+		return j.Kind == backstay.JobReclaim && j.Target == string(vault) && j.ID < job
 	})
 	if at < 0 {
 		return nil
@@ -139,25 +156,25 @@ type reclaimRun struct {
 
 // Run reclaims one vault. What was cut off is harmless, and a later life or run
 // goes on with it; so there is nothing to undo.
-func (r *Runner) Run(ctx context.Context, run backstay.Run, params backstay.ReclaimParams) error {
+func (r *Runner) Run(ctx context.Context, run backstay.Run, params backstay.ReclaimParams) (err error) {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if err := r.Busy(ctx, params.Vault, run.Job().ID); err != nil {
+	if err := r.alone(ctx, params.Vault, run.Job().ID); err != nil {
 		return err
 	}
 	c := &reclaimRun{Runner: r, run: run, params: params}
 	if _, err := run.Load(&c.state); err != nil {
 		return fmt.Errorf("load the job's state: %w", err)
 	}
-	o := OpenOptions{NoRepack: params.NoRepack, Packs: c.state.Packs, Progress: run.Progress, OnPack: func(id string) error {
+	o := OpenOptions{NoRepack: params.NoRepack, Packs: c.state.Packs, Progress: run.Progress, Writing: r.writing(params.Vault), OnPack: func(id string) error {
 		c.state.Packs = append(c.state.Packs, id)
 		return run.Save(c.state)
 	}}
-	var err error
 	if c.vault, err = r.Open(ctx, params.Vault, o); err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, c.vault.Close()) }()
 	for _, step := range []struct {
 		name string
 		do   func(context.Context) error

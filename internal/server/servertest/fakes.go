@@ -3,6 +3,7 @@ package servertest
 import (
 	"context"
 	"slices"
+	"time"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/api"
@@ -57,6 +58,26 @@ func (v vaults) CheckVault(ctx context.Context, name backstay.VaultName) (backst
 // planner plans without a host: a name that is taken is the one thing that its
 // pre-flight list refuses.
 type planner struct{ catalog *catalog.Catalog }
+
+// PlanReclaim finds one pack that nobody needs, one in the trash that a restore
+// may still read, and one that is needed in part.
+func (p planner) PlanReclaim(_ context.Context, params backstay.ReclaimParams) (backstay.ReclaimPlan, error) {
+	const mib = 1 << 20
+	delay := time.Duration(backstay.DefaultTrash)
+	if params.Trash != nil {
+		delay = time.Duration(*params.Trash)
+	}
+	plan := backstay.ReclaimPlan{Vault: params.Vault, At: Now, Points: 3, Packs: backstay.ObjectSum{Objects: 9, Bytes: 140 * mib}, Live: 100 * mib,
+		Condemn: backstay.ObjectSum{Objects: 1, Bytes: 16 * mib}, Records: 128, Later: 39 * mib,
+		Repack: []backstay.PackToMove{{Pack: "3f2a00000000000000000000000000c1", Bytes: 10 * mib, Live: 3 * mib, Reason: "30 % of it is needed"}},
+		Trash: []backstay.CondemnedPacks{{List: "01K9ZQ4T5V0000000000000000", Packs: backstay.ObjectSum{Objects: 1, Bytes: 16 * mib},
+			Since: Now.Add(-delay), Due: Now, Waits: []backstay.Lease{{Job: "01K9ZQ4T5V0000000000000001", Kind: backstay.JobRestore, Target: "local/web01"}}}},
+	}
+	if params.NoRepack {
+		plan.Repack, plan.Later = []backstay.PackToMove{}, 32*mib
+	}
+	return plan, nil
+}
 
 func (p planner) PlanBackup(ctx context.Context, id backstay.VMID) (api.BackupPlan, error) {
 	vm, err := p.catalog.VMs.VM(ctx, id)
