@@ -261,7 +261,7 @@ func (v *vaults) CheckVault(ctx context.Context, name backstay.VaultName) (backs
 	seen := v.check(ctx, entry)
 	opened, err := v.open(ctx, name)
 	if err == nil {
-		err = v.witness(ctx, name, opened)
+		err = errors.Join(v.witness(ctx, name, opened), opened.Close())
 	}
 	if backstay.IsCode(err, backstay.CodeVaultRolledBack) || backstay.IsCode(err, backstay.CodeDamaged) {
 		seen.Note = strings.TrimPrefix(seen.Note+"; "+err.Error(), "; ")

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -23,7 +24,7 @@ func (v *vaults) openToWrite(ctx context.Context, name backstay.VaultName) (*vau
 		return nil, err
 	}
 	if err := v.witness(ctx, name, opened); err != nil {
-		return nil, err
+		return nil, errors.Join(err, opened.Close())
 	}
 	return opened, nil
 }
@@ -31,8 +32,12 @@ func (v *vaults) openToWrite(ctx context.Context, name backstay.VaultName) (*vau
 // writing returns what a mover needs to write into the vault, as access does,
 // after the same look at it.
 func (v *vaults) writing(ctx context.Context, name backstay.VaultName) (mover.VaultAccess, error) {
-	if _, err := v.openToWrite(ctx, name); err != nil {
+	opened, err := v.openToWrite(ctx, name)
+	if err != nil {
 		return mover.VaultAccess{}, err
+	}
+	if err := opened.Close(); err != nil {
+		return mover.VaultAccess{}, fmt.Errorf("close vault %s: %w", name, err)
 	}
 	return v.access(ctx, name)
 }
@@ -76,6 +81,7 @@ func (v *vaults) accept(ctx context.Context, name backstay.VaultName) (warning s
 	if err != nil {
 		return "", err
 	}
+	defer func() { err = errors.Join(err, opened.Close()) }()
 	err = v.witness(ctx, name, opened)
 	switch {
 	case backstay.IsCode(err, backstay.CodeDamaged):
@@ -127,10 +133,11 @@ func (v *vaults) change(ctx context.Context, name backstay.VaultName, change fun
 // of if it can; "" for nothing.
 func (v *vaults) problem(ctx context.Context, name backstay.VaultName, point backstay.PointID) (problem, warning string) {
 	opened, err := v.open(ctx, name)
-	var p *vault.Point
-	if err == nil {
-		p, err = opened.OpenPoint(ctx, point)
+	if err != nil {
+		return backstay.AsError(err).Error(), ""
 	}
+	defer func() { _ = opened.Close() }() // nothing was written
+	p, err := opened.OpenPoint(ctx, point)
 	if err != nil {
 		return backstay.AsError(err).Error(), ""
 	}
