@@ -277,6 +277,28 @@ func TestWhereThereIsNoVaultItIsSaid(t *testing.T) {
 	wantCode(t, err, backstay.CodeUsage, "file:///a/b")
 }
 
+// TestAUnitWhoseHeaderIsGoneStillServes: what it holds is bound to its vault (I4).
+func TestAUnitWhoseHeaderIsGoneStillServes(t *testing.T) {
+	w := newWorld(t, 1)
+	if err := w.copies[0].Delete(t.Context(), "vault.json"); err != nil {
+		t.Fatal(err)
+	}
+	w.change(1, "vault.json", func([]byte) []byte { return []byte("{") })
+	for _, name := range w.names(2, "packs/") {
+		if err := w.copies[2].Delete(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	v := w.open(w.unit(0), w.unit(1), w.unit(2))
+	warnings := strings.Join(v.Warnings(t.Context()), "\n")
+	for _, word := range []string{"mem://copy1: its vault.json is gone", "mem://copy2: its vault.json is damaged"} {
+		if !strings.Contains(warnings, word) {
+			t.Errorf("the warnings do not name %q:\n%s", word, warnings)
+		}
+	}
+	w.restored(v, w.find(v, "web01@latest"), recover.RestoreOptions{Dir: t.TempDir()})
+}
+
 func TestTwoVaultsThatTheKeyOpensAreNotMixed(t *testing.T) {
 	w := newWorld(t, 1)
 	twin := &world{T: t, copies: []*mem.Store{mem.New()}}

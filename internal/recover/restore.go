@@ -266,6 +266,9 @@ func (r *restore) keep() error {
 			return taken(d.path)
 		}
 		d.kept = true
+		if err := os.Remove(d.path + partial); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove what an earlier restore left: %w", err)
+		}
 		r.total -= d.data
 	}
 	return nil

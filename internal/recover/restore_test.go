@@ -1,6 +1,7 @@
 package recover_test
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -164,6 +165,49 @@ func TestADamagedDiskNeverHasItsName(t *testing.T) {
 	if _, err := v.Restore(t.Context(), p, recover.RestoreOptions{Dir: dir}); !backstay.IsCode(err, backstay.CodeExists) {
 		t.Errorf("a second restore into the folder: %v", err)
 	}
+}
+
+// TestWhatACrashLeftIsWrittenAnew: a partial file is never taken for a whole one.
+func TestWhatACrashLeftIsWrittenAnew(t *testing.T) {
+	w := newWorld(t, 1)
+	v := w.open(w.unit(0))
+	p := w.find(v, "web01@latest")
+	dir := t.TempDir()
+	ctx, cancel := context.WithCancel(t.Context())
+	_, err := v.Restore(ctx, p, recover.RestoreOptions{Dir: dir, Progress: func(recover.Progress) { cancel() }})
+	if !errors.Is(err, context.Canceled) {
+		t.Fatalf("a restore that was told to end: %v", err)
+	}
+	for _, name := range []string{"vda.raw.partial", "vm.xml.partial"} {
+		if err := os.WriteFile(filepath.Join(dir, name), make([]byte, 9<<20), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.restored(v, p, recover.RestoreOptions{Dir: dir})
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), ".partial") || strings.HasPrefix(e.Name(), ".") {
+			t.Errorf("%s is left behind", e.Name())
+		}
+	}
+}
+
+// TestTwoRestoresDoNotWriteIntoOneFolder at a time.
+func TestTwoRestoresDoNotWriteIntoOneFolder(t *testing.T) {
+	w := newWorld(t, 1)
+	v := w.open(w.unit(0))
+	p := w.find(v, "web01@latest")
+	dir := t.TempDir()
+	var once sync.Once
+	w.restored(v, p, recover.RestoreOptions{Dir: dir, Progress: func(recover.Progress) {
+		once.Do(func() {
+			_, err := v.Restore(t.Context(), p, recover.RestoreOptions{Dir: dir})
+			wantCode(t, err, backstay.CodeConflict, dir)
+		})
+	}})
 }
 
 // TestProgressGrowsToItsTotal.
