@@ -12,6 +12,7 @@ import (
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/blob"
+	"github.com/backstay/backstay/internal/tier/vault/chain"
 	"github.com/backstay/backstay/internal/tier/vault/pack"
 	"github.com/backstay/backstay/internal/tier/vault/point"
 	"github.com/backstay/backstay/internal/tier/vault/seal"
@@ -89,8 +90,9 @@ type scrubber struct {
 	check func(name string, data []byte) error
 	// packsOf reads the packs out of the bytes of a manifest.
 	packsOf func(id backstay.PointID, data []byte) ([]pack.ID, error)
-	// readMoves reads where the chunks of repacked packs are.
-	readMoves func(context.Context) (*moves, error)
+	// readMoves reads where the chunks of repacked packs are, and which points the
+	// chain has; nil if there is no chain.
+	readMoves func(context.Context) (*moves, map[backstay.PointID]chain.Hash, error)
 	// certain are objects that must be there whatever the listings say.
 	certain []string
 	// header returns the bytes of the vault's newest header under its name; nil
@@ -99,6 +101,8 @@ type scrubber struct {
 	o      ScrubOptions
 	needed []pack.ID // of all points, sorted
 	moves  *moves
+	// live are the points that the chain has; nil if nobody can tell.
+	live map[backstay.PointID]chain.Hash
 }
 
 // Scrub looks at every object of the vault in every copy. One sound copy of each
@@ -119,15 +123,16 @@ func (v *Vault) scrubber(o ScrubOptions) *scrubber {
 		}
 		return v.opened.newest.data
 	}
-	s.readMoves = func(ctx context.Context) (*moves, error) {
+	s.readMoves = func(ctx context.Context) (*moves, map[backstay.PointID]chain.Hash, error) {
 		if !v.chained() {
-			return newMoves(), nil
+			return newMoves(), nil, nil
 		}
 		st, err := v.chain.Read(ctx)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		return readMoves(ctx, v.copies, st, v.decodeMoves)
+		m, err := readMoves(ctx, v.copies, st, v.decodeMoves)
+		return m, st.Live, err
 	}
 	s.packsOf = func(id backstay.PointID, data []byte) ([]pack.ID, error) {
 		h, err := point.DecodeHeader(v.keys, id, data)
@@ -225,6 +230,11 @@ func (s *scrubber) list(ctx context.Context, folder string) (listing, error) {
 	for _, name := range s.certain {
 		if strings.HasPrefix(name, folder) {
 			names[name] = true
+		}
+	}
+	for id := range s.live {
+		if folder == "points/" {
+			names[point.Object(id)] = true
 		}
 	}
 	if strings.HasPrefix(folder, "packs/") {
@@ -367,10 +377,10 @@ func (s *scrubber) findMoves(ctx context.Context) error {
 	if s.moves != nil {
 		return nil
 	}
-	found, err := s.readMoves(ctx)
+	found, live, err := s.readMoves(ctx)
 	switch {
 	case err == nil:
-		s.moves = found
+		s.moves, s.live = found, live
 	case damaged(err) || backstay.IsCode(err, backstay.CodeDamaged):
 		s.moves = newMoves()
 	default:
@@ -404,7 +414,7 @@ func (s *scrubber) manifests(ctx context.Context, fn func(backstay.PointID, []pa
 	}
 	for _, name := range l.names {
 		id := backstay.PointID(strings.TrimPrefix(name, "points/"))
-		if _, err := point.ParseID(id); err != nil {
+		if _, err := point.ParseID(id); err != nil || s.leftover(id) {
 			continue
 		}
 		// What cannot be read here is met again, and told, when it is looked at.
@@ -450,7 +460,15 @@ func (s *scrubber) manifest(ctx context.Context, id backstay.PointID) ([]pack.ID
 // told with the points that need it.
 func (s *scrubber) assess(ctx context.Context, report *ScrubReport) error {
 	suspects := report.Damages
+	if len(suspects) == 0 {
+		return nil
+	}
 	report.Damages = nil
+	s.moves = nil // what was dropped and repacked meanwhile
+	if err := s.findMoves(ctx); err != nil {
+		report.Damages = suspects
+		return err
+	}
 	lost := map[pack.ID]int{}
 	for n, d := range suspects {
 		k, err := s.look(ctx, d.Object, make([]error, len(s.copies)))
@@ -491,7 +509,17 @@ func (s *scrubber) excused(k look) bool {
 		_, needed := slices.BinarySearchFunc(s.needed, id, comparePacks)
 		return !needed && !slices.Contains(k.Copies, CopyDamaged)
 	}
+	if id, ok := strings.CutPrefix(k.Object, "points/"); ok && s.live != nil {
+		return s.leftover(backstay.PointID(id))
+	}
 	return k.gone() && !slices.Contains(s.certain, k.Object)
+}
+
+// leftover tells a manifest that the chain does not know, of a point that was
+// dropped or whose commit broke off, from a point.
+func (s *scrubber) leftover(id backstay.PointID) bool {
+	_, live := s.live[id]
+	return s.live != nil && !live
 }
 
 // packOf returns the pack of an object's name.

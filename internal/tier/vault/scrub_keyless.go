@@ -67,14 +67,18 @@ func (k *keyless) scrubber(o ScrubOptions) *scrubber {
 	for object := range k.pinned {
 		s.certain = append(s.certain, object)
 	}
-	s.readMoves = func(ctx context.Context) (*moves, error) {
+	s.readMoves = func(ctx context.Context) (*moves, map[backstay.PointID]chain.Hash, error) {
 		st, err := chain.ReadKeyless(ctx, k.store)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		return readMoves(ctx, k.copies, st, func(id ulid.ULID, data []byte) ([]chain.Moves, error) {
+		m, err := readMoves(ctx, k.copies, st, func(id ulid.ULID, data []byte) ([]chain.Moves, error) {
 			return chain.DecodeMovesKeyless(k.id, id, data)
 		})
+		if st.Seq == 0 {
+			return m, nil, err // made before there were chains
+		}
+		return m, st.Live, err
 	}
 	s.packsOf = func(id backstay.PointID, data []byte) ([]pack.ID, error) { return point.ClearPacks(k.id, id, data) }
 	return s

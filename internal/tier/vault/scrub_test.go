@@ -335,9 +335,7 @@ func TestWhatIsPutOrRemovedMeanwhileIsNoDamage(t *testing.T) {
 		{Object: name, Copies: []vault.CopyState{vault.CopySound, vault.CopyMissing, vault.CopySound}, Why: make([]string, 3)},
 		{Object: manifest, Copies: []vault.CopyState{vault.CopySound, vault.CopyMissing, vault.CopyMissing}, Why: make([]string, 3)},
 	}
-	for i := range p.copies {
-		p.plantIn(i, manifest, nil)
-	}
+	p.must(p.vault.DropPoint(p.ctx, p.points[0], created))
 	report, err := p.vault.Scrub(p.ctx, vault.ScrubOptions{Suspects: suspects})
 	p.must(err)
 	if len(report.Damages) != 0 {
@@ -466,6 +464,40 @@ func TestARepairThatDiesAtAnyWriteLosesNothingAndTheNextOneMendsIt(t *testing.T)
 		}
 	}
 	p.must(p.read(p.store))
+}
+
+func TestAManifestThatWasTakenAwayIsLost(t *testing.T) {
+	p := plant(t)
+	for i := range p.copies {
+		p.plantIn(i, "points/"+string(p.points[0]), nil)
+	}
+	for _, way := range p.scrubbings() {
+		report, err := way.scrub(p.store, vault.ScrubOptions{})
+		p.must(err)
+		if len(report.Damages) != 1 || !report.Damages[0].Lost() || !slices.Equal(report.Damages[0].Points, p.points[:1]) {
+			t.Fatalf("%s: found %v", way.name, report.Damages)
+		}
+	}
+}
+
+func TestWhatIsLeftOfADroppedPointIsNoDamageAndNotPutBack(t *testing.T) {
+	p := plant(t)
+	name := "points/" + string(p.points[0])
+	good := p.get(1, name)
+	p.must(p.vault.DropPoint(p.ctx, p.points[0], created))
+	p.plantIn(1, name, good) // the removal did not reach this copy
+	for _, way := range p.scrubbings() {
+		report, err := way.scrub(p.store, vault.ScrubOptions{})
+		p.must(err)
+		if len(report.Damages) != 0 {
+			t.Fatalf("%s: found %v", way.name, report.Damages)
+		}
+		_, err = way.repair(p.store, []vault.Damage{{Object: name}})
+		p.must(err)
+		if _, err := p.copies[0].Stat(p.ctx, name); !errors.Is(err, blob.ErrNotExist) {
+			t.Fatalf("%s: the manifest came back: %v", way.name, err)
+		}
+	}
 }
 
 func TestADroppedPointIsNotPutBack(t *testing.T) {
