@@ -224,6 +224,30 @@ func TestRotatingRewritesNothingAndKeepsDeduplication(t *testing.T) {
 	}
 }
 
+// What was begun before the keys were rotated ends with the keys that it has.
+func TestRunningTransferGoesOnWhenKeysAreRotated(t *testing.T) {
+	w := newWorld(t)
+	data, id := sparse(9, 3<<20), newID()
+	before := w.vault
+	transfer, err := before.Begin(w.ctx, vault.WriteOptions{Point: id})
+	w.must(err)
+	defer transfer.Abort()
+	_, err = transfer.WriteDisk(w.ctx, vault.DiskSource{Target: "vda", Format: "raw", Image: &disk{data: data}})
+	w.must(err)
+	w.rotate(vault.RotateOptions{})
+	_, err = transfer.Commit(w.ctx, facts(id), definition)
+	w.must(err)
+	w.must(w.opens(w.store, w.owner, map[backstay.PointID][]byte{id: data}))
+	w.restored(before, id, "vda", data)
+	if _, err := before.Begin(w.ctx, vault.WriteOptions{Point: newID()}); !backstay.IsCode(err, backstay.CodeVaultKeyOld) {
+		t.Errorf("a transfer begins with the keys of before: %v", err)
+	}
+	later, err := vault.Open(w.ctx, w.store, vaultID, w.master)
+	if err != nil || later.Outdated() {
+		t.Errorf("opened with the new keys: %v", err)
+	}
+}
+
 func TestRemovedRecipientCannotOpenWhatIsSealedSince(t *testing.T) {
 	w := newWorld(t)
 	bob, id := w.person("bob")
