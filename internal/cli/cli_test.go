@@ -71,6 +71,8 @@ func TestJSONOutputIsAsTheOpenAPIDocumentSays(t *testing.T) {
 		"vault list":                            "[]Vault",
 		"vault show default":                    "Vault",
 		"vault usage default":                   "VaultUsage",
+		"vault key default list-recipients":     "VaultKeys",
+		"vault key default rotate":              "VaultKeys",
 		"policy list":                           "[]Policy",
 		"policy show daily":                     "Policy",
 		"audit list":                            "[]AuditEntry",

@@ -81,7 +81,7 @@ func (k *vaultKeys) RemoveRecipient(_ context.Context, name backstay.VaultName, 
 	}
 	switch {
 	case len(left) == len(v.Recipients):
-		return *v, backstay.Errorf(backstay.CodeUsage, "the vault %s has no recipient %q", name, r.Name)
+		return *v, backstay.Errorf(backstay.CodeUsage, "the vault %s has no recipient of this name", name)
 	case recovery == 0 && !r.Force:
 		return *v, backstay.Errorf(backstay.CodeNoRecovery, "the vault would have no recovery recipient")
 	}
