@@ -283,7 +283,8 @@ func (s *Store) List(ctx context.Context, prefix string, fn func(blob.Info) erro
 		if !aws.ToBool(page.IsTruncated) {
 			return nil
 		}
-		if aws.ToString(page.NextContinuationToken) == "" || page.NextContinuationToken == in.ContinuationToken {
+		next := aws.ToString(page.NextContinuationToken)
+		if next == "" || next == aws.ToString(in.ContinuationToken) {
 			return s.wrap("list", prefix, fmt.Errorf("%w: the listing is cut short: it says that there is more and not where", blob.ErrAway))
 		}
 		in.ContinuationToken = page.NextContinuationToken
