@@ -93,6 +93,16 @@ func (v *Vault) Keys(ctx context.Context) (backstay.VaultKeys, error) {
 	return out, nil
 }
 
+// superseded tells whether a header that is newer than the one with which the
+// vault was opened does without a wrapped object.
+func (v *Vault) superseded(ctx context.Context, object string) bool {
+	s, err := headerState(ctx, v.copies, v.header.ID, v.keys)
+	if err != nil || s.newest.Generation <= v.opened.newest.Generation {
+		return false
+	}
+	return !slices.ContainsFunc(s.newest.Recipients, func(r recipient) bool { return r.Object == object })
+}
+
 func (v *Vault) say(f writtenHeader) backstay.VaultKeys {
 	return backstay.VaultKeys{Vault: f.Name, KeyID: v.keys.ID(), Generation: f.Generation, Epoch: f.Epoch,
 		Recipients: publicRecipients(f.header), Problems: []string{}}

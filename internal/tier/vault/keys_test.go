@@ -586,6 +586,28 @@ func TestEscrowCheckFailsWithAnotherKeyAndOnDamage(t *testing.T) {
 	}
 }
 
+// The wrapped objects that a change of keys deletes are missed by nobody.
+func TestScrubThatKeysWereChangedUnderFindsNoDamage(t *testing.T) {
+	w := newWorld(t)
+	w.person("bob")
+	w.backup(vault.WriteOptions{Point: newID()}, source{target: "vda", disk: &disk{data: sparse(8, 1<<20)}})
+	before := w.vault
+	w.rotate(vault.RotateOptions{})
+	for _, v := range []*vault.Vault{before, w.vault} {
+		report, err := v.Scrub(w.ctx, vault.ScrubOptions{})
+		if err != nil || len(report.Damages) > 0 {
+			t.Errorf("%+v %v", report.Damages, err)
+		}
+	}
+	name := w.objects("keys/")[0]
+	for _, c := range w.copies {
+		w.must(c.Delete(w.ctx, name))
+	}
+	if report, err := w.vault.Scrub(w.ctx, vault.ScrubOptions{}); err != nil || len(report.Damages) != 1 {
+		t.Errorf("a wrapped key that is needed is gone: %+v %v", report.Damages, err)
+	}
+}
+
 func TestOfTwoKeyChangesOneWins(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.open(w.store), w.open(w.store)

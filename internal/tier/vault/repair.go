@@ -39,9 +39,14 @@ type RepairReport struct {
 // copy is removed only while another one is sound, so a repair that is cut off
 // leaves at worst a missing copy, which the next one makes. What has no sound
 // copy is not touched but put together, if it is a pack, from the sound chunks
-// of all its copies. The error is only that of a repair that was cut off.
+// of all its copies, and made anew, if it is an index. The error is only that of
+// a repair that was cut off.
 func (v *Vault) Repair(ctx context.Context, damages []Damage, o RepairOptions) (RepairReport, error) {
-	return v.scrubber(ScrubOptions{Pace: o.Pace}).repair(ctx, damages, o)
+	report, err := v.scrubber(ScrubOptions{Pace: o.Pace}).repair(ctx, damages, o)
+	if err == nil {
+		report.Lost, err = v.replaceIndexes(ctx, report.Lost)
+	}
+	return report, err
 }
 
 // RepairKeyless is Repair for whoever has no key: what is sound is told by the
@@ -85,7 +90,7 @@ func (s *scrubber) repairOne(ctx context.Context, name string, report *RepairRep
 	if err != nil {
 		return err
 	}
-	if !k.Repairable() || s.excused(k) {
+	if !k.Repairable() || s.excused(ctx, k) {
 		return nil
 	}
 	good := k.good

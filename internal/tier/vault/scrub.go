@@ -98,9 +98,12 @@ type scrubber struct {
 	// header returns the bytes of the vault's newest header under its name; nil
 	// of any other object, and without keys.
 	header func(object string) []byte
-	o      ScrubOptions
-	needed []pack.ID // of all points, sorted
-	moves  *moves
+	// superseded tells whether a wrapped key is not pinned any more, because the
+	// vault's keys were changed since the scrub began; nil without keys.
+	superseded func(ctx context.Context, object string) bool
+	o          ScrubOptions
+	needed     []pack.ID // of all points, sorted
+	moves      *moves
 	// live are the points that the chain has; nil if nobody can tell.
 	live map[backstay.PointID]chain.Hash
 }
@@ -138,6 +141,7 @@ func (v *Vault) scrubber(o ScrubOptions) *scrubber {
 		h, err := point.DecodeHeader(v.keys, id, data)
 		return h.Packs, err
 	}
+	s.superseded = v.superseded
 	return s
 }
 
@@ -476,7 +480,7 @@ func (s *scrubber) assess(ctx context.Context, report *ScrubReport) error {
 			report.Damages = append(report.Damages, suspects[n:]...)
 			return err
 		}
-		if !k.Repairable() || s.excused(k) {
+		if !k.Repairable() || s.excused(ctx, k) {
 			if !k.gone() && !k.Repairable() {
 				k.Count(report.Copies)
 			}
@@ -504,7 +508,10 @@ func (s *scrubber) assess(ctx context.Context, report *ScrubReport) error {
 
 // excused tells whether an object is missing for a good reason: nobody needs it,
 // or it was removed.
-func (s *scrubber) excused(k look) bool {
+func (s *scrubber) excused(ctx context.Context, k look) bool {
+	if strings.HasPrefix(k.Object, keyFolder) && s.superseded != nil && s.superseded(ctx, k.Object) {
+		return true
+	}
 	if id, ok := packOf(k.Object); ok {
 		_, needed := slices.BinarySearchFunc(s.needed, id, comparePacks)
 		return !needed && !slices.Contains(k.Copies, CopyDamaged)
