@@ -535,3 +535,30 @@ func TestANewPointDoesNotReferToWhatIsKnownToBeLost(t *testing.T) {
 	}
 	p.restored(p.open(p.store), ids[1], "vda", p.data[1])
 }
+
+func TestAnIndexThatNoCopyHasIsMadeAnewFromThePacks(t *testing.T) {
+	p := plant(t)
+	lost := p.objects("indexes/")[0]
+	for i := range p.copies {
+		p.plantIn(i, lost, []byte("torn"))
+	}
+	p.vault = p.open(p.store)
+	report, err := p.vault.Scrub(p.ctx, vault.ScrubOptions{})
+	p.must(err)
+	fixed, err := p.vault.Repair(p.ctx, report.Damages, vault.RepairOptions{})
+	p.must(err)
+	if len(fixed.Lost)+len(fixed.Failed) != 0 || slices.Contains(p.objects("indexes/"), lost) {
+		t.Fatalf("%+v", fixed)
+	}
+	report, err = p.vault.Scrub(p.ctx, vault.ScrubOptions{})
+	p.must(err)
+	if len(report.Damages) != 0 {
+		t.Fatalf("found %v", report.Damages)
+	}
+	// What it listed serves deduplication again.
+	p.vault = p.open(p.store)
+	stats := p.backup(vault.WriteOptions{Point: newID()}, source{target: "vda", disk: &disk{data: p.data[0]}})
+	if stats[0].ChunksNew != 0 {
+		t.Fatalf("%d chunks were stored again", stats[0].ChunksNew)
+	}
+}
