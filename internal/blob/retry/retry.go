@@ -118,19 +118,31 @@ func (s *Store) end(away error) {
 func (s *Store) Put(ctx context.Context, name string, data []byte) error {
 	unclear := false
 	err := s.try(ctx, func() error {
+		// Asked before it is sent again: a server that refuses a taken name may
+		// close the connection under a large body, each time.
+		if unclear {
+			if _, err := s.below.Stat(ctx, name); err == nil {
+				return s.compare(ctx, name, data)
+			} else if !errors.Is(err, blob.ErrNotExist) {
+				return err
+			}
+		}
 		err := s.below.Put(ctx, name, data)
 		if unclear && errors.Is(err, blob.ErrExist) {
-			there, getErr := s.below.Get(ctx, name, 0, -1)
-			if getErr != nil {
-				return getErr
-			}
-			if bytes.Equal(there, data) {
-				return nil
-			}
+			return s.compare(ctx, name, data)
 		}
 		unclear = unclear || err != nil && s.o.Retriable(err)
 		return err
 	})
+	return err
+}
+
+// compare returns nil if an object holds these bytes, and ErrExist for others.
+func (s *Store) compare(ctx context.Context, name string, data []byte) error {
+	there, err := s.below.Get(ctx, name, 0, -1)
+	if err == nil && !bytes.Equal(there, data) {
+		err = fmt.Errorf("put %s: %w", name, blob.ErrExist)
+	}
 	return err
 }
 
