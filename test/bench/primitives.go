@@ -49,6 +49,20 @@ func sample(path string, limit int64) (windows []int64, data int64, err error) {
 	return windows, data, err
 }
 
+// primitive is one step that is done to the i-th piece of the sample.
+type primitive struct {
+	name string
+	fn   func(i int) error
+}
+
+func newGCM(key []byte) (cipher.AEAD, error) {
+	blocks, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCM(blocks)
+}
+
 // measurePrimitives measures on all cores, on a sample of the image, what a first
 // backup cannot do without: read, hash, compress, seal and write. The limit is
 // what they allow one after the other on the cores there are.
@@ -68,18 +82,11 @@ func measurePrimitives(ctx context.Context, t task) (map[string]float64, error) 
 	}
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // never fails (crypto/rand)
-	blocks, err := aes.NewCipher(key)
+	gcm, err := newGCM(key)
 	if err != nil {
 		return nil, err
 	}
-	gcm, err := cipher.NewGCM(blocks)
-	if err != nil {
-		return nil, err
-	}
-	steps := []struct {
-		name string
-		fn   func(i int) error
-	}{
+	steps := []primitive{
 		{"read", func(i int) error { _, err := m.ReadAt(plain[i], windows[i]); return err }},
 		{"hash", func(i int) error {
 			h := blake3.New(32, key)

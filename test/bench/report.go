@@ -254,6 +254,9 @@ func (b *bench) print(w io.Writer) {
 			t.table.text(w)
 		}
 	}
+	if note := b.results.get("virtnbd/first").Note; note != "" {
+		_, _ = fmt.Fprintf(w, "\nThere is no second backup by virtnbdbackup: %s.\n", note)
+	}
 	_, _ = fmt.Fprintln(w)
 }
 
@@ -308,7 +311,7 @@ func (b *bench) write(path, picture string) error {
 const method = `Each measurement is a process of its own; its time ends when everything is durable. All read the same images out of the
 page cache, in turn. backstay writes one copy, reads every pack back and decodes it before the point counts; three copies are a line of their own.
 The second backup reads its change map from a qcow2 overlay inside the measured time. Sizes are what lies in the repository.
-Restores are sparse, and compared with the image afterwards. virtnbdbackup has no second backup here: a shut-off domain has no dirty bitmaps.
+Restores are sparse, and compared with the image afterwards. There is no second backup by virtnbdbackup: ` + incrementNote + `.
 Requests are counted in front of the storage unit; the goals for PUT and GET leave out 8 requests for each point.
 "second-added" compares what was added with the changed 4 KiB blocks, compressed with zstd at its fastest in pieces of 1 MiB.
 
