@@ -3,6 +3,7 @@ package vault_test
 import (
 	"bytes"
 	"flag"
+	"maps"
 	"os"
 	"slices"
 	"testing"
@@ -15,77 +16,143 @@ import (
 )
 
 // TestAnyHistoryKeepsEveryPointsBytes runs backups (with a map, without, and cut
-// off in the middle), drops, and damage to single copies in any order against a
+// off in the middle), drops, reclaims (with and without a repack, and killed at
+// any write), damage to a single copy, verifying and repair in any order against a
 // model: every kept point restores to its bytes, and nothing else is listed.
 func TestAnyHistoryKeepsEveryPointsBytes(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		w := newWorld(t)
-		model := map[backstay.PointID][]byte{}
-		data := sparse(rapid.Uint64().Draw(rt, "disk"), 1<<20+512)
-		var newest backstay.PointID
-		var since []backstay.Range // changes since newest
-		fail := func(err error) {
-			if err != nil {
-				rt.Fatal(err)
-			}
-		}
+		h := &story{world: newWorld(t), model: kept{}}
+		h.data = sparse(rapid.Uint64().Draw(rt, "disk"), 1<<20+512)
 		rt.Repeat(map[string]func(*rapid.T){
-			"write": func(rt *rapid.T) {
-				since = append(since, change(rapid.Uint64().Draw(rt, "change"), data, rapid.IntRange(1, 6).Draw(rt, "runs"))...)
-			},
-			"backup": func(rt *rapid.T) {
-				id := newID()
-				_, err := backup(w.ctx, w.vault, vault.WriteOptions{Point: id, Parent: newest},
-					source{target: "vda", disk: &disk{data: data}, changed: since, mapped: rapid.Bool().Draw(rt, "mapped")})
-				fail(err)
-				model[id], newest, since = slices.Clone(data), id, nil
-			},
-			"broken backup": func(rt *rapid.T) {
-				id := newID()
-				f := &fault.Fault{Kind: fault.Fail, Nth: rapid.IntRange(1, 3).Draw(rt, "put"), Onwards: true}
-				_, v := w.flaky(f)
-				_, err := backup(w.ctx, v, vault.WriteOptions{Point: id, Parent: newest}, source{target: "vda", disk: &disk{data: data}, changed: since, mapped: true})
-				if err == nil {
-					model[id], newest, since = slices.Clone(data), id, nil
-				}
-			},
-			"drop": func(rt *rapid.T) {
-				for id := range model {
-					fail(w.vault.DropPoint(w.ctx, id, created))
-					delete(model, id)
-					break
-				}
-			},
-			"damage one copy": func(rt *rapid.T) { damageOneCopy(rt, w) },
-			"reopen":          func(rt *rapid.T) { w.vault = w.open(w.store) },
-			"": func(rt *rapid.T) {
-				headers, err := w.vault.Points(w.ctx)
-				fail(err)
-				if len(headers) != len(model) {
-					rt.Fatalf("%d points are listed, want %d", len(headers), len(model))
-				}
-				for id, want := range model {
-					got, err := restore(w.ctx, w.vault, id, "vda")
-					fail(err)
-					if !bytes.Equal(got, want) {
-						rt.Fatalf("point %s is not what was backed up", id)
-					}
-				}
-			},
+			"write": h.write, "backup": h.backUp, "broken backup": h.brokenBackup, "drop": h.dropOne,
+			"reclaim": h.reclaimed, "killed reclaim": h.killedReclaim, "damage": h.damage, "repair": h.repair,
+			"reopen": func(*rapid.T) { h.vault = h.open(h.store) },
+			"":       h.holds,
 		})
 	})
 }
 
-// damageOneCopy flips a bit of a manifest in the last copy.
-func damageOneCopy(rt *rapid.T, w *world) {
-	names := w.objects("points/")
+// story is a vault with what it should hold.
+type story struct {
+	*world
+	model  kept
+	data   []byte
+	newest backstay.PointID
+	since  []backstay.Range // changes since newest
+	harmed bool             // a copy was damaged since the last repair
+}
+
+func (h *story) fail(rt *rapid.T, err error) {
+	rt.Helper()
+	if err != nil {
+		rt.Fatal(err)
+	}
+}
+
+func (h *story) write(rt *rapid.T) {
+	h.since = append(h.since, change(rapid.Uint64().Draw(rt, "change"), h.data, rapid.IntRange(1, 6).Draw(rt, "runs"))...)
+}
+
+func (h *story) backUp(rt *rapid.T) {
+	id := newID()
+	_, err := backup(h.ctx, h.vault, vault.WriteOptions{Point: id, Parent: h.newest},
+		source{target: "vda", disk: &disk{data: h.data}, changed: h.since, mapped: rapid.Bool().Draw(rt, "mapped")})
+	h.fail(rt, err)
+	h.model[id], h.newest, h.since = slices.Clone(h.data), id, nil
+}
+
+func (h *story) brokenBackup(rt *rapid.T) {
+	id := newID()
+	f := &fault.Fault{Kind: fault.Fail, Nth: rapid.IntRange(1, 3).Draw(rt, "put"), Onwards: true}
+	_, v := h.flaky(f)
+	_, err := backup(h.ctx, v, vault.WriteOptions{Point: id, Parent: h.newest}, source{target: "vda", disk: &disk{data: h.data}, changed: h.since, mapped: true})
+	if err == nil {
+		h.model[id], h.newest, h.since = slices.Clone(h.data), id, nil
+	}
+}
+
+func (h *story) dropOne(rt *rapid.T) {
+	if len(h.model) == 0 {
+		return
+	}
+	id := rapid.SampledFrom(slices.Sorted(maps.Keys(h.model))).Draw(rt, "point")
+	h.fail(rt, h.vault.DropPoint(h.ctx, id, created))
+	delete(h.model, id)
+}
+
+func (h *story) reclaimOptions(rt *rapid.T) vault.ReclaimOptions {
+	o := vault.ReclaimOptions{NoRepack: rapid.Bool().Draw(rt, "no repack"), LiveFraction: rapid.SampledFrom([]float64{0, 0.999}).Draw(rt, "live"),
+		Memory: rapid.SampledFrom([]int64{0, 400}).Draw(rt, "memory"), Now: created}
+	if rapid.Bool().Draw(rt, "nobody writes") {
+		o.Writing = writing(vault.Writing{})
+	}
+	return o
+}
+
+// reclaimed may refuse to work on a copy that is not in order, and nothing else.
+func (h *story) reclaimed(rt *rapid.T) {
+	_, err := h.reclaimAll(h.vault, h.reclaimOptions(rt))
+	if h.harmed && backstay.IsCode(err, backstay.CodeReclaimStopped) {
+		return
+	}
+	h.fail(rt, err)
+}
+
+func (h *story) killedReclaim(rt *rapid.T) {
+	s, _ := h.mortal(rapid.IntRange(0, 40).Draw(rt, "writes"))
+	_, _ = h.reclaimAll(h.open(s), h.reclaimOptions(rt))
+}
+
+// damage flips a bit of an object in the last copy, or takes it away.
+func (h *story) damage(rt *rapid.T) {
+	var names []string
+	for _, prefix := range []string{"points/", "packs/", "indexes/", "trash/", "moved/"} {
+		names = append(names, h.objects(prefix)...)
+	}
 	if len(names) == 0 {
 		return
 	}
 	name := rapid.SampledFrom(names).Draw(rt, "object")
-	bad := slices.Clone(w.get(0, name))
-	bad[rapid.IntRange(0, len(bad)-1).Draw(rt, "byte")] ^= 1
-	w.copies[2].Replace(name, bad)
+	bad := slices.Clone(h.get(0, name))
+	h.harmed = true
+	if at := rapid.IntRange(-1, len(bad)-1).Draw(rt, "byte"); at >= 0 {
+		bad[at] ^= 1
+		h.copies[2].Replace(name, bad)
+		return
+	}
+	h.must(h.copies[2].Delete(h.ctx, name))
+}
+
+// repair mends what verifying finds; nothing may be lost.
+func (h *story) repair(rt *rapid.T) {
+	report, err := h.vault.Scrub(h.ctx, vault.ScrubOptions{})
+	h.fail(rt, err)
+	for _, d := range report.Damages {
+		if d.Lost() {
+			rt.Fatalf("lost: %s", d)
+		}
+	}
+	done, err := h.vault.Repair(h.ctx, report.Damages, vault.RepairOptions{})
+	h.fail(rt, err)
+	if len(done.Lost)+len(done.Failed) > 0 {
+		rt.Fatalf("not mended: %+v", done)
+	}
+	h.harmed = false
+}
+
+func (h *story) holds(rt *rapid.T) {
+	headers, err := h.vault.Points(h.ctx)
+	h.fail(rt, err)
+	if len(headers) != len(h.model) {
+		rt.Fatalf("%d points are listed, want %d", len(headers), len(h.model))
+	}
+	for id, want := range h.model {
+		got, err := restore(h.ctx, h.vault, id, "vda")
+		h.fail(rt, err)
+		if !bytes.Equal(got, want) {
+			rt.Fatalf("point %s is not what was backed up", id)
+		}
+	}
 }
 
 // TestMain keeps the fast path fast: -rapid.checks=1000 asks for more histories.
