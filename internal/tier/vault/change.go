@@ -40,10 +40,6 @@ func (v *Vault) change(ctx context.Context, now time.Time) (*change, error) {
 	if s.newest.Epoch != v.keys.Newest() {
 		return nil, seal.ErrNewerKey
 	}
-	if s.newest.Version < headerVersion {
-		return nil, backstay.Errorf(backstay.CodeConflict, "the vault %s is of format version %d, whose keys are not changed any more", s.newest.Name, s.newest.Version).
-			Do("make a new vault and protect the VMs there; the points of this one can be restored for ever")
-	}
 	told, err := chain.Open(v.store, v.keys.ChainMAC).Read(ctx)
 	if err == nil {
 		err = s.newest.follows(told)

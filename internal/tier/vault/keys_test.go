@@ -650,8 +650,9 @@ func TestNoKeyIsToldOrStoredInClear(t *testing.T) {
 	}
 }
 
-// A vault of an older release stays as it is: readable for ever (I14).
-func TestKeysOfAVersion1VaultAreLeftAlone(t *testing.T) {
+// A vault of an older release, which is not written any more, can still get more
+// recipients, such as the server that takes it in.
+func TestVersion1VaultGetsRecipientsAndStaysAsItIs(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.CopyFS(dir, os.DirFS("testdata/v1")); err != nil {
 		t.Fatal(err)
@@ -665,15 +666,33 @@ func TestKeysOfAVersion1VaultAreLeftAlone(t *testing.T) {
 	w.must(err)
 	v, err := vault.Open(w.ctx, w.store, id, keyset)
 	w.must(err)
-	if _, _, err := v.Rotate(w.ctx, vault.RotateOptions{Now: created}); !backstay.IsCode(err, backstay.CodeConflict) {
-		t.Errorf("rotated: %v", err)
+	identity, recipient, err := vault.NewIdentity()
+	w.must(err)
+	_, err = v.AddRecipient(w.ctx, vault.NewRecipient{Recipient: recipient, Purpose: backstay.ForPerson, Label: "new"}, created)
+	w.must(err)
+	points := map[backstay.PointID][]byte{goldenFirst: goldenDisk(1), goldenSecond: goldenDisk(2)}
+	check := func(checked int) {
+		t.Helper()
+		for _, identity := range []backstay.Secret{identity, backstay.NewSecret(key)} {
+			w.must(w.opens(w.store, identity, points))
+			out, err := vault.EscrowCheck(w.ctx, w.store, identity)
+			if err != nil || !out.OK || len(out.Checked) != checked || len(out.Problems) > 0 {
+				t.Errorf("escrow-check: %+v %v", out, err)
+			}
+		}
 	}
-	if r := v.Recipients(); len(r) != 1 || r[0].Purpose != backstay.ForRecovery || r[0].Kind != backstay.KindX25519 || r[0].ID == "" {
-		t.Errorf("recipients: %+v", r)
+	check(4)
+	_, said, err := v.Rotate(w.ctx, vault.RotateOptions{Now: created})
+	w.must(err)
+	if said.Epoch != 2 || said.Generation != 3 || len(said.Recipients) != 2 || said.Recipients[0].Purpose != backstay.ForRecovery || len(said.Problems) > 0 {
+		t.Errorf("%+v", said)
 	}
-	out, err := vault.EscrowCheck(w.ctx, w.store, backstay.NewSecret(key))
-	if err != nil || !out.OK || len(out.Checked) != 4 || len(out.Problems) > 0 {
-		t.Errorf("escrow-check: %+v %v", out, err)
+	check(4)
+	_, keyset, err = vault.Unwrap(w.ctx, w.store, identity)
+	w.must(err)
+	v, err = vault.Open(w.ctx, w.store, id, keyset)
+	w.must(err)
+	if _, err := v.Begin(w.ctx, vault.WriteOptions{Point: newID()}); !backstay.IsCode(err, backstay.CodeConflict) {
+		t.Errorf("a vault of version 1 is written: %v", err)
 	}
-	w.must(w.opens(w.store, backstay.NewSecret(key), map[backstay.PointID][]byte{goldenFirst: goldenDisk(1), goldenSecond: goldenDisk(2)}))
 }
