@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +16,7 @@ import (
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/blob"
 	"github.com/backstay/backstay/internal/blob/fault"
+	"github.com/backstay/backstay/internal/blob/file"
 	"github.com/backstay/backstay/internal/blob/replica"
 	"github.com/backstay/backstay/internal/tier/vault"
 )
@@ -431,6 +434,13 @@ func TestARepairThatDiesAtAnyWriteLosesNothingAndTheNextOneMendsIt(t *testing.T)
 			}
 		},
 	}
+	scenes["a pack of which one copy alone has the head"] = func() {
+		for i, at := range []int{len(good[pack]) - 40, 20, 20} {
+			bad := slices.Clone(good[pack])
+			bad[at] ^= 1
+			p.plantIn(i, pack, bad)
+		}
+	}
 	for scene, spoil := range scenes {
 		for _, way := range p.scrubbings() {
 			writes := 0
@@ -560,5 +570,35 @@ func TestAnIndexThatNoCopyHasIsMadeAnewFromThePacks(t *testing.T) {
 	stats := p.backup(vault.WriteOptions{Point: newID()}, source{target: "vda", disk: &disk{data: p.data[0]}})
 	if stats[0].ChunksNew != 0 {
 		t.Fatalf("%d chunks were stored again", stats[0].ChunksNew)
+	}
+}
+
+func TestVaultsOfEveryReleasedFormatAreSound(t *testing.T) {
+	for _, version := range []string{"v1", "v2"} {
+		dir, err := filepath.Abs("testdata/" + version)
+		if err != nil {
+			t.Fatal(err)
+		}
+		key, err := os.ReadFile(dir + "-recovery-key.txt")
+		if err != nil {
+			t.Fatal(err)
+		}
+		store := file.New(dir)
+		id, keyset, err := vault.Unwrap(t.Context(), store, backstay.NewSecret(key))
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := vault.Open(t.Context(), store, id, keyset)
+		if err != nil {
+			t.Fatal(err)
+		}
+		report, err := v.Scrub(t.Context(), vault.ScrubOptions{})
+		if err != nil || len(report.Damages) != 0 || report.Unproved != 0 || report.Objects < 7 {
+			t.Errorf("%s: %+v, %v", version, report, err)
+		}
+		report, err = vault.ScrubKeyless(t.Context(), store, id, vault.ScrubOptions{})
+		if err != nil || len(report.Damages) != 0 || report.Unproved != 0 || report.Objects < 7 {
+			t.Errorf("%s without a key: %+v, %v", version, report, err)
+		}
 	}
 }
