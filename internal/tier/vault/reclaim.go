@@ -124,7 +124,7 @@ func (r *Reclaim) halt(what string, err error) error {
 
 // Lists returns the lists of condemned packs, oldest first.
 func (r *Reclaim) Lists(ctx context.Context) ([]CondemnedList, error) {
-	view, err := r.look(ctx)
+	view, err := r.lookLists(ctx)
 	if err != nil {
 		return nil, err
 	}

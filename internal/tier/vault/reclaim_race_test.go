@@ -223,17 +223,8 @@ func TestACondemnedPackThatIsNeededAgainIsRescued(t *testing.T) {
 func TestACommitThatBrokeOffIsNotTakenFromWhoWillFinishIt(t *testing.T) {
 	w, k, ids := storied(t, 2)
 	// A manifest that the chain does not know: its writer died before the record.
-	whole := w.again()
 	id, data := newID(), sparse(6, 1<<20)
-	whole.backup(vault.WriteOptions{Point: id, Parent: ids[1]}, source{target: "vda", disk: &disk{data: data}})
-	for name := range whole.snapshot() {
-		name = name[2:]
-		if _, err := w.copies[0].Stat(w.ctx, name); err != nil && name[:6] != "chain/" {
-			for _, c := range w.copies {
-				c.Replace(name, whole.get(0, name))
-			}
-		}
-	}
+	w.leaveManifest(id, ids[1], data)
 	for _, o := range []vault.ReclaimOptions{{}, {Writing: writing(vault.Writing{Points: []backstay.PointID{id}})}} {
 		w.reclaim(o)
 	}
@@ -252,6 +243,47 @@ func TestACommitThatBrokeOffIsNotTakenFromWhoWillFinishIt(t *testing.T) {
 		t.Errorf("its writer: %v", err)
 	}
 	k.check(w)
+}
+
+// TestAPointThatIsWrittenAnewIsNotLedByAMoveOfItsFirstAttempt lets the commit of a
+// point break off, and has it written anew with other content, some of which lies
+// in a pack that was repacked between.
+func TestAPointThatIsWrittenAnewIsNotLedByAMoveOfItsFirstAttempt(t *testing.T) {
+	w, k, ids := storied(t, 5)
+	old := slices.Clone(k[ids[0]])
+	w.drop(k, ids[0], ids[1], ids[3])
+	id := newID()
+	w.leaveManifest(id, ids[4], sparse(6, 1<<20))
+	w.must(w.during(func(n int) {
+		if n != 3 { // moved, and not condemned yet
+			return
+		}
+		for _, c := range w.copies {
+			w.must(c.Delete(w.ctx, "points/"+string(id)))
+		}
+		_, err := backup(w.ctx, w.open(w.store), vault.WriteOptions{Point: id}, source{target: "vda", disk: &disk{data: old}})
+		w.must(err)
+		k[id] = old
+	}))
+	k.check(w)
+	w.reclaim(vault.ReclaimOptions{LiveFraction: 0.95})
+	k.check(w)
+}
+
+// leaveManifest leaves the manifest of a point and all that it needs, and no
+// record in the chain: its writer died before.
+func (w *world) leaveManifest(id, parent backstay.PointID, data []byte) {
+	w.t.Helper()
+	whole := w.again()
+	whole.backup(vault.WriteOptions{Point: id, Parent: parent}, source{target: "vda", disk: &disk{data: data}})
+	for name := range whole.snapshot() {
+		name = name[2:]
+		if _, err := w.copies[0].Stat(w.ctx, name); err != nil && name[:6] != "chain/" {
+			for _, c := range w.copies {
+				c.Replace(name, whole.get(0, name))
+			}
+		}
+	}
 }
 
 func TestARepackPutsTheNewestPointsChunksInTheOrderOfTheDisk(t *testing.T) {

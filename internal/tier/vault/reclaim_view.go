@@ -61,6 +61,18 @@ func (w *view) condemned(id pack.ID) bool {
 // look reads the chain and all that it names. Anything that is not in order
 // stops a reclaim.
 func (r *Reclaim) look(ctx context.Context) (*view, error) {
+	w, err := r.lookLists(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if w.moves, err = readMoves(ctx, r.v.copies, w.state, r.v.decodeMoves); err != nil {
+		return nil, r.halt("read a list of moved packs", err)
+	}
+	return w, r.findPoints(ctx, w)
+}
+
+// lookLists reads the chain and the lists of condemned packs.
+func (r *Reclaim) lookLists(ctx context.Context) (*view, error) {
 	if !r.v.chained() {
 		_, err := r.v.writable(ctx, r.o.Now) // says why such a vault is not written
 		return nil, err
@@ -71,18 +83,12 @@ func (r *Reclaim) look(ctx context.Context) (*view, error) {
 	}
 	state.Live = maps.Clone(state.Live) // those that are dropped meanwhile are taken out
 	w := &view{state: state}
-	if w.moves, err = readMoves(ctx, r.v.copies, state, r.v.decodeMoves); err != nil {
-		return nil, r.halt("read a list of moved packs", err)
-	}
 	for _, c := range state.CondemnedBefore() {
 		packs, err := r.v.readTrash(ctx, c.Object, c.Hash)
 		if err != nil && !backstay.IsCode(err, backstay.CodeDamaged) {
 			return nil, r.halt("read a list of condemned packs", err)
 		}
 		w.lists = append(w.lists, viewList{c, packs, err})
-	}
-	if err := r.findPoints(ctx, w); err != nil {
-		return nil, err
 	}
 	return w, nil
 }

@@ -265,11 +265,14 @@ func (p *repack) fenced(ctx context.Context, st chain.State) error {
 	return nil
 }
 
-// moves is this move, for the points whose tables were read.
+// moves is this move, for the points whose tables were read and that are
+// committed: what is not may be written anew under its name, with other tables.
 func (p *repack) moves() chain.Moves {
 	var m chain.Moves
 	for _, pt := range p.view.points {
-		m.Points = append(m.Points, pt.name)
+		if !pt.root.IsZero() {
+			m.Points = append(m.Points, pt.name)
+		}
 	}
 	for i, d := range p.from {
 		moved := chain.MovedPack{From: d.ID}
