@@ -44,6 +44,18 @@ func (w *world) scrubbings() []scrubbing {
 	}}
 }
 
+// plantSmall is plant with small disks, for tests that look at them often.
+func plantSmall(t testing.TB) *planted {
+	p := &planted{world: newWorld(t), points: [2]backstay.PointID{newID(), newID()}}
+	data := sparse(21, 512<<10)
+	p.data[0] = slices.Clone(data)
+	p.backup(vault.WriteOptions{Point: p.points[0]}, source{target: "vda", disk: &disk{data: data}})
+	changed := change(22, data, 4)
+	p.data[1] = data
+	p.backup(vault.WriteOptions{Point: p.points[1], Parent: p.points[0]}, source{target: "vda", disk: &disk{data: data}, changed: changed, mapped: true})
+	return p
+}
+
 // all returns the objects of all copies.
 func (w *world) all() []map[string][]byte {
 	var copies []map[string][]byte
@@ -84,7 +96,7 @@ func (w *world) plantIn(copy int, name string, data []byte) {
 }
 
 func TestDamageInOneCopyIsFoundNamedAndRepairedToIdenticalBytes(t *testing.T) {
-	p := plant(t)
+	p := plantSmall(t)
 	names, good := p.objects(""), p.all()[0]
 	for _, way := range p.scrubbings() {
 		for n, name := range names {
@@ -145,7 +157,7 @@ func TestARenamedObjectIsMissingUnderItsName(t *testing.T) {
 }
 
 func TestWhatIsDamagedInEveryCopyIsLostAndNamesItsPointsAndIsLeftAsItIs(t *testing.T) {
-	p := plant(t)
+	p := plantSmall(t)
 	headers, err := p.vault.Points(p.ctx)
 	p.must(err)
 	good := p.all()[0]
@@ -275,7 +287,7 @@ func (l *liar) Get(ctx context.Context, name string, offset, length int64) ([]by
 }
 
 func TestOneWrongReadCondemnsNothing(t *testing.T) {
-	p := plant(t)
+	p := plantSmall(t)
 	for _, test := range []struct {
 		lies  int
 		alike bool
@@ -411,7 +423,7 @@ func (d *dying) Delete(ctx context.Context, name string) error {
 }
 
 func TestARepairThatDiesAtAnyWriteLosesNothingAndTheNextOneMendsIt(t *testing.T) {
-	p := plant(t)
+	p := plantSmall(t)
 	good := p.all()[0]
 	pack := p.objects("packs/")[0]
 	scenes := map[string]func(){
