@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"strings"
 )
@@ -47,6 +48,10 @@ var tasks = map[string]func(context.Context, task) (map[string]float64, error){
 	"sweep":      sweep,
 }
 
+// memoryLimit is where the garbage collector begins to work harder, in bytes: the
+// limit under which server and movers run (package daemon), for what they do.
+const memoryLimit = 144 << 20
+
 // work is the main of a worker process: its figures go to standard output.
 func work(ctx context.Context, arg string) error {
 	var t task
@@ -56,6 +61,9 @@ func work(ctx context.Context, arg string) error {
 	fn, ok := tasks[t.Op]
 	if !ok {
 		return fmt.Errorf("there is no task %q", t.Op)
+	}
+	if t.Vault != "" || t.Op == "plan" || t.Op == "index-make" || t.Op == "index-open" {
+		debug.SetMemoryLimit(memoryLimit)
 	}
 	said, err := fn(ctx, t)
 	if err != nil {
