@@ -195,6 +195,22 @@ func TestWhatACrashLeftIsWrittenAnew(t *testing.T) {
 	}
 }
 
+// TestWhatDoesNotFitIsNotBegun.
+func TestWhatDoesNotFitIsNotBegun(t *testing.T) {
+	w := newWorld(t, 1)
+	v := w.open(w.unit(0))
+	p := w.find(v, "web01@latest")
+	dir := t.TempDir()
+	undo := recover.SetFreeBytes(17 << 20)
+	_, err := v.Restore(t.Context(), p, recover.RestoreOptions{Dir: dir})
+	undo()
+	wantCode(t, err, backstay.CodeNoSpace, dir, "17 MiB are free")
+	if disks, _ := filepath.Glob(filepath.Join(dir, "*.raw*")); len(disks) != 0 {
+		t.Errorf("it was begun: %v", disks)
+	}
+	w.restored(v, p, recover.RestoreOptions{Dir: dir}) // when there is room
+}
+
 // TestTwoRestoresDoNotWriteIntoOneFolder at a time.
 func TestTwoRestoresDoNotWriteIntoOneFolder(t *testing.T) {
 	w := newWorld(t, 1)
