@@ -136,7 +136,7 @@ func Open(ctx context.Context, units []Unit, key backstay.Secret) (*Vault, error
 		return nil, err
 	}
 	v := &Vault{id: o.id, keyset: o.keyset, used: stores(group)}
-	if v.vault, err = vault.Open(ctx, replica.New(v.used...), o.id, o.keyset); err != nil {
+	if v.vault, err = vault.Open(ctx, replica.New(v.used...), o.id, o.keyset, vault.CacheBytes(vault.ServingCache)); err != nil {
 		return nil, err
 	}
 	v.name = v.vault.Name()

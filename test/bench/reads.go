@@ -142,7 +142,7 @@ func rate(ctx context.Context, c *nbd.Client, depth int, blocks []int64) (float6
 // warmReads serves a disk of a point by NBD and reads it: blocks of one region
 // that was read before, then blocks from anywhere.
 func warmReads(ctx context.Context, t task) (map[string]float64, error) {
-	bv, v, meter, err := t.open(ctx)
+	bv, v, meter, err := t.open(ctx, vault.CacheBytes(vault.ServingCache))
 	if err != nil {
 		return nil, err
 	}

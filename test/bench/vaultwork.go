@@ -161,13 +161,13 @@ func createVault(ctx context.Context, t task) (map[string]float64, error) {
 }
 
 // open opens the vault of a task.
-func (t task) open(ctx context.Context) (*benchVault, *vault.Vault, *metered, error) {
+func (t task) open(ctx context.Context, options ...vault.OpenOption) (*benchVault, *vault.Vault, *metered, error) {
 	bv, err := loadVault(t.Vault)
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	store, meter := units(t.Vault, bv.Copies)
-	v, err := vault.Open(ctx, store, bv.ID, backstay.NewSecret(bv.Master))
+	v, err := vault.Open(ctx, store, bv.ID, backstay.NewSecret(bv.Master), options...)
 	return bv, v, meter, err
 }
 
