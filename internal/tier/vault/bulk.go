@@ -143,6 +143,9 @@ func (m *image) execute(ctx context.Context, plan *readPlan, workers int, fn fun
 	runs := make(chan *run, runsAhead)
 	g.Go(func() error {
 		defer close(runs)
+		for i := range plan.chunks {
+			plan.chunks[i].at = m.v.current(ctx, plan.chunks[i].ref)
+		}
 		chunks := plan.sorted()
 		for len(chunks) > 0 {
 			n := nextRun(chunks)

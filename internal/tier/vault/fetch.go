@@ -23,27 +23,41 @@ type ref struct {
 // knows it to be, from whichever copy can show it unharmed. What it returns was
 // authenticated and its name computed anew (I4).
 func (v *Vault) fetch(ctx context.Context, r ref) ([]byte, error) {
+	r.at = v.current(ctx, r)
 	var errs []error
+	tried := map[pack.ID]bool{}
+	var before point.Place
+	try := func(places []point.Place) []byte {
+		for _, at := range places {
+			if at == before {
+				continue
+			}
+			tried[at.Pack] = true
+			plain, err := v.fetchAt(ctx, r, at)
+			if err == nil {
+				return plain
+			}
+			errs = append(errs, err)
+		}
+		return nil
+	}
 	if r.at.Known() {
-		plain, err := v.fetchAt(ctx, r, r.at)
-		if err == nil {
+		if plain := try([]point.Place{r.at}); plain != nil {
 			return plain, nil
 		}
-		errs = append(errs, err)
+		before = r.at
 	}
-	places, err := v.places.find(ctx, r.kind, r.name)
-	if err != nil {
-		return nil, err
-	}
-	for _, at := range places {
-		if at == r.at {
-			continue
+	for _, look := range []func() ([]point.Place, error){
+		func() ([]point.Place, error) { return v.places.find(ctx, r.kind, r.name) },
+		func() ([]point.Place, error) { return v.elsewhere(ctx, r, tried) },
+	} {
+		places, err := look()
+		if err != nil {
+			return nil, err
 		}
-		plain, err := v.fetchAt(ctx, r, at)
-		if err == nil {
+		if plain := try(places); plain != nil {
 			return plain, nil
 		}
-		errs = append(errs, err)
 	}
 	if len(errs) == 0 {
 		errs = append(errs, fmt.Errorf("no pack holds it: %w", blob.ErrNotExist))

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/oklog/ulid/v2"
 
 	"github.com/backstay/backstay/internal/blob"
 	"github.com/backstay/backstay/internal/tier/vault/chain"
 	"github.com/backstay/backstay/internal/tier/vault/pack"
+	"github.com/backstay/backstay/internal/tier/vault/point"
 	"github.com/backstay/backstay/internal/tier/vault/seal"
 )
 
@@ -68,6 +70,73 @@ func objectOf(ctx context.Context, copies []blob.Store, name string, want chain.
 		return nil, errors.Join(unread...)
 	}
 	return nil, errors.Join(wrong...)
+}
+
+// ledReaders is what a vault that is read knows of moved packs.
+type ledReaders struct {
+	mu    sync.Mutex
+	seq   uint64 // of the newest moved record that was read; guarded by mu
+	moves *moves // nil: none; guarded by mu
+}
+
+// knownMoves returns the moves as the chain had them when it was last read, or
+// nil. It is for finding chunks faster, so what cannot be read is left out.
+func (v *Vault) knownMoves(ctx context.Context) *moves {
+	if !v.chained() {
+		return nil
+	}
+	st, err := v.chainState(ctx, false)
+	if err != nil || len(st.Moves) == 0 {
+		return nil
+	}
+	v.led.mu.Lock()
+	defer v.led.mu.Unlock()
+	if newest := st.Moves[len(st.Moves)-1].Seq; newest > v.led.seq {
+		m, err := readMoves(ctx, v.copies, st, v.decodeMoves)
+		if err != nil {
+			return v.led.moves
+		}
+		v.led.seq, v.led.moves = newest, m
+	}
+	return v.led.moves
+}
+
+// current returns where a chunk is now, if its page says that it is in a pack
+// that was repacked since: asking such a pack first, in every copy, would cost
+// more than asking the index. It is a hint like the one it replaces.
+func (v *Vault) current(ctx context.Context, r ref) point.Place {
+	m := v.knownMoves(ctx)
+	if m == nil || len(m.of[r.at.Pack]) == 0 {
+		return r.at
+	}
+	places, err := v.places.find(ctx, r.kind, r.name)
+	if err != nil {
+		return r.at
+	}
+	for _, at := range places {
+		if len(m.of[at.Pack]) == 0 {
+			return at
+		}
+	}
+	return r.at
+}
+
+// elsewhere finds a chunk in other packs than those that were tried, after having
+// read what came into the index since: a directory that was read when a pack was
+// there yet must not hide that its chunks are in another one now.
+func (v *Vault) elsewhere(ctx context.Context, r ref, tried map[pack.ID]bool) ([]point.Place, error) {
+	p := v.places
+	for _, harder := range []func(context.Context) error{p.refresh, p.scan} {
+		if err := harder(ctx); err != nil {
+			return nil, err
+		}
+		candidates := slices.DeleteFunc(append(p.cache.Lookup(r.name), p.scanned.Lookup(r.name)...), func(id pack.ID) bool { return tried[id] })
+		found, err := p.among(ctx, candidates, nameOfKind{r.kind, r.name})
+		if err != nil || len(found) > 0 {
+			return found, err
+		}
+	}
+	return nil, nil
 }
 
 // moves answers where the chunks of packs went.

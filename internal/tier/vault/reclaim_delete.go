@@ -29,7 +29,7 @@ func (r *Reclaim) Condemn(ctx context.Context) (backstay.ObjectSum, error) {
 	var packs []*surveyedPack
 	s := &survey{r: r, view: view}
 	err = s.each(ctx, func(p *surveyedPack) error {
-		if !p.needed && len(packs) < r.o.CondemnPacks && !view.condemned(p.id) {
+		if !p.needed && !p.held && len(packs) < r.o.CondemnPacks && !view.condemned(p.id) {
 			packs = append(packs, p)
 		}
 		return nil
@@ -139,7 +139,7 @@ func (r *Reclaim) Delete(ctx context.Context, list string) (deleted, rescued bac
 	err = s.each(ctx, func(p *surveyedPack) error {
 		switch {
 		case !doomed.has(p.id) || p.copies == 0:
-		case p.needed:
+		case p.needed || p.held:
 			rescued.Add(p.size)
 		default:
 			packs = append(packs, p)

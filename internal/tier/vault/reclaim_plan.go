@@ -107,7 +107,7 @@ func (r *Reclaim) Plan(ctx context.Context) (backstay.ReclaimPlan, error) {
 	for _, l := range view.lists {
 		plan.Trash = append(plan.Trash, backstay.CondemnedPacks{List: l.id(), Waits: []backstay.Lease{}})
 	}
-	plan.Points, plan.Manifests = len(view.points), len(view.dropped)
+	plan.Points, plan.Manifests = len(view.committed()), len(view.dropped)
 	pick := &picker{reasons: map[pack.ID]string{}}
 	s := &survey{r: r, view: view, chunks: !r.o.NoRepack}
 	err = s.each(ctx, func(p *surveyedPack) error {
@@ -118,13 +118,14 @@ func (r *Reclaim) Plan(ctx context.Context) (backstay.ReclaimPlan, error) {
 			if p.copies > 0 && l.has(p.id) {
 				inTrash = true
 				plan.Trash[i].Packs.Add(p.size)
-				if p.needed {
+				if p.needed || p.held {
 					plan.Trash[i].Rescued.Add(p.size)
 				}
 			}
 		}
 		switch {
 		case inTrash || kept[p.id]:
+		case !p.needed && p.held:
 		case !p.needed:
 			plan.Condemn.Add(p.size)
 		case s.chunks:

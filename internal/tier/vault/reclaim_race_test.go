@@ -2,12 +2,16 @@ package vault_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/blob"
+	"github.com/backstay/backstay/internal/blob/replica"
 	"github.com/backstay/backstay/internal/tier/vault"
 )
 
@@ -241,6 +245,106 @@ func TestACommitThatBrokeOffIsNotTakenFromWhoWillFinishIt(t *testing.T) {
 	}
 	if _, err := w.vault.Begin(w.ctx, vault.WriteOptions{Point: id}); !backstay.IsCode(err, backstay.CodeConflict) {
 		t.Errorf("its writer: %v", err)
+	}
+	k.check(w)
+}
+
+// TestAReaderFromBeforeARepackFindsWhatWasMoved has a vault open that knows where
+// everything was, and nothing of what came since.
+func TestAReaderFromBeforeARepackFindsWhatWasMoved(t *testing.T) {
+	w, k, ids := storied(t, 5)
+	w.drop(k, ids[0], ids[1], ids[3])
+	early, err := vault.Open(w.ctx, w.store, vaultID, w.master, vault.CacheBytes(1))
+	w.must(err)
+	w.must(early.ReadDirectories(w.ctx))
+	var points []*vault.Point
+	for _, id := range []backstay.PointID{ids[2], ids[4]} {
+		p, err := early.OpenPoint(w.ctx, id)
+		w.must(err)
+		points = append(points, p)
+	}
+	if done, err := w.reclaimAll(w.open(w.store), vault.ReclaimOptions{LiveFraction: 0.95}); err != nil || done.Deleted.Objects == 0 {
+		t.Fatal(done, err)
+	}
+	for i, id := range []backstay.PointID{ids[2], ids[4]} {
+		img, err := points[i].Disk(w.ctx, "vda")
+		w.must(err)
+		got := make([]byte, img.Size())
+		if _, err := img.ReadAt(got, 0); err != nil || !bytes.Equal(got, k[id]) {
+			t.Errorf("point %d: %v", i, err)
+		}
+		w.restored(early, id, "vda", k[id])
+	}
+}
+
+// TestARepackedPointIsReadWithAsFewRequestsAsAFreshOne: what was moved is not
+// asked for where it was.
+func TestARepackedPointIsReadWithAsFewRequestsAsAFreshOne(t *testing.T) {
+	w, k, ids := storied(t, 5)
+	w.drop(k, ids[0], ids[1], ids[3])
+	requests := func() int {
+		var counted []blob.Store
+		n := 0
+		for _, c := range w.copies {
+			counted = append(counted, &countedCopy{c, &n})
+		}
+		v := w.open(replica.New(counted...))
+		w.restored(v, ids[2], "vda", k[ids[2]])
+		return n
+	}
+	before := requests()
+	if done := w.reclaim(vault.ReclaimOptions{LiveFraction: 0.95}); done.Deleted.Objects == 0 {
+		t.Fatal(done)
+	}
+	// The chain, the list of moves, the index and the new packs' directories are all that is more.
+	after := requests()
+	if after > 2*before+16 {
+		t.Errorf("%d requests, and %d before", after, before)
+	}
+}
+
+// countedCopy counts reads, which come from several goroutines.
+type countedCopy struct {
+	blob.Store
+	n *int
+}
+
+var counting sync.Mutex
+
+func (c *countedCopy) Get(ctx context.Context, name string, offset, length int64) ([]byte, error) {
+	counting.Lock()
+	*c.n++
+	counting.Unlock()
+	return c.Store.Get(ctx, name, offset, length)
+}
+
+func (c *countedCopy) Stat(ctx context.Context, name string) (blob.Info, error) {
+	counting.Lock()
+	*c.n++
+	counting.Unlock()
+	return c.Store.Stat(ctx, name)
+}
+
+// TestACommitThatBrokeOffStopsNothing: what nobody may ever finish is kept as long
+// as somebody might, and no more is made of it.
+func TestACommitThatBrokeOffStopsNothing(t *testing.T) {
+	w, k, ids := storied(t, 3)
+	w.drop(k, ids[1])
+	id := newID()
+	before := w.objects("packs/")
+	w.leaveManifest(id, ids[2], sparse(6, 1<<20))
+	for _, name := range w.objects("packs/") {
+		if !slices.Contains(before, name) {
+			w.must(w.copies[1].Delete(w.ctx, name))
+			w.copies[2].Replace(name, []byte("x"))
+			w.copies[0].Replace(name, make([]byte, len(w.get(0, name))))
+		}
+	}
+	w.reclaim(vault.ReclaimOptions{LiveFraction: 0.999})
+	k.check(w)
+	w.reclaim(vault.ReclaimOptions{LiveFraction: 0.999, Writing: writing(vault.Writing{})})
+	if done := w.reclaim(vault.ReclaimOptions{}); done.Deleted.Objects == 0 {
+		t.Errorf("nobody will finish it, and its packs stay: %+v", done)
 	}
 	k.check(w)
 }

@@ -20,6 +20,7 @@ type surveyedPack struct {
 	size   int64 // as listed
 	copies int   // in how many it is listed
 	needed bool  // a point refers to it
+	held   bool  // so does a manifest whose commit broke off: it stays, and may be missing
 	// live and chunks are what points refer to of it, in bytes as sealed; only if
 	// chunks were looked at.
 	live int64
@@ -140,7 +141,8 @@ func (s *survey) references(ctx context.Context) error {
 		for _, id := range h.Packs {
 			s.view.moves.resolve(p.name, id, func(id pack.ID) {
 				if e := s.pack(id); e != nil {
-					e.needed = true
+					e.needed = e.needed || p.committed()
+					e.held = e.held || !p.committed()
 				}
 			})
 		}
@@ -186,12 +188,12 @@ func (s *survey) prefixes() []string {
 // page that was forgotten is read again, which changes nothing.
 const seenPages = 1 << 20
 
-// contents notes which chunks the pages of all points refer to, the newest
-// point first, each page once.
+// contents notes which chunks the pages of all committed points refer to, the
+// newest point first, each page once.
 func (s *survey) contents(ctx context.Context) error {
 	seen := map[[16]byte]struct{}{}
 	disks := map[string]bool{}
-	for _, p := range s.view.points {
+	for _, p := range s.view.committed() {
 		h, body, gone, err := s.r.needs(ctx, p)
 		if err != nil {
 			return err

@@ -54,7 +54,7 @@ func (r *Reclaim) tidyManifests(ctx context.Context, w *view) error {
 	}
 	remove := slices.Clone(w.dropped)
 	for _, p := range w.points {
-		if !p.root.IsZero() || writing == nil || writing[p.id] {
+		if p.committed() || writing == nil || writing[p.id] {
 			continue
 		}
 		gone := false

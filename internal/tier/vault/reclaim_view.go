@@ -38,6 +38,14 @@ type viewPoint struct {
 	taken time.Time
 }
 
+// committed tells whether the point is one: the chain has it.
+func (p viewPoint) committed() bool { return !p.root.IsZero() }
+
+// committed are the points that the chain has, newest first.
+func (w *view) committed() []viewPoint {
+	return slices.DeleteFunc(slices.Clone(w.points), func(p viewPoint) bool { return !p.committed() })
+}
+
 type viewList struct {
 	chain.Condemned
 	packs []pack.ID // sorted
@@ -174,7 +182,7 @@ func (r *Reclaim) manifest(ctx context.Context, p viewPoint) (point.Header, poin
 		if err == nil {
 			h, body, err = point.Decode(r.v.keys, p.id, data)
 		}
-		if err == nil && !p.root.IsZero() && h.Root != [32]byte(p.root) {
+		if err == nil && p.committed() && h.Root != [32]byte(p.root) {
 			err = fmt.Errorf("another manifest than the one that was committed: %w", seal.ErrWrong)
 		}
 		if err == nil {
@@ -207,7 +215,7 @@ func (r *Reclaim) unlessGone(ctx context.Context, p viewPoint, what string, err 
 		return r.halt("read the vault's chain", stateErr)
 	}
 	_, live := st.Live[p.id]
-	if !live && (st.Dropped[p.id] > 0 || p.root.IsZero() && damagedPoint(err)) {
+	if !live && (st.Dropped[p.id] > 0 || !p.committed() && damagedPoint(err)) {
 		return nil
 	}
 	return r.halt(fmt.Sprintf("%s of point %s", what, p.id), err)

@@ -129,7 +129,7 @@ func (r *Reclaim) prepareRepack(ctx context.Context, w *view) (*repack, error) {
 // is live: the chunks of a disk in its order, then its table pages.
 func (p *repack) order(ctx context.Context) error {
 	seen := map[[16]byte]struct{}{}
-	for _, pt := range p.view.points {
+	for _, pt := range p.view.committed() {
 		_, body, gone, err := p.r.needs(ctx, pt)
 		if err != nil {
 			return err
@@ -197,7 +197,7 @@ func (p *repack) bind(ctx context.Context) error {
 	r := p.r
 	// The moves so far are joined into the new list, without what leads nobody any
 	// more; to find that out every point is led once.
-	for _, pt := range p.view.points {
+	for _, pt := range p.view.committed() {
 		h, _, gone, err := r.needs(ctx, pt)
 		if err != nil {
 			return err
@@ -209,7 +209,7 @@ func (p *repack) bind(ctx context.Context) error {
 			p.view.moves.resolve(pt.name, id, func(pack.ID) {})
 		}
 	}
-	all := append(p.view.moves.still(p.view.points), p.moves())
+	all := append(p.view.moves.still(p.view.committed()), p.moves())
 	for i := range all {
 		chain.SortMoves(&all[i])
 	}
@@ -269,10 +269,8 @@ func (p *repack) fenced(ctx context.Context, st chain.State) error {
 // committed: what is not may be written anew under its name, with other tables.
 func (p *repack) moves() chain.Moves {
 	var m chain.Moves
-	for _, pt := range p.view.points {
-		if !pt.root.IsZero() {
-			m.Points = append(m.Points, pt.name)
-		}
+	for _, pt := range p.view.committed() {
+		m.Points = append(m.Points, pt.name)
 	}
 	for i, d := range p.from {
 		moved := chain.MovedPack{From: d.ID}

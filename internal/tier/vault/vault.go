@@ -32,6 +32,7 @@ type Vault struct {
 	opened  state // what the copies said of the header
 	chain   *chain.Log
 	journal journal
+	led     ledReaders
 	places  *places
 	chunks  *cache[chunk.Name, []byte]
 	pages   *cache[chunk.Name, *point.Page]
