@@ -79,24 +79,25 @@ type ledReaders struct {
 	moves *moves // nil: none; guarded by mu
 }
 
-// knownMoves returns the moves as the chain had them when it was last read, or
+// knownMoves returns the moves as the chain had them when a point was opened, or
 // nil. It is for finding chunks faster, so what cannot be read is left out.
 func (v *Vault) knownMoves(ctx context.Context) *moves {
-	if !v.chained() {
-		return nil
-	}
-	st, err := v.chainState(ctx, false)
-	if err != nil || len(st.Moves) == 0 {
+	v.journal.mu.Lock()
+	st, read := v.journal.state, v.journal.read
+	v.journal.mu.Unlock()
+	if !read || len(st.Moves) == 0 {
 		return nil
 	}
 	v.led.mu.Lock()
 	defer v.led.mu.Unlock()
 	if newest := st.Moves[len(st.Moves)-1].Seq; newest > v.led.seq {
 		m, err := readMoves(ctx, v.copies, st, v.decodeMoves)
-		if err != nil {
+		if ctx.Err() != nil {
 			return v.led.moves
 		}
-		v.led.seq, v.led.moves = newest, m
+		if v.led.seq = newest; err == nil { // else it is not asked for again at every chunk
+			v.led.moves = m
+		}
 	}
 	return v.led.moves
 }

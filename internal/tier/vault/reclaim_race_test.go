@@ -422,6 +422,11 @@ func TestARepackPutsTheNewestPointsChunksInTheOrderOfTheDisk(t *testing.T) {
 	if !bytes.Equal(got, data) || len(w.objects("packs/")) >= packs/2 {
 		t.Errorf("%d packs of %d are left", len(w.objects("packs/")), packs)
 	}
+	order, err := w.vault.OrderOf(w.ctx, all[19], "vda")
+	w.must(err)
+	if !slices.IsSorted(order) || len(order) < 20 {
+		t.Errorf("the disk's chunks lie at %v", order)
+	}
 	if again, err := w.vault.Reclaim(vault.ReclaimOptions{Now: created}).Plan(w.ctx); err != nil || len(again.Repack) > 0 {
 		t.Errorf("a second run would move again: %+v, %v", again, err)
 	}
