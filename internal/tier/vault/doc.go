@@ -5,8 +5,9 @@
 // (content and its keyed name), seal (keys and authenticated encryption), pack
 // (the object that holds many chunks), index (which pack holds a chunk) and
 // point (the table pages and the manifest of a point). This package climbs it:
-// Writer carries disks into a vault and commits a point, Point reads one.
+// Writer carries disks into a vault and commits a point, Point reads one, Reclaim
+// gives back what no point needs: nothing else deletes a pack.
 //
 // The formats are in docs/formats/vault.md. The package knows no hypervisor, no
-// catalogue and no clock, and it never deletes a pack.
+// catalogue and no clock.
 package vault

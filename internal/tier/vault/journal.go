@@ -27,9 +27,6 @@ type journal struct {
 // none, can be read for ever, and are not written any more.
 func (v *Vault) chained() bool { return v.header.Chained }
 
-// chainLog returns the vault's chain.
-func (v *Vault) chainLog() *chain.Log { return v.chain }
-
 // headerRecord says which header the vault has.
 func headerRecord(f writtenHeader, at time.Time) chain.Record {
 	return chain.Record{Op: chain.Keys, Time: at, Generation: f.Generation, Object: headerName(f.Generation), Hash: f.hash()}

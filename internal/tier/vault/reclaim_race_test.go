@@ -44,9 +44,8 @@ func (w *world) during(fn func(n int)) error {
 // Either its point is offered and restores, or it is refused and not offered.
 func TestAWriterOfAnyAgeIsSafeWhateverReclaimDoes(t *testing.T) {
 	origin, k, ids := storied(t, 5)
-	old, parent := slices.Clone(k[ids[0]]), ids[4]
-	data := slices.Clone(k[parent])
-	changed := change(123, data, 2)
+	z := zombie{parent: ids[4], old: slices.Clone(k[ids[0]]), data: slices.Clone(k[ids[4]])}
+	z.changed = change(123, z.data, 2)
 	origin.drop(k, ids[0], ids[1], ids[3])
 	all := stages(t, origin)
 	committed, refused := 0, 0
@@ -55,58 +54,18 @@ func TestAWriterOfAnyAgeIsSafeWhateverReclaimDoes(t *testing.T) {
 			if (from*5+to)%3 > 0 && to-from > 1 && to < len(all) {
 				continue // a third of the pairs is enough for every day
 			}
-			w := origin.again()
-			id, other := newID(), w.open(w.store)
-			var packs []string
-			begin := func(o vault.WriteOptions) *vault.Writer {
-				o.Point, o.Parent, o.OnPack = id, parent, func(p string) { packs = append(packs, p) }
-				tr, err := other.Begin(w.ctx, o)
-				if o.Packs != nil && backstay.IsCode(err, backstay.CodeExists) {
-					return nil // its manifest was there, and all that it needs: the retry finished it
-				}
-				w.must(err)
-				_, err = tr.WriteDisk(w.ctx, vault.DiskSource{Target: "vda", Image: &disk{data: data}, Changed: changed, HasMap: true})
-				w.must(err)
-				_, err = tr.WriteDisk(w.ctx, vault.DiskSource{Target: "vdb", Image: &disk{data: old}})
-				w.must(err)
-				return tr
-			}
-			var tr *vault.Writer
-			var commitErr error
-			commit := func() { _, commitErr = tr.Commit(w.ctx, facts(id), definition) }
-			w.must(w.during(func(n int) {
-				if n == from {
-					tr = begin(vault.WriteOptions{})
-				}
-				if n == to {
-					commit()
-				}
-			}))
-			if to == len(all) {
-				commit()
-			}
+			z := z
+			z.world, z.id = origin.again(), newID()
+			z.vault = z.open(z.store)
 			what := fmt.Sprintf("begun when %s, committed at stage %d", all[from], to)
-			if commitErr != nil {
-				if !backstay.IsCode(commitErr, backstay.CodeConflict) {
-					t.Fatalf("%s: %v", what, commitErr)
-				}
-				refused++
-				k.checkIn(w, w.store)
-				if tr = begin(vault.WriteOptions{Packs: append(packs, "")[:len(packs)]}); tr != nil {
-					commit()
-					w.must(commitErr)
-				}
-			} else {
+			if z.works(k, from, to) {
 				committed++
+			} else {
+				refused++
 			}
 			for range 2 {
-				v := w.open(w.store)
-				w.restored(v, id, "vda", data)
-				w.restored(v, id, "vdb", old)
-				for kept, want := range k {
-					w.restored(v, kept, "vda", want)
-				}
-				if _, err := w.reclaimAll(v, vault.ReclaimOptions{LiveFraction: 0.95}); err != nil {
+				z.offered(k)
+				if _, err := z.reclaimAll(z.open(z.store), vault.ReclaimOptions{LiveFraction: 0.95}); err != nil {
 					t.Fatalf("%s, and reclaimed again: %v", what, err)
 				}
 			}
@@ -114,6 +73,80 @@ func TestAWriterOfAnyAgeIsSafeWhateverReclaimDoes(t *testing.T) {
 	}
 	if committed == 0 || refused == 0 {
 		t.Errorf("%d committed and %d refused: the test does not meet both", committed, refused)
+	}
+}
+
+// zombie is a writer whose lease was lost.
+type zombie struct {
+	*world
+	vault     *vault.Vault
+	id        backstay.PointID
+	parent    backstay.PointID
+	old, data []byte
+	changed   []backstay.Range
+	packs     []string
+	writer    *vault.Writer
+}
+
+// begin carries both disks over; done tells that an earlier attempt's manifest
+// was there with all that it needs, and was finished.
+func (z *zombie) begin(packs []string) (done bool) {
+	z.t.Helper()
+	o := vault.WriteOptions{Point: z.id, Parent: z.parent, Packs: packs, OnPack: func(p string) { z.packs = append(z.packs, p) }}
+	w, err := z.vault.Begin(z.ctx, o)
+	if z.writer != nil && backstay.IsCode(err, backstay.CodeExists) {
+		return true
+	}
+	z.must(err)
+	_, err = w.WriteDisk(z.ctx, vault.DiskSource{Target: "vda", Image: &disk{data: z.data}, Changed: z.changed, HasMap: true})
+	z.must(err)
+	_, err = w.WriteDisk(z.ctx, vault.DiskSource{Target: "vdb", Image: &disk{data: z.old}})
+	z.must(err)
+	z.writer = w
+	return false
+}
+
+// works runs a reclaim, begins at one of its stages and commits at another. If
+// that is refused, only conflict is a reason, nothing is offered, and it tries again.
+func (z *zombie) works(k kept, from, to int) (committed bool) {
+	z.t.Helper()
+	ended := false
+	var err error
+	commit := func() { _, err = z.writer.Commit(z.ctx, facts(z.id), definition) }
+	z.must(z.during(func(n int) {
+		if n == from {
+			z.begin(nil)
+		}
+		if n == to {
+			commit()
+			ended = true
+		}
+	}))
+	if !ended {
+		commit()
+	}
+	if err == nil {
+		return true
+	}
+	if !backstay.IsCode(err, backstay.CodeConflict) {
+		z.t.Fatalf("begun at stage %d, committed at stage %d: %v", from, to, err)
+	}
+	k.checkIn(z.world, z.store)
+	if !z.begin(z.packs) {
+		commit()
+		z.must(err)
+	}
+	return false
+}
+
+// offered demands that its point and all others restore.
+func (z *zombie) offered(k kept) {
+	z.t.Helper()
+	v := z.open(z.store)
+	z.restored(v, z.id, "vda", z.data)
+	z.restored(v, z.id, "vdb", z.old)
+	for id, want := range k {
+		z.restored(v, id, "vda", want)
 	}
 }
 
