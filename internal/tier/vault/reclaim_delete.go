@@ -13,6 +13,12 @@ import (
 	"github.com/backstay/backstay/internal/tier/vault/pack"
 )
 
+// sizedPack is all that deleting has to know of a pack: there may be many.
+type sizedPack struct {
+	id   pack.ID
+	size int64
+}
+
 // Condemn puts every pack that no point needs into a list in the trash, and says
 // so in the chain: writers that begin from then on leave them alone. Nothing is
 // deleted. A point that is committed meanwhile may refer to such a pack; that is
@@ -26,11 +32,11 @@ func (r *Reclaim) Condemn(ctx context.Context) (backstay.ObjectSum, error) {
 	if err != nil {
 		return sum, err
 	}
-	var packs []*surveyedPack
+	var packs []sizedPack
 	s := &survey{r: r, view: view}
 	err = s.each(ctx, func(p *surveyedPack) error {
 		if !p.needed && !p.held && len(packs) < r.o.CondemnPacks && !view.condemned(p.id) {
-			packs = append(packs, p)
+			packs = append(packs, sizedPack{p.id, p.size})
 		}
 		return nil
 	})
@@ -134,7 +140,7 @@ func (r *Reclaim) Delete(ctx context.Context, list string) (deleted, rescued bac
 	if doomed.Fence == 0 {
 		return deleted, rescued, r.stopped("the list %s has no fence", list)
 	}
-	var packs []*surveyedPack
+	var packs []sizedPack
 	s := &survey{r: r, view: view}
 	err = s.each(ctx, func(p *surveyedPack) error {
 		switch {
@@ -142,7 +148,7 @@ func (r *Reclaim) Delete(ctx context.Context, list string) (deleted, rescued bac
 		case p.needed || p.held:
 			rescued.Add(p.size)
 		default:
-			packs = append(packs, p)
+			packs = append(packs, sizedPack{p.id, p.size})
 		}
 		return nil
 	})
@@ -188,7 +194,7 @@ const deletesAtOnce = 8
 
 // deletePacks deletes packs from every copy. What it did not come to is done by
 // the next run: the list stays until all is gone.
-func (r *Reclaim) deletePacks(ctx context.Context, packs []*surveyedPack) (backstay.ObjectSum, error) {
+func (r *Reclaim) deletePacks(ctx context.Context, packs []sizedPack) (backstay.ObjectSum, error) {
 	var mu sync.Mutex
 	var sum backstay.ObjectSum
 	var total int64
