@@ -25,7 +25,6 @@ const appendTries = 200
 // settled. The newest record may be in some copies only: its writer died, or is
 // at work. It counts, and whoever appends next completes it.
 type Log struct {
-	store  blob.Store
 	copies []blob.Store
 	mac    MAC
 	// keyless logs are read only, and records are not authenticated.
@@ -38,7 +37,7 @@ type Log struct {
 // Open returns the chain in a store, whose copies (blob.Copies) are read one by
 // one. It reads nothing yet.
 func Open(store blob.Store, mac MAC) *Log {
-	l := &Log{store: store, copies: []blob.Store{store}, mac: mac}
+	l := &Log{copies: []blob.Store{store}, mac: mac}
 	if c, ok := store.(blob.Copies); ok {
 		l.copies = c.Copies()
 	}
@@ -117,7 +116,9 @@ func (l *Log) put(ctx context.Context, s State, r Record) (_ State, done bool, e
 		return s, false, err
 	}
 	e := entry{rec: r, hash: hash, data: data}
-	err = l.store.Put(ctx, Object(r.Seq), data)
+	// The first copy decides between two writers. What it has is never taken back,
+	// whatever fails then: somebody may have read it, and appended behind it.
+	err = l.copies[0].Put(ctx, Object(r.Seq), data)
 	if errors.Is(err, blob.ErrExist) {
 		// It may be this very record, put by a call whose answer was lost.
 		there, readErr := l.read(ctx, r.Seq)
@@ -127,8 +128,13 @@ func (l *Log) put(ctx context.Context, s State, r Record) (_ State, done bool, e
 		err = nil
 	}
 	if err != nil {
-		return s, false, fmt.Errorf("append to the vault's chain: %w", err)
+		return s, false, fmt.Errorf("append to the vault's chain: %s: %w", l.name(ctx, 0), err)
 	}
+	var others sync.WaitGroup
+	for _, c := range l.copies[1:] {
+		others.Go(func() { _ = c.Put(ctx, Object(r.Seq), data) }) // settle finds out what came of it
+	}
+	others.Wait()
 	s = s.clone()
 	s.apply(r, hash)
 	if err := l.settle(ctx, e, &s); err != nil {
@@ -197,6 +203,9 @@ func (l *Log) Expect(ctx context.Context, want Head) error {
 	seqs, err := l.list(ctx, false)
 	if err != nil {
 		return err
+	}
+	if len(seqs) == 0 {
+		return rolledBack("its chain has no record any more, and had record %d before", want.Seq)
 	}
 	if want.Seq < seqs[0] {
 		return nil
