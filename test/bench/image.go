@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"hash/fnv"
 	"io"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -41,58 +43,19 @@ type sourceFile struct {
 	Size int64  `json:"s"`
 }
 
-// sources lists real files, folder by folder in an order that depends on their
-// names only.
+// sources lists real files root by root, and in each folder by folder in an order
+// that depends on their names only.
 func sources(roots []string) ([]sourceFile, error) {
-	folders := map[string][]sourceFile{}
+	var all []sourceFile
 	inodes := map[uint64]bool{}
 	for _, root := range roots {
-		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-			if err != nil {
-				if d != nil && d.IsDir() {
-					return fs.SkipDir
-				}
-				return nil
-			}
-			if !d.Type().IsRegular() {
-				return nil
-			}
-			info, err := d.Info()
-			if err != nil || info.Size() == 0 {
-				return nil // it vanished, or holds nothing
-			}
-			if st, ok := info.Sys().(*syscall.Stat_t); ok {
-				if inodes[st.Ino] {
-					return nil
-				}
-				inodes[st.Ino] = true
-			}
-			dir := filepath.Dir(path)
-			folders[dir] = append(folders[dir], sourceFile{path, info.Size()})
-			return nil
-		})
+		folders, err := filesBelow(root, inodes)
 		if err != nil {
 			return nil, err
 		}
-	}
-	order := make([]string, 0, len(folders))
-	for dir := range folders {
-		order = append(order, dir)
-	}
-	key := func(s string) uint64 {
-		h := fnv.New64a()
-		_, _ = h.Write([]byte(s)) // never fails (hash.Hash)
-		return h.Sum64()
-	}
-	slices.SortFunc(order, func(a, b string) int {
-		if x, y := key(a), key(b); x != y {
-			return map[bool]int{true: -1, false: 1}[x < y]
+		for _, dir := range slices.SortedFunc(maps.Keys(folders), byHash) {
+			all = append(all, folders[dir]...)
 		}
-		return strings.Compare(a, b)
-	})
-	var all []sourceFile
-	for _, dir := range order {
-		all = append(all, folders[dir]...)
 	}
 	if len(all) == 0 {
 		return nil, fmt.Errorf("no files below %s", strings.Join(roots, ", "))
@@ -100,7 +63,49 @@ func sources(roots []string) ([]sourceFile, error) {
 	return all, nil
 }
 
-// sourceRoots are where real files come from.
+// filesBelow lists the files of each folder below a root, of hard links one.
+func filesBelow(root string, inodes map[uint64]bool) (map[string][]sourceFile, error) {
+	folders := map[string][]sourceFile{}
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			if d != nil && d.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if !d.Type().IsRegular() {
+			return nil
+		}
+		info, err := d.Info()
+		if err != nil || info.Size() == 0 {
+			return nil // it vanished, or holds nothing
+		}
+		if st, ok := info.Sys().(*syscall.Stat_t); ok {
+			if inodes[st.Ino] {
+				return nil
+			}
+			inodes[st.Ino] = true
+		}
+		dir := filepath.Dir(path)
+		folders[dir] = append(folders[dir], sourceFile{path, info.Size()})
+		return nil
+	})
+	return folders, err
+}
+
+// byHash orders names as if at random, and always in the same way.
+func byHash(a, b string) int {
+	key := func(s string) uint64 {
+		h := fnv.New64a()
+		_, _ = h.Write([]byte(s)) // never fails (hash.Hash)
+		return h.Sum64()
+	}
+	return cmp.Or(cmp.Compare(key(a), key(b)), strings.Compare(a, b))
+}
+
+// sourceRoots are where real files come from: the system's own, which are what a
+// guest's disk holds, and behind them Go's, for what those do not fill and for
+// new files.
 func sourceRoots(ctx context.Context) []string {
 	roots := []string{"/usr"}
 	out, err := exec.CommandContext(ctx, "go", "env", "GOROOT", "GOMODCACHE").Output()
@@ -227,11 +232,11 @@ func makeImage(ctx context.Context, t task) (map[string]float64, error) {
 }
 
 // fill lays the large files and then copies of real files until the budget is
-// used up. The sources' end goes into the large files; new files come from
-// before it.
+// used up. The sources behind the copied files go into the large ones; what is
+// behind those is for new files.
 func fill(ctx context.Context, dir string, files []sourceFile, budget int64) (used int64, copied int, err error) {
 	large := largeFiles(budget)
-	s := newStream(files, max(0, total(files)-large*largeFile))
+	s := newStream(files, max(0, budget-large*largeFile)%total(files))
 	defer s.close()
 	if err := os.MkdirAll(filepath.Join(dir, largeDir), 0o755); err != nil {
 		return 0, 0, err
@@ -354,13 +359,11 @@ func (t task) change() (pages, fresh int64) {
 	return t.Bytes * 5000 / (8 * gib), t.Bytes * 100 / 8192
 }
 
-// content is what the step-th change writes. It lies before the content of the
-// large files, each change in its place.
+// content is what the step-th change writes. It lies behind the content of the
+// first image, each change in its place.
 func (t task) content(files []sourceFile) *stream {
 	pages, fresh := t.change()
-	all := total(files)
-	at := all - largeFiles(dataOf(t.Bytes))*largeFile - int64(t.Step)*(fresh+pages*block)
-	return newStream(files, ((at%all)+all)%all)
+	return newStream(files, (dataOf(t.Bytes)+int64(t.Step)*(fresh+pages*block))%total(files))
 }
 
 // pieceSize is the size of a new file: from 4 to 260 KiB, small ones more often.
