@@ -224,8 +224,8 @@ func TestBackupOnADamagedTableComparesEverything(t *testing.T) {
 
 // flaky is a transfer into a world whose store has faults.
 func (w *world) flaky(faults ...*fault.Fault) (*fault.Store, *vault.Vault) {
-	s := fault.Wrap(w.store, faults...)
-	return s, w.open(s)
+	s := fault.Wrap(w.copies[0], faults...)
+	return s, w.open(replica.New(s, w.copies[1], w.copies[2]))
 }
 
 func TestKilledAtAnyPutNothingIsVisibleAndTheNextAttemptWorks(t *testing.T) {
@@ -298,7 +298,8 @@ func TestPutThatFailsInOneCopyLeavesNoPoint(t *testing.T) {
 			}
 			headers, err := w.open(w.store).Points(w.ctx)
 			w.must(err)
-			if len(headers) != 0 {
+			// The chain's record counts from when the first copy has it: somebody may have read it.
+			if counts := prefix == "chain/" && n > 0; len(headers) != 0 != counts {
 				t.Errorf("%s full in copy %d: points %+v", prefix, n, headers)
 			}
 			// With the manifest in place, all that is left to do is done when the next attempt begins.
