@@ -2,6 +2,8 @@ package vault
 
 import (
 	"container/list"
+	"context"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -31,27 +33,41 @@ func newCache[K comparable, V any](budget int, size func(V) int) *cache[K, V] {
 }
 
 // get returns the value of a name, fetched if need be. Values are shared and
-// must not be changed.
-func (c *cache[K, V]) get(name K, fetch func() (V, error)) (V, error) {
-	if v, ok := c.peek(name); ok {
-		return v, nil
-	}
-	got, err, _ := c.flight.Do(fmt.Sprint(name), func() (any, error) {
+// must not be changed. fetch ends with ctx; that of a caller who gave up fails
+// nobody else who waited for it.
+func (c *cache[K, V]) get(ctx context.Context, name K, fetch func() (V, error)) (V, error) {
+	for {
 		if v, ok := c.peek(name); ok {
 			return v, nil
 		}
-		v, err := fetch()
-		if err == nil {
-			c.put(name, v)
+		got, err, _ := c.flight.Do(fmt.Sprint(name), func() (any, error) {
+			if v, ok := c.peek(name); ok {
+				return v, nil
+			}
+			v, err := fetch()
+			if err == nil {
+				c.put(name, v)
+			} else if ctx.Err() != nil {
+				err = gaveUp{err}
+			}
+			return v, err
+		})
+		var by gaveUp
+		switch {
+		case err == nil:
+			return got.(V), nil
+		case errors.As(err, &by) && ctx.Err() == nil:
+			continue // somebody else
+		case errors.As(err, &by):
+			err = by.error
 		}
-		return v, err
-	})
-	if err != nil {
 		var none V
 		return none, err
 	}
-	return got.(V), nil
 }
+
+// gaveUp is the error of a fetch whose caller gave up.
+type gaveUp struct{ error }
 
 func (c *cache[K, V]) peek(name K) (V, bool) {
 	c.mu.Lock()

@@ -118,7 +118,7 @@ func getRange(ctx context.Context, c blob.Store, object string, r blobRange) ([]
 
 // chunk returns the content of a data chunk, from the cache if it is there.
 func (v *Vault) chunk(ctx context.Context, name chunk.Name, at point.Place) ([]byte, error) {
-	return v.chunks.get(name, func() ([]byte, error) { return v.fetch(ctx, ref{chunk.Data, name, at}) })
+	return v.chunks.get(ctx, name, func() ([]byte, error) { return v.fetch(ctx, ref{chunk.Data, name, at}) })
 }
 
 // page returns a table page; the zero name stands for zeros.
@@ -126,7 +126,7 @@ func (v *Vault) page(ctx context.Context, name chunk.Name, at point.Place, units
 	if name.IsZero() {
 		return point.ZeroPage(units), nil
 	}
-	p, err := v.pages.get(name, func() (*point.Page, error) {
+	p, err := v.pages.get(ctx, name, func() (*point.Page, error) {
 		data, err := v.fetch(ctx, ref{chunk.Table, name, at})
 		if err != nil {
 			return nil, err

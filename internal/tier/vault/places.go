@@ -219,7 +219,7 @@ func (p *places) among(ctx context.Context, candidates []pack.ID, want nameOfKin
 // directory returns what a pack says of itself in the first copy that shows it
 // unharmed. The error is only "damaged" if every copy answered.
 func (p *places) directory(ctx context.Context, id pack.ID) (*directory, error) {
-	return p.directories.get(id, func() (*directory, error) {
+	return p.directories.get(ctx, id, func() (*directory, error) {
 		var wrong, unread []error
 		for _, c := range p.v.copies {
 			d, err := p.v.readDirectory(ctx, c, id)
