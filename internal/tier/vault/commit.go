@@ -166,8 +166,8 @@ func (v *Vault) sameInAll(ctx context.Context, object string, want []byte) error
 	return nil
 }
 
-// putManifest puts the manifest, takes it back if a copy of it is not what was
-// written, and makes the point visible.
+// putManifest puts the manifest, reads it back from every copy, and makes the
+// point visible.
 func (w *Writer) putManifest(ctx context.Context, facts backstay.RecoveryPoint, def tier.Definition, stats *CommitStats) error {
 	definition, err := json.Marshal(def)
 	if err != nil {
@@ -195,15 +195,17 @@ func (w *Writer) putManifest(ctx context.Context, facts backstay.RecoveryPoint, 
 		return writeError(object, err)
 	}
 	stats.BytesStored += int64(len(data))
+	// What is not as it was written stays: no record names it, and the next attempt
+	// removes it.
 	if err := w.v.sameInAll(ctx, object, data); err != nil {
-		if backstay.IsCode(err, backstay.CodeValidateFailed) {
-			return errors.Join(err, w.v.store.Delete(context.WithoutCancel(ctx), object))
-		}
 		return err
 	}
 	head, err := w.journalCommit(ctx, root, facts.Time)
+	if err != nil {
+		return err
+	}
 	stats.Head = publicHead(head)
-	return err
+	return w.v.keepManifest(ctx, w.o.Point, data)
 }
 
 func (w *Writer) diskTables() []point.Disk {

@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"slices"
@@ -104,6 +105,7 @@ func (v *Vault) manifestOf(ctx context.Context, id backstay.PointID, want *chain
 			m.other = true
 			continue
 		}
+		m.other = m.other || m.data != nil && !bytes.Equal(m.data, data)
 		m.data, m.header = data, h
 	}
 	return m, nil
@@ -133,11 +135,13 @@ func (v *Vault) finishCommit(ctx context.Context, w *Writer, st chain.State) err
 	case m.data == nil && !m.other:
 		return nil
 	case m.data == nil:
-		return v.removeManifest(ctx, id)
+		return v.removeLeftover(ctx, id, m)
 	}
 	if !live {
-		if usable, err := v.allInPlace(ctx, m.header.Packs, w); err != nil || !usable {
-			return errors.Join(err, v.removeUnless(ctx, id, err))
+		if usable, err := v.allInPlace(ctx, m.header.Packs, w); err != nil {
+			return err
+		} else if !usable || m.other {
+			return v.removeLeftover(ctx, id, m)
 		}
 	}
 	if m.short {
@@ -146,23 +150,71 @@ func (v *Vault) finishCommit(ctx context.Context, w *Writer, st chain.State) err
 		}
 	}
 	if !live {
+		if err := v.sameInAll(ctx, point.Object(id), m.data); err != nil {
+			return err
+		}
 		for _, p := range m.header.Packs {
 			w.refs[p] = true
 		}
 		if _, err := w.journalCommit(ctx, m.header.Root, m.header.Time); err != nil {
 			return err
 		}
+		if err := v.keepManifest(ctx, id, m.data); err != nil {
+			return err
+		}
 	}
+	return inVault(id)
+}
+
+// inVault is the answer to who wants to write a point that was committed.
+func inVault(id backstay.PointID) error {
 	return backstay.Errorf(backstay.CodeExists, "the vault has the recovery point %s already", id).
 		Do("nothing is to be done: open it")
 }
 
-// removeUnless removes a manifest that was never committed, unless err.
-func (v *Vault) removeUnless(ctx context.Context, id backstay.PointID, err error) error {
+// removeLeftover removes a manifest that was not committed when the chain was
+// read, so that its point can be written anew. Its writer may be alive and commit
+// it at this very moment: then it is put back.
+func (v *Vault) removeLeftover(ctx context.Context, id backstay.PointID, m manifest) error {
+	if err := v.removeManifest(ctx, id); err != nil {
+		return err
+	}
+	st, err := v.chain.Read(ctx)
 	if err != nil {
+		return err
+	}
+	root, live := st.Live[id]
+	if !live || m.data == nil || root != chain.Hash(m.header.Root) {
 		return nil
 	}
-	return v.removeManifest(ctx, id)
+	if err := v.keepManifest(ctx, id, m.data); err != nil {
+		return err
+	}
+	return inVault(id)
+}
+
+// keepManifest is what a commit ends with: now that the chain names the manifest
+// it must be there, whatever another attempt at the same point, which found it
+// uncommitted, did meanwhile. What that one may have put in its place was not
+// committed. A copy that cannot be read now was proved before.
+func (v *Vault) keepManifest(ctx context.Context, id backstay.PointID, data []byte) error {
+	object := point.Object(id)
+	for _, c := range v.copies {
+		got, err := c.Get(ctx, object, 0, -1)
+		if err != nil && !damaged(err) || bytes.Equal(got, data) {
+			continue
+		}
+		if err == nil {
+			err = c.Delete(ctx, object)
+		}
+		if err == nil || damaged(err) {
+			err = c.Put(ctx, object, data)
+		}
+		if err != nil && !errors.Is(err, blob.ErrExist) {
+			return writeError(object, err)
+		}
+	}
+	return nil
 }
 
 func (v *Vault) removeManifest(ctx context.Context, id backstay.PointID) error {
