@@ -365,6 +365,12 @@ func (d *diskWork) endPage(ctx context.Context, p *pageWork) error {
 		return nil
 	}
 	plain := page.Encode()
+	if len(plain) > chunk.MaxTable {
+		// It takes a page of which nearly each unit is in a pack of its own.
+		return backstay.Errorf(backstay.CodeTransferFailed, "the table of 256 MiB at %d of disk %s would be too large", p.start, d.src.Target).
+			Becausef("what is there lies in too many packs: its table takes %d bytes, and no reader takes more than %d", len(plain), chunk.MaxTable).
+			Do("run `backstay vault reclaim`, which brings it together, then back up again")
+	}
 	name := d.w.v.keys.Name(chunk.Table, plain)
 	at, ok, err := d.tableInPlace(ctx, p.index, name)
 	if err != nil {

@@ -146,8 +146,10 @@ func normal(ranges []backstay.Range, size int64) []backstay.Range {
 	limit := (size + chunk.Unit - 1) / chunk.Unit * chunk.Unit
 	var out []backstay.Range
 	for _, r := range slices.SortedFunc(slices.Values(ranges), func(a, b backstay.Range) int { return cmp.Compare(a.Offset, b.Offset) }) {
-		from := max(r.Offset, 0) / chunk.Unit * chunk.Unit
-		to := min((r.End()+chunk.Unit-1)/chunk.Unit*chunk.Unit, limit)
+		from, to := max(r.Offset, 0)/chunk.Unit*chunk.Unit, limit
+		if end := r.End(); end >= r.Offset && end < limit { // else it overflows, or reaches the end
+			to = (end + chunk.Unit - 1) / chunk.Unit * chunk.Unit
+		}
 		if r.Length <= 0 || from >= to {
 			continue
 		}

@@ -152,7 +152,7 @@ func Encode(keys *seal.Keys, id backstay.PointID, h Header, body Body) ([]byte, 
 	out := append(head.Encode(nil), h.Item[:]...)
 	out = binary.BigEndian.AppendUint64(out, uint64(h.Time.UnixNano()))
 	expires := int64(never)
-	if h.Expires != nil {
+	if h.Expires != nil && h.Expires.Before(time.Unix(0, never)) { // later ones have no number (year 2262)
 		expires = h.Expires.UnixNano()
 	}
 	out = binary.BigEndian.AppendUint64(out, uint64(expires))
