@@ -37,7 +37,8 @@ type Info struct {
 type Store interface {
 	// Put writes an object that must not be there yet, whole or not at all.
 	// When it returns nil the object survives a power loss. ErrExist if the name
-	// is taken, whatever the content: of two writers one gets ErrExist. After any
+	// is taken, whatever the content: of two writers one gets ErrExist, and then the
+	// object that is there survives a power loss too. After any
 	// other error the object may be there or not, but never in part: a caller
 	// that must know reads it.
 	Put(ctx context.Context, name string, data []byte) error
@@ -90,6 +91,11 @@ type cachedKey struct{}
 // not, and without this a Get asks the store.
 func AllowCached(ctx context.Context) context.Context {
 	return context.WithValue(ctx, cachedKey{}, true)
+}
+
+// Uncached returns a context whose Gets ask the store, whatever a caller allowed.
+func Uncached(ctx context.Context) context.Context {
+	return context.WithValue(ctx, cachedKey{}, false)
 }
 
 // CachedAllowed tells whether a cache may answer.

@@ -87,7 +87,11 @@ func (s *Store) path(key string) string { return filepath.Join(s.dir, key[:2], k
 // keeps what it had to ask for. A folder that cannot be used is no error.
 func (s *Store) Get(ctx context.Context, name string, offset, length int64) ([]byte, error) {
 	if !blob.CachedAllowed(ctx) || blob.CheckName(name) != nil {
-		return s.below.Get(ctx, name, offset, length)
+		data, err := s.below.Get(ctx, name, offset, length)
+		if key := s.key(name, offset, length); err == nil && s.holds(key) {
+			s.keep(key, s.identity(name, offset, length), data) // what the store says now counts
+		}
+		return data, err
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -110,6 +114,14 @@ func sum(id, data []byte) [sha256.Size]byte {
 	h.Write(id)
 	h.Write(data)
 	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// holds tells whether there is an entry.
+func (s *Store) holds(key string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.entries[key]
+	return ok
 }
 
 // read returns an entry whose checksum is right.

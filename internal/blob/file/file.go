@@ -146,12 +146,27 @@ func (s *Store) Put(ctx context.Context, name string, data []byte) error {
 	defer r.Close()
 	s.sweep.Do(func() { sweepAside(r) })
 	if _, err := r.Lstat(name); err == nil {
-		return fmt.Errorf("put %s: %w", name, blob.ErrExist)
+		err = s.exists(r, name)
+		return fmt.Errorf("put %s in %s: %w", name, s.root, classify(err))
 	}
-	if err := s.put(r, name, data); err != nil {
+	err = s.put(r, name, data)
+	if errors.Is(err, blob.ErrExist) {
+		err = s.exists(r, name)
+	}
+	if err != nil {
 		return fmt.Errorf("put %s in %s: %w", name, s.root, classify(err))
 	}
 	return nil
+}
+
+// exists is the answer to a put of a name that is taken. Whoever put the object
+// may have been cut off when it was in place and not durable yet; its content was
+// synced before, its folders are now, because callers go on from what is there.
+func (s *Store) exists(r *os.Root, name string) error {
+	if err := errors.Join(s.folders(r, path.Dir(name)), syncIn(r, path.Dir(name))); err != nil {
+		return err
+	}
+	return blob.ErrExist
 }
 
 func (s *Store) put(r *os.Root, name string, data []byte) error {

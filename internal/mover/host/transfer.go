@@ -82,7 +82,11 @@ func (h *Host) openVaultToWrite(ctx context.Context, a mover.VaultAccess) (*vaul
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder of local indexes: %w", err)
 	}
-	return h.openVault(ctx, a, vault.IndexDir(filepath.Join(dir, a.ID)))
+	v, err := h.openVault(ctx, a, vault.IndexDir(filepath.Join(dir, a.ID)))
+	if err == nil && v.LocalIndex() != nil {
+		h.log.Warn("the local index of a vault is kept in memory", "vault", a.ID, "error", v.LocalIndex())
+	}
+	return v, err
 }
 
 // transferredBefore answers for a transfer that was committed and whose answer

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/blob"
 	"github.com/backstay/backstay/internal/tier/vault/chunk"
 	"github.com/backstay/backstay/internal/tier/vault/pack"
@@ -23,6 +24,17 @@ type ref struct {
 // knows it to be, from whichever copy can show it unharmed. What it returns was
 // authenticated and its name computed anew (I4).
 func (v *Vault) fetch(ctx context.Context, r ref) ([]byte, error) {
+	plain, err := v.seek(ctx, r)
+	if backstay.IsCode(err, backstay.CodeDamaged) && blob.CachedAllowed(ctx) {
+		// A cache keeps what it was given, and that may have been wrong on its way:
+		// only the stores themselves can show damage (I5).
+		return v.seek(blob.Uncached(ctx), r)
+	}
+	return plain, err
+}
+
+// seek is fetch with what the context's caches say.
+func (v *Vault) seek(ctx context.Context, r ref) ([]byte, error) {
 	r.at = v.current(ctx, r)
 	var errs []error
 	tried := map[pack.ID]bool{}

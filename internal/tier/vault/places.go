@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,8 +29,9 @@ type places struct {
 	cache   *index.Cache // of proved packs: what index objects list
 	scanned *index.Cache // of packs that no index lists: serves reading only
 
-	mu  sync.Mutex
-	bad map[string]error // index objects that no copy could show; guarded by mu
+	mu     sync.Mutex
+	bad    map[string]error // index objects that no copy could show; guarded by mu
+	folder error            // why the local index is not in its folder; guarded by mu
 
 	directories *cache[pack.ID, *directory]
 }
@@ -53,34 +55,58 @@ func (d *directory) place(kind chunk.Kind, name chunk.Name) (point.Place, bool) 
 const directoryCache = 8 << 20
 
 func newPlaces(v *Vault, dir string) (*places, error) {
-	c, err := index.OpenCache(dir)
-	if err != nil {
-		return nil, fmt.Errorf("open the local index: %w", err)
+	c, folder := index.OpenCache(dir)
+	if folder != nil {
+		var err error
+		if c, err = index.OpenCache(""); err != nil {
+			return nil, fmt.Errorf("open the local index: %w", errors.Join(folder, err))
+		}
 	}
 	scanned, err := index.OpenCache("")
 	if err != nil {
 		return nil, fmt.Errorf("open the local index: %w", err)
 	}
-	return &places{v: v, cache: c, scanned: scanned, bad: map[string]error{},
+	return &places{v: v, cache: c, scanned: scanned, bad: map[string]error{}, folder: folder,
 		directories: newCache[pack.ID](directoryCache, func(d *directory) int { return 150 * len(d.Entries) })}, nil
 }
 
 func (p *places) close() error { return errors.Join(p.cache.Close(), p.scanned.Close()) }
 
+// errLocal is an error of the local index, and says nothing of the vault.
+var errLocal = errors.New("the local index")
+
 // refresh takes in the index objects that came since. One that is damaged in
 // every copy is remembered, not fatal: the packs know the same. A local index
-// that turns out to be damaged is made anew.
+// that turns out to be damaged is made anew, and one whose folder cannot be
+// written is kept in memory: it is a cache, and nothing is to fail for it.
 func (p *places) refresh(ctx context.Context) error {
 	p.loading.Lock()
 	defer p.loading.Unlock()
 	err := p.load(ctx)
-	if err == nil || p.cache.Err() == nil {
+	if p.cache.Err() == nil && !errors.Is(err, errLocal) {
 		return err
 	}
-	if err := p.cache.Reset(); err != nil {
-		return fmt.Errorf("reset the local index: %w", err)
+	if err = p.cache.Reset(); err == nil {
+		err = p.load(ctx)
+		if p.cache.Err() == nil && !errors.Is(err, errLocal) {
+			return err
+		}
+	}
+	p.mu.Lock()
+	p.folder = cmp.Or(err, p.cache.Err())
+	p.mu.Unlock()
+	if err := p.cache.Forsake(); err != nil {
+		return fmt.Errorf("keep the local index in memory: %w", err)
 	}
 	return p.load(ctx)
+}
+
+// LocalIndex says why the local index is not kept in the folder that it was to
+// have (IndexDir), but in memory; nil if it is.
+func (v *Vault) LocalIndex() error {
+	v.places.mu.Lock()
+	defer v.places.mu.Unlock()
+	return v.places.folder
 }
 
 func (p *places) load(ctx context.Context) error {
@@ -105,7 +131,7 @@ func (p *places) load(ctx context.Context) error {
 	// What is stale costs a look at a pack that is gone, so a little of it may stay.
 	if gone > staleObjects && gone*4 > len(known) {
 		if err := p.cache.Reset(); err != nil {
-			return fmt.Errorf("reset the local index: %w", err)
+			return fmt.Errorf("%w: reset: %w", errLocal, err)
 		}
 		fresh = slices.Sorted(maps.Keys(listed))
 	}
@@ -118,7 +144,7 @@ func (p *places) load(ctx context.Context) error {
 		return nil
 	}
 	if err := p.cache.Flush(); err != nil {
-		return fmt.Errorf("keep the local index: %w", err)
+		return fmt.Errorf("%w: keep: %w", errLocal, err)
 	}
 	return nil
 }
@@ -146,7 +172,7 @@ func (p *places) take(ctx context.Context, object string) error {
 		return readError(object, err)
 	}
 	if err := p.cache.Add(object, packs); err != nil {
-		return fmt.Errorf("keep the local index: %w", err)
+		return fmt.Errorf("%w: add %s: %w", errLocal, object, err)
 	}
 	return nil
 }

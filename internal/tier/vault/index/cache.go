@@ -421,6 +421,15 @@ func (c *Cache) Reset() error {
 	return sweep(c.disk, s)
 }
 
+// Forsake empties the cache and leaves its folder alone: from now on all of it is
+// in memory. It is for a folder that cannot be written any more.
+func (c *Cache) Forsake() error {
+	c.writing.Lock()
+	c.owned = false
+	c.writing.Unlock()
+	return c.Reset()
+}
+
 // Close gives the folder free. What was not flushed is forgotten. The cache must
 // not be used after it.
 func (c *Cache) Close() error {
