@@ -33,8 +33,9 @@ type ImportVaultRequest struct {
 	Name backstay.VaultName `json:"name" minLength:"1" maxLength:"63" pattern:"^[a-z0-9][a-z0-9._-]*$"`
 	// Units are the storage units in the order in which the vault was made.
 	Units []NewUnit `json:"units" minItems:"1" maxItems:"16" nullable:"false"`
-	// Key opens the vault: a recovery key, for instance. It is used once and kept nowhere.
-	Key string `json:"key" minLength:"1" doc:"an age identity that opens the vault; kept nowhere"`
+	// Key or Passphrase opens the vault: a recovery key, for instance. It is used once and kept nowhere.
+	Key        string `json:"key,omitempty" doc:"an age identity that opens the vault; kept nowhere"`
+	Passphrase string `json:"passphrase,omitempty" doc:"in place of the key"`
 }
 
 // ImportVaultResponse has the vault, and the job that fills the catalogue from it.

@@ -69,11 +69,11 @@ const keyLimit = 64 << 10
 
 func (a *app) vaultImportCommand() *cobra.Command {
 	var units []string
-	var keyFile string
+	var keyFile, passphraseFile string
 	c := &cobra.Command{
 		Use: "import NAME --unit URL… --key FILE", Short: "Take in a vault that exists on its storage units",
-		Long: "Make a vault known to this server, with a key that opens it (the recovery key, for instance), and fill the\n" +
-			"catalogue from it. The key is sent once and kept nowhere; the server becomes a recipient of its own.",
+		Long: "Make a vault known to this server, with a key that opens it (the recovery key, for instance) or a passphrase,\n" +
+			"and fill the catalogue from it. The key is sent once and kept nowhere; the server becomes a recipient of its own.",
 		Example: "  backstay vault import default --unit /mnt/a --unit /mnt/b --unit /mnt/c --key recovery.key\n" +
 			"  pass show backstay | backstay vault import default --unit /mnt/a --unit /mnt/b --unit /mnt/c --key -",
 		Args: exactly("NAME"),
@@ -87,7 +87,12 @@ func (a *app) vaultImportCommand() *cobra.Command {
 				r.Units = append(r.Units, unit)
 			}
 			var err error
-			if r.Key, err = a.readKey(keyFile); err != nil {
+			if passphraseFile != "" {
+				r.Passphrase, err = a.readPassphrase(passphraseFile)
+			} else {
+				r.Key, err = a.readKey(keyFile)
+			}
+			if err != nil {
 				return err
 			}
 			out, err := c.ImportVault(ctx, r)
@@ -100,8 +105,10 @@ func (a *app) vaultImportCommand() *cobra.Command {
 	}
 	c.Flags().StringArrayVar(&units, "unit", nil, "storage unit: PATH or URL[,zone=NAME]; once for each copy, in the order in which the vault was made")
 	c.Flags().StringVar(&keyFile, "key", "", "file with a key that opens the vault; - for standard input")
+	c.Flags().StringVar(&passphraseFile, "passphrase-file", "", "file with a passphrase that opens the vault in its first line; - for standard input")
 	mustHave(c, "unit")
-	mustHave(c, "key")
+	c.MarkFlagsOneRequired("key", "passphrase-file")
+	c.MarkFlagsMutuallyExclusive("key", "passphrase-file")
 	return c
 }
 

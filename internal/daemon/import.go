@@ -7,7 +7,6 @@ import (
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/api"
-	"github.com/backstay/backstay/internal/blob/unit"
 	"github.com/backstay/backstay/internal/tier/vault"
 )
 
@@ -16,20 +15,22 @@ import (
 // learns of the vault. The key that was given is kept nowhere.
 func (v *vaults) ImportVault(ctx context.Context, r api.ImportVaultRequest) (backstay.Vault, error) {
 	entry := backstay.Vault{Name: r.Name}
-	var urls []string
-	for _, n := range r.Units {
-		u, err := unit.Parse(n.URL)
-		if err != nil {
-			return entry, err
-		}
-		urls = append(urls, u.String())
-		entry.Units = append(entry.Units, backstay.StorageUnit{URL: u.String(), Zone: n.Zone})
+	urls, err := unitURLs(r.Units)
+	if err != nil {
+		return entry, err
+	}
+	for i, n := range r.Units {
+		entry.Units = append(entry.Units, backstay.StorageUnit{URL: urls[i], Zone: n.Zone})
 	}
 	s, err := v.store(ctx, urls)
 	if err != nil {
 		return entry, err
 	}
-	id, keyset, err := vault.Unwrap(ctx, s, backstay.NewSecret([]byte(r.Key)))
+	key := backstay.NewSecret([]byte(r.Key))
+	if r.Key == "" {
+		key = vault.Passphrase(backstay.NewSecret([]byte(r.Passphrase)))
+	}
+	id, keyset, err := vault.Unwrap(ctx, s, key)
 	if err != nil {
 		return entry, err
 	}
@@ -40,6 +41,9 @@ func (v *vaults) ImportVault(ctx context.Context, r api.ImportVaultRequest) (bac
 	defer opened.Close()
 	entry.ID, entry.Redundancy, entry.Created = id, opened.Redundancy(), opened.Created()
 	if err := v.importable(ctx, entry); err != nil {
+		return entry, err
+	}
+	if err := opened.Unmixed(ctx); err != nil {
 		return entry, err
 	}
 	if err := v.addServer(ctx, opened); err != nil {

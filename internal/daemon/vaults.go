@@ -200,10 +200,24 @@ func (v *vaults) makeVault(ctx context.Context, entry *backstay.Vault, r api.Cre
 	return recovery, err
 }
 
-// makeUnits makes the storage units of a new vault and returns their URLs in the
-// one form that is kept. Units that are not apart are refused (I13), and so is
-// memory, which keeps nothing.
+// makeUnits makes the storage units of a new vault and returns their URLs.
 func makeUnits(ctx context.Context, wanted []api.NewUnit) ([]string, error) {
+	urls, err := unitURLs(wanted)
+	if err != nil {
+		return nil, err
+	}
+	for _, u := range urls {
+		if err := unit.Init(ctx, u); err != nil {
+			return nil, err
+		}
+	}
+	return urls, nil
+}
+
+// unitURLs returns the URLs of a vault's storage units in the one form that is
+// kept. Units that are not apart are refused (I13), and so is memory, which
+// keeps nothing.
+func unitURLs(wanted []api.NewUnit) ([]string, error) {
 	var parsed []unit.URL
 	var urls []string
 	for _, w := range wanted {
@@ -217,15 +231,7 @@ func makeUnits(ctx context.Context, wanted []api.NewUnit) ([]string, error) {
 		}
 		parsed, urls = append(parsed, u), append(urls, u.String())
 	}
-	if err := unit.Apart(parsed...); err != nil {
-		return nil, err
-	}
-	for _, u := range urls {
-		if err := unit.Init(ctx, u); err != nil {
-			return nil, err
-		}
-	}
-	return urls, nil
+	return urls, unit.Apart(parsed...)
 }
 
 // recipient returns the public side of this server's identity, which is made
@@ -261,6 +267,10 @@ func (v *vaults) CheckVault(ctx context.Context, name backstay.VaultName) (backs
 	seen := v.check(ctx, entry)
 	opened, err := v.open(ctx, name)
 	if err == nil {
+		for _, i := range opened.Strangers(ctx) {
+			seen.Units[i].State = otherVault
+		}
+		count(&seen)
 		err = errors.Join(v.witness(ctx, name, opened), opened.Close())
 	}
 	if backstay.IsCode(err, backstay.CodeVaultRolledBack) || backstay.IsCode(err, backstay.CodeDamaged) {
@@ -274,33 +284,46 @@ func (v *vaults) CheckVault(ctx context.Context, name backstay.VaultName) (backs
 	return seen, err
 }
 
-// check asks each unit for its state and device. Copies counts the units that
-// answered, FailureDomains their different devices (architecture decision 12).
+// check asks each unit for its state and device.
 func (v *vaults) check(ctx context.Context, entry backstay.Vault) backstay.Vault {
 	var wg sync.WaitGroup
 	for i := range entry.Units {
 		wg.Go(func() { entry.Units[i].State, entry.Units[i].Device = v.look(ctx, entry.Units[i].URL) })
 	}
 	wg.Wait()
+	now := v.now().UTC()
+	entry.Checked = &now
+	count(&entry)
+	return entry
+}
+
+// otherVault is the state of a unit that holds another vault: no copy of this one.
+const otherVault = "other-vault"
+
+// count sums up the states of a vault's units. Copies counts the units that
+// answered, FailureDomains their different devices (architecture decision 12).
+func count(entry *backstay.Vault) {
 	devices := map[string]bool{}
+	var others []string
 	entry.Copies = 0
 	for _, u := range entry.Units {
+		if u.State == otherVault {
+			others = append(others, u.URL+" holds another vault")
+		}
 		if u.State == "ok" || u.State == "read-only" || u.State == "full" {
 			entry.Copies++
 			devices[u.Device] = true
 		}
 	}
-	now := v.now().UTC()
-	entry.FailureDomains, entry.Checked, entry.Note = len(devices), &now, ""
-	var notes []string
-	if short := entry.Redundancy.Copies() - entry.Copies; short > 0 {
+	entry.FailureDomains, entry.Note = len(devices), ""
+	notes := others
+	if short := entry.Redundancy.Copies() - entry.Copies - len(others); short > 0 {
 		notes = append(notes, fmt.Sprintf("%d of %d copies cannot be reached", short, entry.Redundancy.Copies()))
 	}
 	if entry.FailureDomains < entry.Copies {
 		notes = append(notes, fmt.Sprintf("the %d copies are on %d device(s): the loss of one device can take several copies", entry.Copies, entry.FailureDomains))
 	}
 	entry.Note = strings.Join(notes, "; ")
-	return entry
 }
 
 // probeRoom is what a unit must have left to count as not full, in bytes.

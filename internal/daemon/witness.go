@@ -17,13 +17,18 @@ import (
 // or writing, which refuse such a vault; what only reads opens it all the same.
 
 // openToWrite opens a vault for writing or deleting. CodeVaultRolledBack if it is
-// in an older state than the catalogue has seen.
+// in an older state than the catalogue has seen, CodeConflict if one of its
+// storage units holds another vault.
 func (v *vaults) openToWrite(ctx context.Context, name backstay.VaultName) (*vault.Vault, error) {
 	opened, err := v.open(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	if err := v.witness(ctx, name, opened); err != nil {
+	err = opened.Unmixed(ctx)
+	if err == nil {
+		err = v.witness(ctx, name, opened)
+	}
+	if err != nil {
 		return nil, errors.Join(err, opened.Close())
 	}
 	return opened, nil

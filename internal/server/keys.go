@@ -152,9 +152,8 @@ func (s *server) checkEscrow(ctx context.Context, in *escrowInput) (*answer[back
 	if _, err := s.Catalog.Vaults.Vault(ctx, name); err != nil {
 		return nil, missing(err, backstay.CodeUnknownVault, "vault", name)
 	}
-	if (in.Body.Key == "") == (in.Body.Passphrase == "") {
-		return nil, backstay.Errorf(backstay.CodeUsage, "one key is proved at a time").
-			Becausef("a key and a passphrase were given, or neither").Do("give one of them")
+	if err := oneKey(in.Body.Key, in.Body.Passphrase); err != nil {
+		return nil, err
 	}
 	var key EscrowKey
 	if in.Body.Key != "" {
@@ -164,4 +163,13 @@ func (s *server) checkEscrow(ctx context.Context, in *escrowInput) (*answer[back
 	}
 	out, err := s.Keys.CheckEscrow(ctx, name, key)
 	return &answer[backstay.EscrowResult]{out}, err
+}
+
+// oneKey demands a key or a passphrase, and not both.
+func oneKey(key, passphrase string) error {
+	if (key == "") != (passphrase == "") {
+		return nil
+	}
+	return backstay.Errorf(backstay.CodeUsage, "one key opens a vault").
+		Becausef("a key and a passphrase were given, or neither").Do("give one of them")
 }

@@ -89,6 +89,9 @@ type importVaultInput struct{ Body api.ImportVaultRequest }
 // importVault takes a vault in and fills the catalogue from it.
 func (s *server) importVault(ctx context.Context, in *importVaultInput) (*answer[api.ImportVaultResponse], error) {
 	callOf(ctx).target = string(in.Body.Name)
+	if err := oneKey(in.Body.Key, in.Body.Passphrase); err != nil {
+		return nil, err
+	}
 	v, err := s.Vaults.ImportVault(ctx, in.Body)
 	if err != nil {
 		return nil, err

@@ -33,7 +33,7 @@ func (v vaults) CreateVault(ctx context.Context, r api.CreateVaultRequest) (back
 }
 
 func (v vaults) ImportVault(ctx context.Context, r api.ImportVaultRequest) (backstay.Vault, error) {
-	if r.Key != RecoveryKey {
+	if r.Key != RecoveryKey && r.Passphrase != Passphrase {
 		return backstay.Vault{}, backstay.Errorf(backstay.CodeVaultKey, "the identity cannot open the vault")
 	}
 	var units []string

@@ -167,9 +167,10 @@ func (f writtenHeader) hash() [32]byte { return seal.Hash(f.data) }
 // copyHeaders are the headers of one copy, newest first, and what was wrong
 // with others.
 type copyHeaders struct {
-	found []writtenHeader
-	errs  []error // of headers that cannot be read
-	away  error   // why the copy as a whole said nothing
+	found   []writtenHeader
+	refused []writtenHeader // sound in form, and not accepted
+	errs    []error         // of headers that cannot be read
+	away    error           // why the copy as a whole said nothing
 }
 
 // readHeaders reads the headers of each copy, newest first, until accept takes
@@ -203,7 +204,9 @@ func readCopyHeaders(ctx context.Context, c blob.Store, accept func(writtenHeade
 			f, err = parseHeader(name, data)
 		}
 		if err == nil && accept != nil {
-			err = accept(f)
+			if err = accept(f); err != nil {
+				out.refused = append(out.refused, f)
+			}
 		}
 		if err != nil {
 			out.errs = append(out.errs, fmt.Errorf("%s: %w", name, err))

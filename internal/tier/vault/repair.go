@@ -39,9 +39,12 @@ type RepairReport struct {
 // copy is removed only while another one is sound, so a repair that is cut off
 // leaves at worst a missing copy, which the next one makes. What has no sound
 // copy is not touched but put together, if it is a pack, from the sound chunks
-// of all its copies, and made anew, if it is an index. The error is only that of
-// a repair that was cut off.
+// of all its copies, and made anew, if it is an index. The error is that of a
+// repair that was cut off, or of Unmixed.
 func (v *Vault) Repair(ctx context.Context, damages []Damage, o RepairOptions) (RepairReport, error) {
+	if err := v.Unmixed(ctx); err != nil {
+		return RepairReport{}, err
+	}
 	report, err := v.scrubber(ScrubOptions{Pace: o.Pace}).repair(ctx, damages, o)
 	if err == nil {
 		report.Lost, err = v.replaceIndexes(ctx, report.Lost)
