@@ -122,8 +122,9 @@ func (r *region) scheduleVerify(ctx context.Context) {
 	}
 }
 
-// queueVerifies queues a verify of each vault that is due and has none waiting
-// or running.
+// queueVerifies queues a verify of each vault that is due, has none waiting or
+// running, and was not tried a short while ago: a vault that is away is not tried
+// at every tick.
 func (r *region) queueVerifies(ctx context.Context, now time.Time) error {
 	all, err := r.catalog.Vaults.ListVaults(ctx)
 	if err != nil {
@@ -133,20 +134,21 @@ func (r *region) queueVerifies(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("list points: %w", err)
 	}
+	jobs, err := r.queue.List(ctx, 0)
+	if err != nil {
+		return fmt.Errorf("list jobs: %w", err)
+	}
 	for _, v := range all {
+		last := slices.IndexFunc(jobs, func(j backstay.Job) bool { return j.Kind == backstay.JobVerify && j.Target == string(v.Name) }) // newest first
+		if last >= 0 && (!jobs[last].State.Ended() || verify.TooSoon(now, jobs[last].Created)) {
+			continue
+		}
 		h, err := r.catalog.Health.VaultHealth(ctx, v.Name)
 		if err != nil {
 			return err
 		}
 		in := slices.DeleteFunc(slices.Clone(points), func(p backstay.RecoveryPoint) bool { return p.Vault != v.Name || !p.Has(backstay.VaultTier) })
 		if !verify.Due(now, v.Created, h, in) {
-			continue
-		}
-		pending, err := r.vaultJobs(ctx, v.Name, backstay.JobVerify, backstay.JobQueued, backstay.JobRunning, backstay.JobCancelling)
-		if err != nil {
-			return err
-		}
-		if len(pending) > 0 {
 			continue
 		}
 		_, err = r.queue.Submit(ctx, job.Request{Kind: backstay.JobVerify, Target: string(v.Name), User: scheduler,

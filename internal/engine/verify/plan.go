@@ -44,6 +44,13 @@ func Due(now, created time.Time, h backstay.VaultHealth, points []backstay.Recov
 	return false
 }
 
+// TooSoon tells whether a verify that was tried at the given time is too fresh for
+// another. What a vault's health says of its last run does not tell: a verify
+// that finds the vault away leaves nothing there.
+func TooSoon(now, tried time.Time) bool {
+	return !tried.After(now) && now.Sub(tried) < soon
+}
+
 // since is when the point came into the vault; zero if it is not there.
 func since(p backstay.RecoveryPoint) time.Time {
 	for _, t := range p.Tiers {
