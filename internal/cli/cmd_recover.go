@@ -58,7 +58,7 @@ func (r *recovery) open(ctx context.Context, fn func(v *recover.Vault) error) (e
 	if err != nil {
 		return err
 	}
-	v, err := recover.OpenURLs(ctx, r.units, key)
+	v, err := r.openVault(ctx, key)
 	if err != nil {
 		return err
 	}
@@ -67,6 +67,20 @@ func (r *recovery) open(ctx context.Context, fn func(v *recover.Vault) error) (e
 		r.a.note("warning: %s", oneLine(w))
 	}
 	return fn(v)
+}
+
+// openVault opens the vault in the units that were named; a path is one as seen
+// from here.
+func (r *recovery) openVault(ctx context.Context, key backstay.Secret) (*recover.Vault, error) {
+	var urls []string
+	for _, u := range r.units {
+		at, err := unitURL(u)
+		if err != nil {
+			return nil, err
+		}
+		urls = append(urls, at)
+	}
+	return recover.OpenURLs(ctx, urls, key)
 }
 
 // readKey reads the key file, or takes the passphrase for the key.
@@ -83,7 +97,7 @@ func (r *recovery) readKey() (backstay.Secret, error) {
 	if r.key != "-" {
 		f, err := os.Open(r.key)
 		if err != nil {
-			return backstay.Secret{}, backstay.Errorf(backstay.CodeVaultKey, "the key file cannot be read").Because(err).
+			return backstay.Secret{}, backstay.Errorf(backstay.CodeUsage, "the key file cannot be read").Because(err).
 				Do("name the file that holds the recovery key")
 		}
 		defer f.Close()
@@ -96,11 +110,9 @@ func (r *recovery) readKey() (backstay.Secret, error) {
 // argument: those can be seen by every user of the machine (I10).
 func (r *recovery) passphrase(of string) (backstay.Secret, error) {
 	if r.passphraseFile != "" {
-		data, err := os.ReadFile(r.passphraseFile)
-		if err != nil {
-			return backstay.Secret{}, backstay.Errorf(backstay.CodeVaultKey, "the file with the passphrase cannot be read").Because(err)
-		}
-		return backstay.NewSecret([]byte(strings.TrimRight(string(data), "\r\n"))), nil
+		// The same line of it counts as when the recipient was made.
+		line, err := r.a.readPassphrase(r.passphraseFile)
+		return backstay.NewSecret([]byte(line)), err
 	}
 	in, ok := r.a.Stdin.(*os.File)
 	if !ok || !r.a.IsTerminal(r.a.Stdin) {
@@ -381,7 +393,7 @@ func (r *recovery) escrowCommand(with string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			v, err := recover.OpenURLs(ctx, r.units, key)
+			v, err := r.openVault(ctx, key)
 			if err != nil {
 				return err
 			}

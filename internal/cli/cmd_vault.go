@@ -145,6 +145,10 @@ func newUnit(s string) (api.NewUnit, error) {
 // unitURL returns a storage unit's URL as it is; what is none is a folder seen
 // from here.
 func unitURL(s string) (string, error) {
+	if s == "" {
+		return "", backstay.Errorf(backstay.CodeUsage, "a storage unit has no name").
+			Becausef("--unit is empty").Do("say --unit PATH or --unit URL")
+	}
 	if strings.Contains(s, "://") {
 		return s, nil
 	}

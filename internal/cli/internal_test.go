@@ -239,3 +239,23 @@ func TestTheWordsOfAFlagAreCompleted(t *testing.T) {
 		}
 	}
 }
+
+// A file with a passphrase means the same when a vault is made and when it is
+// recovered: whatever follows the first line is no part of it.
+func TestAPassphraseFileMeansTheSameToRecoverAsToTheServer(t *testing.T) {
+	a := newApp(Env{}, Daemons{})
+	path := filepath.Join(t.TempDir(), "words")
+	for _, text := range []string{"six random words", "six random words\n", "six random words\r\n", "six random words\n# of May\n", "six random words\n\n"} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		made, err := a.readPassphrase(path)
+		if err != nil || made != "six random words" {
+			t.Errorf("%q: %q, %v", text, made, err)
+		}
+		recovered, err := (&recovery{a: a, passphraseFile: path}).passphrase("the vault")
+		if err != nil || string(recovered.Reveal()) != made {
+			t.Errorf("%q is another passphrase to recover", text)
+		}
+	}
+}

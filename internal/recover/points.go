@@ -169,7 +169,12 @@ func isOf(ref backstay.VMRef, vm string) bool {
 func (v *Vault) Find(ctx context.Context, text string) (Point, error) {
 	vm, at, byTime := strings.Cut(text, "@")
 	if !byTime {
-		return v.byID(ctx, backstay.PointID(strings.ToUpper(text)))
+		id := strings.ToUpper(text)
+		if _, err := ulid.ParseStrict(id); err != nil {
+			return Point{}, backstay.Errorf(backstay.CodeUnknownPoint, "%q is not the id of a recovery point", text).
+				Becausef("ids have 26 letters and digits").Do("say VM@latest for the newest of a VM, or list them with `backstay recover points`")
+		}
+		return v.byID(ctx, backstay.PointID(id))
 	}
 	until := time.Time{}
 	if at != "latest" {

@@ -82,9 +82,6 @@ func (v *Vault) Restore(ctx context.Context, point Point, o RestoreOptions) (Res
 		return Restored{}, err
 	}
 	defer unlock()
-	if err := r.room(); err != nil {
-		return Restored{}, err
-	}
 	for _, d := range r.disks {
 		if err := r.write(ctx, d); err != nil {
 			return Restored{}, err
@@ -182,7 +179,8 @@ type claimed struct {
 	Format string           `json:"format"`
 }
 
-// claim takes the folder for this restore, or takes up an interrupted one.
+// claim takes the folder for this restore, or takes up an interrupted one. Where
+// there is no room nothing is claimed: another point, or fewer disks, may fit.
 func (r *restore) claim() (unlock func(), err error) {
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
 		return nil, backstay.Errorf(backstay.CodeRestoreFailed, "the folder %s cannot be made", r.dir).Because(err)
@@ -197,7 +195,7 @@ func (r *restore) claim() (unlock func(), err error) {
 	resumed := err == nil
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		if err := r.namesFree(); err != nil {
+		if err := errors.Join(r.namesFree(), r.room()); err != nil {
 			return nil, err
 		}
 		if err := writeFile(path, text); err != nil {
@@ -218,8 +216,11 @@ func (r *restore) claim() (unlock func(), err error) {
 			Do("wait until it has ended, or choose another folder")
 	}
 	unlock = func() { _ = f.Close() }
-	if resumed {
-		err = r.keep()
+	if !resumed {
+		return unlock, nil
+	}
+	if err = r.keep(); err == nil {
+		err = r.room()
 	}
 	if err != nil {
 		unlock()

@@ -208,6 +208,9 @@ func TestWhatDoesNotFitIsNotBegun(t *testing.T) {
 	if disks, _ := filepath.Glob(filepath.Join(dir, "*.raw*")); len(disks) != 0 {
 		t.Errorf("it was begun: %v", disks)
 	}
+	if left, _ := os.ReadDir(dir); len(left) != 0 {
+		t.Errorf("the folder is taken by a restore that never began: %v", left)
+	}
 	w.restored(v, p, recover.RestoreOptions{Dir: dir}) // when there is room
 }
 
