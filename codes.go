@@ -17,6 +17,7 @@ const (
 	CodeUnknownHost     Code = "unknown-host"
 	CodeUnknownJob      Code = "unknown-job"
 	CodeUnknownToken    Code = "unknown-token"
+	CodeNoSuchRecipient Code = "unknown-recipient"
 	CodeAmbiguousVM     Code = "ambiguous-vm"
 	CodeExists          Code = "already-exists"
 	CodeConflict        Code = "conflict"
@@ -73,6 +74,7 @@ var codes = map[Code]codeEntry{
 	CodeUnknownHost:     {KindNotFound, "list the hosts with `backstay host list`"},
 	CodeUnknownJob:      {KindNotFound, "list the jobs with `backstay job list`"},
 	CodeUnknownToken:    {KindNotFound, "list the tokens with `backstay token list`"},
+	CodeNoSuchRecipient: {KindNotFound, "list them with `backstay vault key VAULT list-recipients`"},
 	CodeAmbiguousVM:     {KindUsage, "say which one is meant: HOST/NAME"},
 	CodeExists:          {KindRefused, "choose another name"},
 	CodeConflict:        {KindRefused, "wait for the job that is named, or cancel it"},

@@ -60,7 +60,7 @@ func (a *app) initCommand() *cobra.Command {
 	f.StringVar(&o.Region, "region", "", "name of the region (default "+config.DefaultRegion+")")
 	f.StringVar(&o.Libvirt, "libvirt", "", "URI of this machine's libvirt (default "+config.DefaultLibvirt+")")
 	f.StringVar(&vault, "vault", vault, "name of the vault to make")
-	f.BoolVar(&o.NoVault, "no-vault", false, "make no vault: one that exists is taken in with `backstay vault import`")
+	f.BoolVar(&o.NoVault, "no-vault", false, "make no vault: one that exists is taken in with backstay's command vault import")
 	f.StringArrayVar(&o.Units, "unit", nil, "storage unit of the vault, a folder; once for each of three copies")
 	return c
 }

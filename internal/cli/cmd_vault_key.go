@@ -84,8 +84,11 @@ func (f keyFlags) fits(c *cobra.Command, args []string) error {
 		}
 	}
 	named := len(args) == 3
-	if named && args[1] != "add-recipient" && args[1] != "remove-recipient" || !named && args[1] == "remove-recipient" {
-		return usageError(c, fmt.Errorf("%s and a RECIPIENT do not go with %d arguments", args[1], len(args)))
+	switch {
+	case !named && args[1] == "remove-recipient":
+		return usageError(c, fmt.Errorf("%s needs a RECIPIENT: an id, a label or a public key", args[1]))
+	case named && args[1] != "add-recipient" && args[1] != "remove-recipient":
+		return usageError(c, fmt.Errorf("%s takes no RECIPIENT", args[1]))
 	}
 	if args[1] == "add-recipient" && named && len(f.passphrases) > 0 {
 		return usageError(c, fmt.Errorf("a recipient is a public key or a passphrase, not both"))

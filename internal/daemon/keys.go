@@ -132,7 +132,7 @@ func (v *vaults) RemoveRecipient(ctx context.Context, name backstay.VaultName, r
 		for _, other := range opened.Recipients() {
 			if other.Recipient == own && (r.Name == other.ID || r.Name == own || r.Name == other.Label && r.Name != "") {
 				return backstay.VaultKeys{}, backstay.Errorf(backstay.CodeConflict, "this server cannot be removed from the recipients of the vault %s", name).
-					Becausef("it could not use the vault any more")
+					Becausef("it could not use the vault any more").Do("leave it in for as long as this server has the vault")
 			}
 		}
 		_, keys, err := opened.RemoveRecipient(ctx, r.Name, vault.RotateOptions{Passphrases: r.Passphrases, NoRecovery: r.Force, Now: v.now()})

@@ -157,10 +157,11 @@ func Init(ctx context.Context, raw string) error {
 		return backstay.Errorf(backstay.CodeVaultAway, "storage unit %s cannot be used", u).Because(err).
 			Do("make the bucket or container first, and give the server and each mover credentials for it; see docs/storage-units.md")
 	}
-	if err != nil {
-		return backstay.Errorf(backstay.CodeVaultAway, "storage unit %s cannot be made", u).Because(err)
+	var told *backstay.Error // of credentials that cannot be used, for instance
+	if err == nil || errors.As(err, &told) {
+		return err
 	}
-	return nil
+	return backstay.Errorf(backstay.CodeVaultAway, "storage unit %s cannot be made", u).Because(err)
 }
 
 // answers asks for an object that need not be there.

@@ -140,7 +140,7 @@ func (v *Vault) AddRecipient(ctx context.Context, n NewRecipient, now time.Time)
 	for _, r := range c.before.Recipients {
 		if n.Recipient != "" && r.Recipient == n.Recipient {
 			return backstay.VaultKeys{}, backstay.Errorf(backstay.CodeExists, "the recipient can open the vault %s already", c.before.Name).
-				Becausef("it is its recipient %s", r.ID)
+				Becausef("it is its recipient %s", r.ID).Do("nothing is to be done")
 		}
 	}
 	keyset, err := v.keys.Keyset()
@@ -209,7 +209,9 @@ func (h header) find(name string) (int, error) {
 	}
 	if at < 0 {
 		// The name is left out: it may be a secret key that was given by mistake (I10).
-		return 0, backstay.Errorf(backstay.CodeUsage, "the vault %s has no recipient of this name", h.Name).Do("list them with `backstay vault key %s list-recipients`", h.Name)
+		return 0, backstay.Errorf(backstay.CodeNoSuchRecipient, "the vault %s has no recipient of this name", h.Name).
+			Becausef("it is the id, the label or the public key of none").
+			Do("list them with `backstay vault key %s list-recipients`", h.Name)
 	}
 	return at, nil
 }

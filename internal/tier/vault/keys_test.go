@@ -271,7 +271,7 @@ func TestRemovedRecipientCannotOpenWhatIsSealedSince(t *testing.T) {
 	if headers, err := v.Points(w.ctx); err != nil || len(headers) != 1 || !backstay.IsCode(headers[0].Damage, backstay.CodeVaultKeyOld) {
 		t.Errorf("points: %+v %v", headers, err)
 	}
-	if _, _, err := w.vault.RemoveRecipient(w.ctx, id, vault.RotateOptions{Now: created}); !backstay.IsCode(err, backstay.CodeUsage) {
+	if _, _, err := w.vault.RemoveRecipient(w.ctx, id, vault.RotateOptions{Now: created}); !backstay.IsCode(err, backstay.CodeNoSuchRecipient) {
 		t.Errorf("removed twice: %v", err)
 	}
 	w.must(w.opens(w.store, w.owner, map[backstay.PointID][]byte{point: data}))

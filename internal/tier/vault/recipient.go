@@ -102,7 +102,8 @@ func (r NewRecipient) check() error {
 		return backstay.Errorf(backstay.CodeUsage, "a recipient has no purpose %q", r.Purpose).Do("say server, recovery or person")
 	}
 	if len(r.Label) > 100 || strings.ContainsFunc(r.Label, func(c rune) bool { return c < ' ' }) {
-		return backstay.Errorf(backstay.CodeUsage, "a recipient's label is at most 100 bytes of text in one line")
+		return backstay.Errorf(backstay.CodeUsage, "this is not a label").
+			Becausef("a recipient's label is at most 100 bytes of text in one line").Do("give a shorter one, such as the name of who has the key")
 	}
 	if r.Recipient != "" {
 		_, err := KindOf(r.Recipient)
