@@ -75,6 +75,11 @@ func (s readOnly) Describe(ctx context.Context) (blob.Place, error) {
 	return blob.Place{Available: -1}, nil
 }
 
+// signs tell a folder that holds a copy from one at which nothing is mounted. The
+// storage unit's own mark is not asked for: whoever copied a bucket into a folder,
+// or a folder without its hidden files, has a copy all the same.
+var signs = []string{"vault.json", "headers", "points", "packs"}
+
 // OpenURLs is Open of the storage units at these URLs. CodeUsage if a URL is none,
 // or is given twice.
 func OpenURLs(ctx context.Context, urls []string, key backstay.Secret) (*Vault, error) {
@@ -88,7 +93,7 @@ func OpenURLs(ctx context.Context, urls []string, key backstay.Secret) (*Vault, 
 			return nil, backstay.Errorf(backstay.CodeUsage, "the storage unit %s is given twice", clean).
 				Becausef("it would count as two copies").Do("give each storage unit once")
 		}
-		s, err := unit.Open(ctx, clean)
+		s, err := unit.Options{Signs: signs}.Open(ctx, clean)
 		if err != nil {
 			return nil, err
 		}

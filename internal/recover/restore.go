@@ -156,6 +156,9 @@ func (r *restore) prepare(ctx context.Context, id backstay.PointID) (err error) 
 		if slices.Contains(wanted[:i], target) {
 			continue
 		}
+		if err := namesFile(target); err != nil {
+			return err
+		}
 		d := &plannedDisk{target: target, path: filepath.Join(r.dir, string(target)+"."+r.o.Format)}
 		if d.image, err = r.point.Disk(ctx, target); err != nil {
 			return err
@@ -165,6 +168,15 @@ func (r *restore) prepare(ctx context.Context, id backstay.PointID) (err error) 
 			return fmt.Errorf("read the table of disk %s: %w", target, err)
 		}
 		r.total += d.data
+	}
+	return nil
+}
+
+// namesFile refuses a disk whose name would lead out of the folder: whoever could
+// write points chose it.
+func namesFile(target backstay.DiskTarget) error {
+	if name := string(target); name == "." || name != filepath.Base(name) || !filepath.IsLocal(name) {
+		return backstay.Errorf(backstay.CodeDamaged, "the point has a disk whose name cannot be that of a file").Becausef("it is %q", name)
 	}
 	return nil
 }

@@ -251,3 +251,17 @@ func TestProgressGrowsToItsTotal(t *testing.T) {
 		t.Errorf("progress ended as %+v", last)
 	}
 }
+
+// TestADiskIsNeverWrittenOutsideOfTheFolder, whatever a point calls it.
+func TestADiskIsNeverWrittenOutsideOfTheFolder(t *testing.T) {
+	for _, name := range []string{"vda", "sdb", "nvme0n1"} {
+		if err := recover.NamesFile(name); err != nil {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	for _, name := range []string{"", ".", "..", "../vda", "/etc/vda", "a/b", "vda/"} {
+		if err := recover.NamesFile(name); !backstay.IsCode(err, backstay.CodeDamaged) {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+}

@@ -39,7 +39,8 @@ const (
 // Store is a storage unit in a directory. Several processes may use one
 // directory at the same time.
 type Store struct {
-	root string
+	root  string
+	signs []string // of which one must be in the root
 
 	sweep  sync.Once
 	mu     sync.Mutex
@@ -48,8 +49,13 @@ type Store struct {
 
 // New returns the unit at an absolute path. Nothing is touched: that the unit
 // is there is checked by every call.
-func New(root string) *Store {
-	return &Store{root: filepath.Clean(root), synced: map[string]bool{}}
+func New(root string) *Store { return Holding(root) }
+
+// Holding is New for whoever only reads: a directory without the marker, but with
+// one of these files or folders, is the unit too. It may be a copy that somebody
+// made without the files whose names begin with a dot.
+func Holding(root string, signs ...string) *Store {
+	return &Store{root: filepath.Clean(root), signs: append([]string{marker}, signs...), synced: map[string]bool{}}
 }
 
 // Init makes a directory a storage unit; it and its parents are created as
@@ -112,7 +118,7 @@ func (s *Store) open() (*os.Root, error) {
 		}
 		return nil, fmt.Errorf("open storage unit: %w: %w", blob.ErrAway, err)
 	}
-	if _, err := r.Stat(marker); err != nil {
+	if !slices.ContainsFunc(s.signs, func(name string) bool { _, err := r.Stat(name); return err == nil }) {
 		r.Close()
 		return nil, fmt.Errorf("storage unit %s has no marker %s (is its disk mounted?): %w", s.root, marker, blob.ErrAway)
 	}

@@ -31,6 +31,9 @@ type Options struct {
 	// Wrap is put around the store and all its wrappers: how a sandbox plants
 	// faults that nothing mends.
 	Wrap func(url string, s blob.Store) blob.Store
+	// Signs are files or folders of which one makes a directory a unit to read
+	// from, also if it was never made one: a copy of a unit, for instance.
+	Signs []string
 }
 
 // Open returns the unit at a URL. Nothing is asked of the unit yet: that it is
@@ -52,6 +55,9 @@ func (o Options) Open(ctx context.Context, raw string) (blob.Store, error) {
 	s, err := adapter(ctx, u, set)
 	if err != nil {
 		return nil, err
+	}
+	if u.Kind == File && len(o.Signs) > 0 {
+		s = file.Holding(u.Path, o.Signs...)
 	}
 	counted := count.Wrap(s)
 	s = counted
