@@ -95,7 +95,7 @@ func (r *recovery) readKey() (backstay.Secret, error) {
 	}
 	in := r.a.Stdin
 	if r.key != "-" {
-		f, err := os.Open(r.key)
+		f, err := r.a.openSecret(r.key)
 		if err != nil {
 			return backstay.Secret{}, backstay.Errorf(backstay.CodeUsage, "the key file cannot be read").Because(err).
 				Do("name the file that holds the recovery key")

@@ -25,7 +25,7 @@ func (a *app) vaultCommands() *cobra.Command {
 			return a.emit(vaults, func(w io.Writer) {
 				row(w, "VAULT", "REDUNDANCY", "COPIES", "FAILURE DOMAINS", "CHECKED", "NOTE")
 				for _, v := range vaults {
-					row(w, v.Name, v.Redundancy, v.Copies, v.FailureDomains, a.whenPtr(v.Checked), v.Note)
+					row(w, v.Name, v.Redundancy, v.Copies, v.FailureDomains, a.whenPtr(v.Checked), vaultNote(v))
 				}
 			})
 		}),
@@ -64,6 +64,21 @@ func (a *app) vaultCommands() *cobra.Command {
 	c.AddCommand(a.vaultHealthCommands()...)
 	c.AddCommand(a.vaultKeyCommand())
 	return c
+}
+
+// vaultNote is what is wrong with a vault, damage first: it must not be hidden in
+// what only `vault show` says.
+func vaultNote(v backstay.Vault) string {
+	var bad int64
+	for _, u := range v.Units {
+		if u.Copy != nil {
+			bad += u.Copy.Damaged + u.Copy.Missing
+		}
+	}
+	if bad == 0 {
+		return v.Note
+	}
+	return strings.TrimSuffix(fmt.Sprintf("%d copies of objects are damaged or missing; %s", bad, v.Note), "; ")
 }
 
 func (a *app) vaultTable(w io.Writer, v backstay.Vault) {

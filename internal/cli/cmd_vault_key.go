@@ -212,7 +212,7 @@ func escrowTable(w io.Writer, out backstay.EscrowResult) {
 func (a *app) readSecret(path string) (string, error) {
 	from := a.Stdin
 	if path != "-" {
-		f, err := os.Open(path)
+		f, err := a.openSecret(path)
 		if err != nil {
 			return "", backstay.Errorf(backstay.CodeUsage, "the secret cannot be read").Because(err).Do("name the file that holds it")
 		}
@@ -227,6 +227,18 @@ func (a *app) readSecret(path string) (string, error) {
 		return "", backstay.Errorf(backstay.CodeUsage, "there is no secret in %s", path).Becausef("it is empty")
 	}
 	return string(data), nil
+}
+
+// openSecret opens a file with a secret, and warns if it is one for others too.
+func (a *app) openSecret(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
+		a.note("warning: %s can be read by others on this machine: chmod 600 it", path)
+	}
+	return f, nil
 }
 
 // secretLimit is the largest secret that is read, in bytes.

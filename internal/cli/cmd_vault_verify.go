@@ -2,10 +2,8 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	backstay "github.com/backstay/backstay"
@@ -64,9 +62,6 @@ func (a *app) vaultHealthCommands() []*cobra.Command {
 	return []*cobra.Command{a.noWaitFlag(verify), a.noWaitFlag(repair), a.noWaitFlag(rebuild), a.noWaitFlag(a.vaultImportCommand()), a.vaultReclaimCommand()}
 }
 
-// keyLimit is the largest key file that is read, in bytes.
-const keyLimit = 64 << 10
-
 func (a *app) vaultImportCommand() *cobra.Command {
 	var units []string
 	var keyFile, passphraseFile string
@@ -90,7 +85,8 @@ func (a *app) vaultImportCommand() *cobra.Command {
 			if passphraseFile != "" {
 				r.Passphrase, err = a.readPassphrase(passphraseFile)
 			} else {
-				r.Key, err = a.readKey(keyFile)
+				r.Key, err = a.readSecret(keyFile)
+				r.Key = strings.TrimSpace(r.Key)
 			}
 			if err != nil {
 				return err
@@ -110,28 +106,6 @@ func (a *app) vaultImportCommand() *cobra.Command {
 	c.MarkFlagsOneRequired("key", "passphrase-file")
 	c.MarkFlagsMutuallyExclusive("key", "passphrase-file")
 	return c
-}
-
-// readKey reads a key from a file or from standard input, never from an argument.
-func (a *app) readKey(path string) (string, error) {
-	from := a.Stdin
-	if path != "-" {
-		f, err := os.Open(path)
-		if err != nil {
-			return "", backstay.Errorf(backstay.CodeUsage, "the key cannot be read").Because(err).Do("name the file that holds it with --key")
-		}
-		defer f.Close()
-		from = f
-	}
-	data, err := io.ReadAll(io.LimitReader(from, keyLimit))
-	if err != nil {
-		return "", backstay.Errorf(backstay.CodeUsage, "the key cannot be read").Because(err)
-	}
-	key := strings.TrimSpace(string(data))
-	if key == "" {
-		return "", backstay.Errorf(backstay.CodeUsage, "there is no key in %s", path).Because(errors.New("it is empty"))
-	}
-	return key, nil
 }
 
 // healthTable says what verifying found out of a vault.

@@ -259,3 +259,18 @@ func TestAPassphraseFileMeansTheSameToRecoverAsToTheServer(t *testing.T) {
 		}
 	}
 }
+
+func TestAListOfVaultsDoesNotHideDamage(t *testing.T) {
+	v := backstay.Vault{Note: "1 of 3 copies cannot be reached", Units: []backstay.StorageUnit{{}, {Copy: &backstay.CopyHealth{}}, {Copy: &backstay.CopyHealth{}}}}
+	if got := vaultNote(v); got != v.Note {
+		t.Errorf("sound: %q", got)
+	}
+	v.Units[1].Copy.Damaged, v.Units[2].Copy.Missing = 2, 1
+	if got := vaultNote(v); !strings.HasPrefix(got, "3 copies of objects are damaged or missing; 1 of 3") {
+		t.Errorf("damaged: %q", got)
+	}
+	v.Note = ""
+	if got := vaultNote(v); got != "3 copies of objects are damaged or missing" {
+		t.Errorf("damaged: %q", got)
+	}
+}

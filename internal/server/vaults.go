@@ -15,6 +15,12 @@ type vaultInput struct {
 func (s *server) registerVaults() {
 	add(s, "listVaults", func(ctx context.Context, _ *struct{}) (*answer[[]backstay.Vault], error) {
 		vaults, err := s.Catalog.Vaults.ListVaults(ctx)
+		for i := range vaults {
+			if err == nil {
+				err = s.showHealth(ctx, &vaults[i])
+			}
+			vaults[i].Health = nil // the counts of each copy are enough in a list
+		}
 		return &answer[[]backstay.Vault]{vaults}, err
 	})
 	add(s, "createVault", s.createVault)
