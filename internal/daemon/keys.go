@@ -155,6 +155,11 @@ func (v *vaults) CheckEscrow(ctx context.Context, name backstay.VaultName, key s
 	if len(identity.Reveal()) == 0 {
 		identity = vault.Passphrase(key.Passphrase)
 	}
+	v.proving.Lock()
+	defer v.proving.Unlock()
+	if err := ctx.Err(); err != nil {
+		return backstay.EscrowResult{}, err // it waited for too long
+	}
 	out, err := vault.EscrowCheck(ctx, s, identity)
 	if err != nil {
 		return out, err

@@ -69,6 +69,7 @@ type vaults struct {
 	forgotten int                                      // guarded by mu: how often keys were forgotten
 
 	changing sync.Mutex // held while a vault's keys are changed
+	proving  sync.Mutex // held while a key is proved: a passphrase takes 128 MiB of memory
 
 	rows sync.Mutex // held while a vault's row is read, changed and written
 }

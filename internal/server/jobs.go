@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,6 +44,9 @@ func (s *server) registerJobs() {
 	s.registerFollow()
 }
 
+// ownersJobs are what deletes in a vault, or takes an older state of one as good.
+var ownersJobs = []backstay.JobKind{backstay.JobExpire, backstay.JobReclaim, backstay.JobRebuild}
+
 // retryJob queues a job again. What only an owner may start, only an owner may
 // start again.
 func (s *server) retryJob(ctx context.Context, in *jobInput) (*answer[backstay.Job], error) {
@@ -52,9 +56,9 @@ func (s *server) retryJob(ctx context.Context, in *jobInput) (*answer[backstay.J
 	if err != nil {
 		return nil, missing(err, backstay.CodeUnknownJob, "job", in.Job)
 	}
-	if (old.Kind == backstay.JobExpire || old.Kind == backstay.JobReclaim) && !c.who.Role.Covers(backstay.Owner) {
+	if slices.Contains(ownersJobs, old.Kind) && !c.who.Role.Covers(backstay.Owner) {
 		return nil, backstay.Errorf(backstay.CodeNotAllowed, "the token %q may not do this", c.who.Name).
-			Becausef("its role is %s, and what deletes in a vault needs %s", c.who.Role, backstay.Owner)
+			Becausef("its role is %s, and a %s needs %s", c.who.Role, old.Kind, backstay.Owner)
 	}
 	if !old.State.Ended() {
 		return nil, backstay.Errorf(backstay.CodeConflict, "the job %s has not ended", old.ID).Becausef("it is %s", old.State).

@@ -83,10 +83,16 @@ func TestWhatChangesSomethingNeedsMoreThanReading(t *testing.T) {
 	}
 }
 
-func TestAnOperatorCannotRetryADeletion(t *testing.T) {
+func TestAnOperatorCannotRetryWhatOnlyAnOwnerMayStart(t *testing.T) {
 	w := start(t)
 	w.Queue.Play(servertest.Fail)
-	job := as[backstay.Job](t, w, backstay.Owner, "DELETE", "/v1/points/"+string(servertest.PointBoth), "")
+	for _, r := range [][2]string{{"DELETE", "/v1/points/" + string(servertest.PointBoth)}, {"POST", "/v1/vaults/default/catalog/rebuild"}} {
+		onlyAnOwnerRetries(t, w, as[backstay.Job](t, w, backstay.Owner, r[0], r[1], ""))
+	}
+}
+
+func onlyAnOwnerRetries(t *testing.T, w *servertest.World, job backstay.Job) {
+	t.Helper()
 	ask(t, w, w.Tokens[backstay.Owner], "GET", "/v1/jobs/"+string(job.ID)+"/events", "") // until it ended
 	status, text := ask(t, w, w.Tokens[backstay.Operator], "POST", "/v1/jobs/"+string(job.ID)+"/retry", "")
 	if e := decodeError(t, text); status != 403 || e.Code != backstay.CodeNotAllowed {

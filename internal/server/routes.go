@@ -51,7 +51,7 @@ var routes = []route{
 	{id: "verifyVault", method: post, path: api.PathVaultVerify, need: backstay.Operator, says: "Read and prove every object of a vault in every copy", status: http.StatusAccepted},
 	{id: "repairVault", method: post, path: api.PathVaultRepair, need: backstay.Operator, says: "Mend what verifying a vault found", status: http.StatusAccepted},
 	{id: "reclaimVault", method: post, path: api.PathVaultReclaim, need: backstay.Owner, says: "Give back what no recovery point of a vault needs, or plan it", status: http.StatusAccepted},
-	{id: "rebuildCatalogue", method: post, path: api.PathVaultRebuild, need: backstay.Operator, says: "Make the catalogue agree with a vault", status: http.StatusAccepted},
+	{id: "rebuildCatalogue", method: post, path: api.PathVaultRebuild, need: backstay.Owner, says: "Make the catalogue agree with a vault; from then on its present state counts, also if it is an older one", status: http.StatusAccepted},
 
 	{id: "getVaultKeys", method: get, path: api.PathVaultKeys, need: backstay.Reader, says: "Who can open a vault, and what is wrong with its keys on the storage units"},
 	{id: "rotateVaultKeys", method: post, path: api.PathVaultRotate, need: backstay.Owner, says: "Seal what is new with a new key; nothing is written again"},
