@@ -106,7 +106,11 @@ func (r *results) limitTable() table {
 	if first > 0 {
 		share = fmt.Sprintf("; the first backup reaches %.2f of that", p["limit"]/first)
 	}
-	return append(t, []string{"one after the other, for the whole image", fmt.Sprintf("%.1f s%s", p["limit"], share)})
+	t = append(t, []string{"one after the other, for the whole image", fmt.Sprintf("%.1f s%s", p["limit"], share)})
+	if peer := r.best("first", wall); peer > 0 {
+		t = append(t, []string{"the fastest peer's time divided by that", fmt.Sprintf("%.2f", peer/p["limit"])})
+	}
+	return t
 }
 
 // changeTable says what the change is.
