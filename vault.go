@@ -55,7 +55,7 @@ type StorageUnit struct {
 	// Device identifies the physical device as far as it can be told; units
 	// with the same device are one failure domain (architecture decision 12).
 	Device string `json:"device,omitempty"`
-	State  string `json:"state"` // ok, unreachable, read-only, full, other-vault; "" before a check
+	State  string `json:"state"` // ok, unreachable, read-only, full, no-copy, other-vault; "" before a check
 	// Copy is what verifying found out of this unit's copy; nil where it was not
 	// asked for.
 	Copy *CopyHealth `json:"copy,omitempty"`

@@ -15,7 +15,39 @@ import (
 
 func (a *app) unitCommands() *cobra.Command {
 	return a.group("unit", "Storage units: the places that hold a vault's copies",
-		"  backstay unit check /mnt/copy1\n  backstay unit check 's3://backups/site1?endpoint=https://s3.example.org'", a.unitCheckCommand())
+		"  backstay unit check /mnt/copy1\n  backstay unit check 's3://backups/site1?endpoint=https://s3.example.org'", a.unitCheckCommand(), a.unitInitCommand())
+}
+
+// unitMade is what `unit init` prints.
+type unitMade struct {
+	Unit string `json:"unit"`
+}
+
+func (a *app) unitInitCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "init PATH", Short: "Make an empty folder a storage unit, in the place of one that was lost",
+		Long: "Make an empty folder a storage unit, in the place of one that was lost.\n\n" +
+			"A folder without the mark of a storage unit is never written to: its disk may not be mounted.\n" +
+			"When a disk was lost for good, mount a new one in its place and say so with this, where its server\n" +
+			"runs. Then `backstay vault verify` finds what is missing there and has it written. Buckets and\n" +
+			"containers need no mark: of them it is only tried whether they answer.",
+		Example: "  backstay unit init /mnt/copy2 && backstay vault verify default",
+		Args:    exactly("PATH"),
+		RunE: a.run(func(ctx context.Context, args []string) error {
+			raw, err := unitURL(args[0])
+			if err != nil {
+				return err
+			}
+			shown, err := unit.Clean(raw)
+			if err != nil {
+				return err
+			}
+			if err := unit.Init(ctx, raw); err != nil {
+				return err
+			}
+			return a.emit(unitMade{Unit: shown}, func(w io.Writer) { fmt.Fprintf(w, "%s is a storage unit\n", shown) })
+		}),
+	}
 }
 
 // unitReport is what `unit check` prints.

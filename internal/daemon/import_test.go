@@ -109,3 +109,17 @@ func TestAVaultIsTakenInWithAPassphrase(t *testing.T) {
 	_, err = here.VaultUsage(ctx, "lost")
 	here.must(err)
 }
+
+// An empty storage unit is no copy, whatever the configuration says (I13).
+func TestAnEmptyUnitIsNoCopy(t *testing.T) {
+	w := newWitnessed(t)
+	w.must(w.backup(firstPoint))
+	w.must(os.RemoveAll(w.units[1]))
+	_, err := makeUnits(t.Context(), []api.NewUnit{{URL: w.units[1]}})
+	w.must(err)
+	v, err := w.CheckVault(t.Context(), "main")
+	w.must(err)
+	if v.Copies != 2 || v.Units[1].State != noCopy || !strings.Contains(v.Note, "holds no copy") {
+		t.Errorf("the check says %d copies, %q, %q", v.Copies, v.Units[1].State, v.Note)
+	}
+}

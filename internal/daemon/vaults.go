@@ -298,8 +298,9 @@ func (v *vaults) check(ctx context.Context, entry backstay.Vault) backstay.Vault
 	return entry
 }
 
-// otherVault is the state of a unit that holds another vault: no copy of this one.
-const otherVault = "other-vault"
+// The states of units that answer and are no copy of the vault (I13): one holds
+// another vault, one lacks even this one's header.
+const otherVault, noCopy = "other-vault", "no-copy"
 
 // count sums up the states of a vault's units. Copies counts the units that
 // answered, FailureDomains their different devices (architecture decision 12).
@@ -308,8 +309,11 @@ func count(entry *backstay.Vault) {
 	var others []string
 	entry.Copies = 0
 	for _, u := range entry.Units {
-		if u.State == otherVault {
+		switch u.State {
+		case otherVault:
 			others = append(others, u.URL+" holds another vault")
+		case noCopy:
+			others = append(others, u.URL+" holds no copy: verify the vault, and it is repaired")
 		}
 		if u.State == "ok" || u.State == "read-only" || u.State == "full" {
 			entry.Copies++
@@ -345,9 +349,11 @@ func (u units) look(ctx context.Context, url string) (state, device string) {
 }
 
 func unitState(ctx context.Context, s blob.Store) (state, device string) {
-	if _, err := s.Stat(ctx, "vault.json"); err != nil && !errors.Is(err, blob.ErrNotExist) {
+	_, err := s.Stat(ctx, "vault.json")
+	if err != nil && !errors.Is(err, blob.ErrNotExist) {
 		return "unreachable", ""
 	}
+	empty := err != nil
 	d, ok := s.(blob.Describer)
 	if !ok {
 		return "ok", ""
@@ -356,6 +362,8 @@ func unitState(ctx context.Context, s blob.Store) (state, device string) {
 	switch {
 	case err != nil:
 		return "unreachable", ""
+	case empty:
+		return noCopy, place.Device
 	case place.Available >= 0 && place.Available < probeRoom:
 		return "full", place.Device
 	}

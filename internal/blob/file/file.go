@@ -36,6 +36,9 @@ const (
 	aside = ".backstay-new"
 )
 
+// ErrNotEmpty: a directory with other files is not made a storage unit.
+var ErrNotEmpty = errors.New("the folder is not empty")
+
 // Store is a storage unit in a directory. Several processes may use one
 // directory at the same time.
 type Store struct {
@@ -78,7 +81,7 @@ func Init(root string) error {
 	}
 	for _, e := range entries {
 		if e.Name() != "lost+found" && !strings.HasPrefix(e.Name(), ".") {
-			return fmt.Errorf("init storage unit: %s is not empty: it holds %s", root, e.Name())
+			return fmt.Errorf("init storage unit %s: %w: it holds %s", root, ErrNotEmpty, e.Name())
 		}
 	}
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o600)

@@ -163,6 +163,10 @@ func Init(ctx context.Context, raw string) error {
 		return backstay.Errorf(backstay.CodeVaultAway, "storage unit %s cannot be used", u).Because(err).
 			Do("make the bucket or container first, and give the server and each mover credentials for it; see docs/storage-units.md")
 	}
+	if errors.Is(err, file.ErrNotEmpty) {
+		return backstay.Errorf(backstay.CodeExists, "storage unit %s cannot be made", u).Because(err).
+			Do("give a folder that is empty or not there yet: nothing in it is removed")
+	}
 	var told *backstay.Error // of credentials that cannot be used, for instance
 	if err == nil || errors.As(err, &told) {
 		return err
