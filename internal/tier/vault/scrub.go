@@ -87,8 +87,8 @@ type scrubber struct {
 	// check says whether the bytes of an object are right: nil, errNoWord, or
 	// why not.
 	check func(name string, data []byte) error
-	// packsOf reads the packs out of the bytes of a manifest.
-	packsOf func(id backstay.PointID, data []byte) ([]pack.ID, error)
+	// needsOf reads out of the bytes of a manifest which packs its point needs, and its root.
+	needsOf func(id backstay.PointID, data []byte) ([]pack.ID, chain.Hash, error)
 	// readMoves reads where the chunks of repacked packs are, and which points the
 	// chain has; nil if there is no chain.
 	readMoves func(context.Context) (*moves, map[backstay.PointID]chain.Hash, error)
@@ -136,9 +136,9 @@ func (v *Vault) scrubber(o ScrubOptions) *scrubber {
 		m, err := readMoves(ctx, v.copies, st, v.decodeMoves)
 		return m, st.Live, err
 	}
-	s.packsOf = func(id backstay.PointID, data []byte) ([]pack.ID, error) {
+	s.needsOf = func(id backstay.PointID, data []byte) ([]pack.ID, chain.Hash, error) {
 		h, err := point.DecodeHeader(v.keys, id, data)
-		return h.Packs, err
+		return h.Packs, chain.Hash(h.Root), err
 	}
 	s.superseded = v.superseded
 	return s

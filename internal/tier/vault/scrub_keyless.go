@@ -80,7 +80,10 @@ func (k *keyless) scrubber(o ScrubOptions) *scrubber {
 		}
 		return m, st.Live, err
 	}
-	s.packsOf = func(id backstay.PointID, data []byte) ([]pack.ID, error) { return point.ClearPacks(k.id, id, data) }
+	s.needsOf = func(id backstay.PointID, data []byte) ([]pack.ID, chain.Hash, error) {
+		packs, root, err := point.ClearNeeds(k.id, id, data)
+		return packs, chain.Hash(root), err
+	}
 	return s
 }
 

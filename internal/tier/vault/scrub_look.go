@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
+	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/blob"
 	"github.com/backstay/backstay/internal/tier/vault/seal"
 )
@@ -157,6 +159,9 @@ func (s *scrubber) weigh(name string, data []byte, right *[32]byte) judgement {
 		return j
 	}
 	err := s.check(name, data)
+	if id, ok := strings.CutPrefix(name, "points/"); ok && err == nil {
+		_, err = s.committed(backstay.PointID(id), data)
+	}
 	switch {
 	case err == nil:
 		j.state, j.word = CopySound, true

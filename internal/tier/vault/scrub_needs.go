@@ -92,6 +92,17 @@ func (s *scrubber) manifests(ctx context.Context, fn func(backstay.PointID, []pa
 	return nil
 }
 
+// committed reads the packs out of the bytes of a manifest. Of a point that the
+// chain has, only the manifest that was committed counts: another attempt's, or
+// that of an older state, is authentic as well.
+func (s *scrubber) committed(id backstay.PointID, data []byte) ([]pack.ID, error) {
+	packs, root, err := s.needsOf(id, data)
+	if want, live := s.live[id]; err == nil && live && root != want {
+		return nil, fmt.Errorf("not the manifest that was committed: %w", seal.ErrWrong)
+	}
+	return packs, err
+}
+
 // manifest reads the packs of a point from the first copy that shows them. The
 // error is only "damaged" if every copy answered.
 func (s *scrubber) manifest(ctx context.Context, id backstay.PointID) ([]pack.ID, error) {
@@ -103,7 +114,7 @@ func (s *scrubber) manifest(ctx context.Context, id backstay.PointID) ([]pack.ID
 		data, err := c.Get(ctx, point.Object(id), 0, -1)
 		if err == nil {
 			var packs []pack.ID
-			if packs, err = s.packsOf(id, data); err == nil {
+			if packs, err = s.committed(id, data); err == nil {
 				return s.led(id, packs), nil
 			}
 		}

@@ -13,6 +13,20 @@ import (
 // with this UUID, and checks its hash, with no key. It finds accidents; against
 // intent only the keys help.
 func ClearPacks(vault [16]byte, id backstay.PointID, data []byte) ([]pack.ID, error) {
+	packs, _, err := ClearNeeds(vault, id, data)
+	return packs, err
+}
+
+// ClearNeeds is ClearPacks with the root that the manifest says to have.
+func ClearNeeds(vault [16]byte, id backstay.PointID, data []byte) (packs []pack.ID, root [32]byte, err error) {
+	packs, err = clearPacks(vault, id, data)
+	if err == nil {
+		root = [32]byte(data[rootAt:])
+	}
+	return packs, root, err
+}
+
+func clearPacks(vault [16]byte, id backstay.PointID, data []byte) ([]pack.ID, error) {
 	name, err := ParseID(id)
 	if err != nil {
 		return nil, err

@@ -20,6 +20,7 @@ import (
 const (
 	// clearFixed: head, item, time, expiry, root, salt, body length, number of packs.
 	clearFixed = seal.HeadSize + 32 + 8 + 8 + 32 + 16 + 4 + 4 + 4
+	rootAt     = seal.HeadSize + 32 + 8 + 8
 	hashSize   = 32
 	// maxBody bounds the plain body of a manifest, in bytes.
 	maxBody = 256 << 20
