@@ -82,7 +82,11 @@ func (l *Log) Append(ctx context.Context, decide func(State) (Record, error)) (S
 			return s, err
 		}
 		if tail != nil { // what is decided upon must not go away again
-			if err := l.settle(ctx, *tail, &s); err != nil {
+			err := l.settle(ctx, *tail, &s)
+			if errors.Is(err, errOther) {
+				continue
+			}
+			if err != nil {
 				return s, err
 			}
 		}
@@ -137,19 +141,28 @@ func (l *Log) put(ctx context.Context, s State, r Record) (_ State, done bool, e
 	others.Wait()
 	s = s.clone()
 	s.apply(r, hash)
-	if err := l.settle(ctx, e, &s); err != nil {
-		return s, false, err
+	err = l.settle(ctx, e, &s)
+	if errors.Is(err, errOther) {
+		return s, false, nil
 	}
-	return s, true, nil
+	return s, err == nil, err
 }
+
+// errOther: the first copy has another record in the place of this one.
+var errOther = errors.New("another record is in its place")
 
 // settle makes sure that a record is the same in every copy, and remembers the
 // state that it leads to. A copy that lacks it or holds something else is
-// mended: what is written are the bytes that were put first (I1).
+// mended: what is written are the bytes that were put first (I1). errOther if the
+// first copy has another one by now that follows the same record: that one counts.
 func (l *Log) settle(ctx context.Context, e entry, s *State) error {
 	name := Object(e.rec.Seq)
 	for i, c := range l.copies {
-		if err := mend(ctx, c, name, e.data); err != nil {
+		err := mend(ctx, c, name, e.data, func(got []byte) bool {
+			other, err := l.decode(e.rec.Seq, got)
+			return i == 0 && err == nil && other.Prev == e.rec.Prev
+		})
+		if err != nil {
 			return fmt.Errorf("%s in %s: %w", name, l.name(ctx, i), err)
 		}
 	}
@@ -158,12 +171,15 @@ func (l *Log) settle(ctx context.Context, e entry, s *State) error {
 	return nil
 }
 
-// mend makes one copy of an object be data.
-func mend(ctx context.Context, c blob.Store, name string, data []byte) error {
+// mend makes one copy of an object be data, unless what it has counts.
+func mend(ctx context.Context, c blob.Store, name string, data []byte, counts func([]byte) bool) error {
 	for range 3 {
 		got, err := c.Get(ctx, name, 0, -1)
 		if err == nil && string(got) == string(data) {
 			return nil
+		}
+		if err == nil && counts(got) {
+			return errOther
 		}
 		if err == nil {
 			err = c.Delete(ctx, name)
@@ -192,6 +208,10 @@ func (l *Log) Expect(ctx context.Context, want Head) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s, _, err := l.catchUp(ctx, false)
+	if err == nil && s.Seq < want.Seq {
+		// The newest record may be in one copy only, and that one may be away (I5).
+		s, _, err = l.catchUp(ctx, true)
+	}
 	switch {
 	case err != nil:
 		return err
