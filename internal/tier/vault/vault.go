@@ -75,7 +75,7 @@ func Open(ctx context.Context, s blob.Store, id string, keyset backstay.Secret, 
 		return nil, err
 	}
 	v.chunks = newCache[chunk.Name](o.cache, func(b []byte) int { return len(b) })
-	v.pages = newCache[chunk.Name](pageCache, func(p *point.Page) int { return 32*len(p.Names) + 16*len(p.Extents) + 64 })
+	v.pages = newCache[chunk.Name](pageCache, func(p *point.Page) int { return 72*len(p.Names) + 16*len(p.Extents) + 64 })
 	if v.opened, err = headerState(ctx, v.copies, id, keys); err != nil {
 		return nil, err
 	}

@@ -107,3 +107,21 @@ func TestSizeOfAPackFollowsFromItsChunks(t *testing.T) {
 		t.Errorf("%d bytes, and it has %d", got, len(data))
 	}
 }
+
+func TestAShortAnswerSaysNothingOfAPack(t *testing.T) {
+	keys, id, data := some(t)
+	for nth := range 3 {
+		for _, keep := range []int64{0, 1, 20} {
+			n := 0
+			_, err := ReadDirectory(keys, id, int64(len(data)), func(offset, length int64) ([]byte, error) {
+				if n++; n == nth+1 {
+					length = keep
+				}
+				return data[offset:][:length], nil
+			})
+			if err == nil || errors.Is(err, seal.ErrWrong) {
+				t.Errorf("answer %d has %d bytes: %v", nth+1, keep, err)
+			}
+		}
+	}
+}

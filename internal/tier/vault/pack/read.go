@@ -15,10 +15,17 @@ type layout struct {
 	at, count    int
 }
 
-// ReadDirectory reads the directory of a pack of the given size through get,
+// ReadDirectory reads the directory of a pack of the given size through ask,
 // which returns a range of its bytes: three small reads.
-func ReadDirectory(keys *seal.Keys, id ID, size int64, get func(offset, length int64) ([]byte, error)) (Directory, error) {
+func ReadDirectory(keys *seal.Keys, id ID, size int64, ask func(offset, length int64) ([]byte, error)) (Directory, error) {
 	d := Directory{ID: id}
+	get := func(offset, length int64) ([]byte, error) {
+		b, err := ask(offset, length)
+		if err == nil && int64(len(b)) != length { // says nothing of the pack (I5)
+			err = fmt.Errorf("read pack %s: %d bytes instead of %d", id, len(b), length)
+		}
+		return b, err
+	}
 	if size < seal.HeadSize+footerSize+seal.Overhead || size > Target {
 		return d, fmt.Errorf("pack of %d bytes: %w", size, seal.ErrWrong)
 	}
