@@ -45,11 +45,7 @@ func (a *app) recoverCommands() *cobra.Command {
 // is said on stderr.
 func (r *recovery) offline(fn func(ctx context.Context, v *recover.Vault, args []string) error) func(*cobra.Command, []string) error {
 	return r.a.run(func(ctx context.Context, args []string) error {
-		err := r.open(ctx, func(v *recover.Vault) error { return fn(ctx, v, args) })
-		if err != nil && ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
-			return errInterrupted
-		}
-		return err
+		return r.open(ctx, func(v *recover.Vault) error { return fn(ctx, v, args) })
 	})
 }
 
@@ -244,6 +240,9 @@ func (r *recovery) restoreCommand(with string) *cobra.Command {
 			o.Progress = m.advance
 			out, err := v.Restore(ctx, p, o)
 			m.end(err)
+			if err != nil && ctx.Err() != nil {
+				r.a.note("stopped; the same command goes on with the disks that are missing")
+			}
 			if err != nil {
 				return err
 			}

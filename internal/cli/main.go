@@ -69,7 +69,7 @@ func Main(ctx context.Context, args []string, env Env, daemons Daemons) int {
 	switch {
 	case err == nil:
 		return 0
-	case errors.Is(err, errInterrupted):
+	case errors.Is(err, errInterrupted), ctx.Err() != nil && (errors.Is(err, ctx.Err()) || errors.Is(err, context.Cause(ctx))):
 		return exitInterrupted
 	case !a.began:
 		err = misused(cmd, err)

@@ -23,11 +23,7 @@ func (a *app) call(fn func(ctx context.Context, c *client.Client, args []string)
 			return err
 		}
 		defer c.Close()
-		err = fn(ctx, c, args)
-		if err != nil && ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
-			return errInterrupted
-		}
-		return err
+		return fn(ctx, c, args)
 	})
 }
 
