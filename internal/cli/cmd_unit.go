@@ -100,6 +100,10 @@ func (a *app) checkUnit(ctx context.Context, raw string, o conform.Options) erro
 	if err := done(); err != nil {
 		return fmt.Errorf("clean up after the check: %w", err)
 	}
+	if ctx.Err() != nil {
+		a.note("stopped: this says nothing of the storage unit")
+		return errInterrupted
+	}
 	err = a.emit(r, func(w io.Writer) {
 		row(w, "CHECK", "VERDICT", "TIME", "DETAIL")
 		for _, c := range r.Results {

@@ -60,3 +60,14 @@ func TestARestoreThatIsInterruptedSaysHowToGoOn(t *testing.T) {
 		t.Errorf("the same again: exit code %d", code)
 	}
 }
+
+// A check that was stopped is no verdict on a unit.
+func TestAUnitCheckThatIsInterruptedSaysNothingOfTheUnit(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	out, errs := &bytes.Buffer{}, &bytes.Buffer{}
+	code := cli.Main(ctx, []string{"unit", "check", t.TempDir()}, cli.Env{Stdout: out, Stderr: errs}, cli.Daemons{})
+	if code != 130 || strings.Contains(out.String()+errs.String(), "fails") || strings.Contains(errs.String(), "error: ") {
+		t.Errorf("exit code %d\n%s%s", code, out, errs)
+	}
+}
