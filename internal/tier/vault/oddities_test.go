@@ -139,8 +139,8 @@ var oddSizes = []int64{0, 1, 511, 512, 4095, 4096, 4097, 2 << 20, 2<<20 + 1, 256
 
 // taken is a point with its disks as they were.
 type taken struct {
-	disks map[backstay.DiskTarget]*thin
-	epoch int // number of changes that were made before
+	disks  map[backstay.DiskTarget]*thin
+	counts map[backstay.DiskTarget]int // of the changes that are in it
 }
 
 // zoo is a vault with disks of odd kinds.
@@ -175,22 +175,27 @@ func (z *zoo) change(n int) {
 	}
 }
 
-// transfer is one attempt, which may be cut off by what between does, or be at
-// work while others are.
-func (z *zoo) transfer(v *vault.Vault, o vault.WriteOptions, between func()) (taken, error) {
-	now := taken{disks: map[backstay.DiskTarget]*thin{}}
+// snapshot is what a point is to hold, with how many changes it has.
+func (z *zoo) snapshot() taken {
+	now := taken{disks: map[backstay.DiskTarget]*thin{}, counts: map[backstay.DiskTarget]int{}}
 	for target, d := range z.disks {
-		now.disks[target] = d.clone()
+		now.disks[target], now.counts[target] = d.clone(), len(z.log[target])
 	}
+	return now
+}
+
+// transfer is one attempt, which may be cut off, or be at work while others are:
+// between is what happens meanwhile.
+func (z *zoo) transfer(v *vault.Vault, o vault.WriteOptions, now taken, between func()) error {
 	changed := map[backstay.DiskTarget][]backstay.Range{}
 	if p, ok := z.points[o.Parent]; ok {
-		for target := range z.disks {
-			changed[target] = slices.Clone(z.log[target][p.count(target):])
+		for target := range now.disks {
+			changed[target] = slices.Clone(z.log[target][p.counts[target]:now.counts[target]])
 		}
 	}
 	w, err := v.Begin(z.ctx, o)
 	if err != nil {
-		return now, err
+		return err
 	}
 	defer w.Abort()
 	mapped := z.r.IntN(3) > 0
@@ -198,35 +203,12 @@ func (z *zoo) transfer(v *vault.Vault, o vault.WriteOptions, between func()) (ta
 		between()
 		_, err := w.WriteDisk(z.ctx, vault.DiskSource{Target: target, Format: "raw", Image: d, Changed: changed[target], HasMap: mapped && o.Parent != ""})
 		if err != nil {
-			return now, err
+			return err
 		}
 	}
 	between()
 	_, err = w.Commit(z.ctx, facts(o.Point), definition)
-	return now, err
-}
-
-// count is how many changes of a disk are in a point.
-func (p taken) count(target backstay.DiskTarget) int {
-	if d, ok := p.disks[target]; ok {
-		return int(d.step >> 32)
-	}
-	return 0
-}
-
-// mark notes in a copy of a disk how many changes it has.
-func (z *zoo) mark(p taken, counts map[backstay.DiskTarget]int) {
-	for target, d := range p.disks {
-		d.step = d.step&0xffffffff | int64(counts[target])<<32
-	}
-}
-
-func (z *zoo) counts() map[backstay.DiskTarget]int {
-	out := map[backstay.DiskTarget]int{}
-	for target := range z.disks {
-		out[target] = len(z.log[target])
-	}
-	return out
+	return err
 }
 
 func (z *zoo) any() backstay.PointID {
@@ -247,8 +229,7 @@ func (z *zoo) step() {
 	o := vault.WriteOptions{Point: newID(), Parent: z.any()}
 	var packs []string
 	o.OnPack = func(id string) { packs = append(packs, id) }
-	counts := z.counts()
-	v := z.vault
+	now, v := z.snapshot(), z.vault
 	if z.r.IntN(3) == 0 {
 		v = z.open(z.store)
 	}
@@ -260,12 +241,14 @@ func (z *zoo) step() {
 		stores[n] = fault.Wrap(stores[n], f)
 		v = z.open(replica.New(stores...))
 	}
-	now, err := z.transfer(v, o, func() {
+	err := z.transfer(v, o, now, func() {
 		switch z.r.IntN(6) {
 		case 0:
 			z.drop()
 		case 1:
 			z.sweep()
+		case 2:
+			z.another()
 		}
 	})
 	for tries := 0; err != nil && !backstay.IsCode(err, backstay.CodeExists); tries++ {
@@ -277,9 +260,8 @@ func (z *zoo) step() {
 		if z.points[o.Parent].disks == nil {
 			o.Parent = "" // it was dropped
 		}
-		now, err = z.transfer(z.open(z.store), o, func() {})
+		err = z.transfer(z.open(z.store), o, now, func() {})
 	}
-	z.mark(now, counts)
 	z.points[o.Point] = now
 	if z.r.IntN(3) == 0 {
 		z.drop()
@@ -287,6 +269,15 @@ func (z *zoo) step() {
 	if z.r.IntN(3) == 0 {
 		z.sweep()
 	}
+}
+
+// another is a transfer of a later point while one is at work.
+func (z *zoo) another() {
+	z.t.Helper()
+	z.change(4)
+	now, o := z.snapshot(), vault.WriteOptions{Point: newID(), Parent: z.any()}
+	z.must(z.transfer(z.open(z.store), o, now, func() {}))
+	z.points[o.Point] = now
 }
 
 func (z *zoo) drop() {
