@@ -21,6 +21,7 @@ api                      -> .
 client                   -> . api
 internal/blob            -> .
 internal/blob/*          -> . internal/blob
+internal/blob/file       -> . internal/blob internal/direct
 internal/blob/s3         -> . internal/blob internal/blob/idle
 internal/blob/azure      -> . internal/blob internal/blob/idle
 internal/blob/blobtest   -> internal/blob internal/blob/conform
@@ -35,7 +36,8 @@ internal/keyring/*       -> . internal/keyring
 internal/nbd             ->
 internal/undo            ->
 internal/tier            -> .
-internal/tier/raw        -> . internal/tier
+internal/direct          ->
+internal/tier/raw        -> . internal/tier internal/direct
 internal/tier/content    -> . internal/tier
 internal/tier/snapshot   -> . internal/tier internal/hypervisor internal/nbd internal/keyring
 internal/tier/vault      -> . internal/tier internal/blob internal/tier/vault/*

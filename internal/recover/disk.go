@@ -110,14 +110,11 @@ func (w *diskWriter) write(ctx context.Context) (err error) {
 	if err := os.Remove(w.path + partial); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	f, err := os.OpenFile(w.path+partial, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := raw.Create(w.path+partial, w.image.Size())
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	if err := f.Truncate(w.image.Size()); err != nil {
-		return err
-	}
 	err = content.Each(ctx, w.image, w.o.Workers, func(offset int64, data []byte) error {
 		if w.sums != nil {
 			if err := w.sums.Add(offset, data); err != nil {

@@ -14,7 +14,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -26,6 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/backstay/backstay/internal/blob"
+	"github.com/backstay/backstay/internal/direct"
 )
 
 const (
@@ -187,7 +187,7 @@ func (s *Store) put(r *os.Root, name string, data []byte) error {
 		return err
 	}
 	defer f.Close()
-	if _, err := f.Write(data); err != nil {
+	if err := direct.WriteAt(f, data, 0); err != nil {
 		return errors.Join(err, r.Remove(temp))
 	}
 	if err := f.Sync(); err != nil {
@@ -251,8 +251,8 @@ func (s *Store) Get(ctx context.Context, name string, offset, length int64) ([]b
 	if err != nil {
 		return nil, fmt.Errorf("get %s from %s: %w", name, s.root, err)
 	}
-	data := make([]byte, to-from)
-	if _, err := f.ReadAt(data, from); err != nil && (!errors.Is(err, io.EOF) || len(data) > 0) {
+	data, err := direct.ReadAt(f, from, to-from)
+	if err != nil {
 		return nil, fmt.Errorf("get %s from %s: %w", name, s.root, readError(err))
 	}
 	return data, nil

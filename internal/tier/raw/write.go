@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/backstay/backstay/internal/direct"
 )
 
 // behind is how much is written before the kernel is asked to start with it, in
@@ -17,6 +19,7 @@ const behind = 32 << 20
 // What is never written are zeros, as holes of the file.
 type Target struct {
 	file    *os.File
+	writer  *direct.Writer
 	pending atomic.Int64 // bytes written since writeback was last started
 }
 
@@ -30,14 +33,14 @@ func Create(path string, size int64) (*Target, error) {
 	if err := f.Truncate(size); err != nil {
 		return nil, errors.Join(fmt.Errorf("create raw image: %w", err), f.Close(), os.Remove(path))
 	}
-	return &Target{file: f}, nil
+	return &Target{file: f, writer: direct.NewWriter(f)}, nil
 }
 
-// WriteAt writes all of b or fails. It is durable after Sync. Every few MiB the
-// kernel is told to start writing, so that Sync does not find everything still
-// to be done.
+// WriteAt writes all of b or fails. It is durable after Sync. Large stretches go
+// past the page cache. Of the rest the kernel is told every few MiB to start
+// writing, so that Sync does not find everything still to be done.
 func (t *Target) WriteAt(b []byte, offset int64) (int, error) {
-	n, err := t.file.WriteAt(b, offset)
+	n, err := t.writer.WriteAt(b, offset)
 	if t.pending.Add(int64(n)) >= behind {
 		t.pending.Store(0)
 		t.start()
@@ -59,4 +62,4 @@ func (t *Target) start() {
 func (t *Target) Sync() error { return t.file.Sync() }
 
 // Close closes the file, without a Sync.
-func (t *Target) Close() error { return t.file.Close() }
+func (t *Target) Close() error { return errors.Join(t.writer.Close(), t.file.Close()) }
