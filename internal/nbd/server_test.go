@@ -425,4 +425,3 @@ func TestWhatAClientCannotMeanIsRefused(t *testing.T) {
 		p.wantError(uint64(i), wireEINVAL)
 	}
 }
-
