@@ -24,7 +24,7 @@ func TestARestoreHoldsNothingThatOthersCanRead(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new", "web01")
 	out := w.restored(v, w.find(v, "web01@latest"), recover.RestoreOptions{Dir: dir})
 	var names []string
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, _ error) error {
 		info, err := os.Lstat(path)
 		if err != nil {
 			return err

@@ -253,7 +253,7 @@ func (r *results) tables() []struct {
 // print writes everything that was measured as text.
 func (b *bench) print(w io.Writer) {
 	for _, t := range b.results.tables() {
-		if t.table != nil && len(t.table) > 1 {
+		if len(t.table) > 1 {
 			_, _ = fmt.Fprintf(w, "\n%s\n\n", t.title)
 			t.table.text(w)
 		}

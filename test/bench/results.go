@@ -70,16 +70,5 @@ func (r *results) put(name string, f figure, again bool) error {
 	return r.save()
 }
 
-// has tells whether a figure was measured; get returns it, or zeros.
-func (r *results) has(name string) bool {
-	_, ok := r.Figures[name]
-	return ok
-}
-
+// get returns a figure, or zeros if it was not measured.
 func (r *results) get(name string) figure { return r.Figures[name] }
-
-// said returns one of a worker's own figures, and whether there is one.
-func (r *results) said(name, what string) (float64, bool) {
-	v, ok := r.Figures[name].Said[what]
-	return v, ok
-}

@@ -150,7 +150,6 @@ type zoo struct {
 	disks  map[backstay.DiskTarget]*thin
 	log    map[backstay.DiskTarget][]backstay.Range // every change there was
 	points map[backstay.PointID]taken
-	last   backstay.PointID
 }
 
 func newZoo(t *testing.T, seed uint64) *zoo {

@@ -31,15 +31,6 @@ type look struct {
 	good  []byte     // a sound copy's bytes
 }
 
-func (k *look) sound() bool {
-	for _, state := range k.Copies {
-		if state != CopySound {
-			return false
-		}
-	}
-	return true
-}
-
 // gone tells whether no copy has the object any more.
 func (k *look) gone() bool {
 	for _, state := range k.Copies {
