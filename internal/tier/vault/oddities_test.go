@@ -2,7 +2,6 @@ package vault_test
 
 import (
 	"bytes"
-	"encoding/binary"
 	"flag"
 	"fmt"
 	"maps"
@@ -10,8 +9,6 @@ import (
 	"slices"
 	"sync"
 	"testing"
-
-	"github.com/oklog/ulid/v2"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/blob"
@@ -21,7 +18,9 @@ import (
 	"github.com/backstay/backstay/internal/tier/vault"
 )
 
-// runs is how many random worlds TestDisksOfAnyKindKeepTheirBytes goes through.
+// world1 is the seed of the first random world, runs how many there are.
+var world1 = flag.Uint64("world", 0, "seed of the first world of TestDisksOfAnyKindKeepTheirBytes; 0: random")
+
 var runs = flag.Int("worlds", 6, "random worlds for TestDisksOfAnyKindKeepTheirBytes")
 
 // thin is a disk of any size of which only the units that are not zeros take
@@ -359,10 +358,10 @@ func (z *zoo) compare(what string, img tier.Image, want *thin) {
 // that build on any older point, with or without a map, that are cut off and go
 // on, while points are dropped and reclaimed.
 func TestDisksOfAnyKindKeepTheirBytes(t *testing.T) {
-	var seed [8]byte
-	id := ulid.Make()
-	copy(seed[:], id[8:])
-	first := binary.BigEndian.Uint64(seed[:])
+	first := *world1
+	if first == 0 {
+		first = rand.Uint64()
+	}
 	for n := range *runs {
 		t.Run(fmt.Sprint("seed ", first+uint64(n)), func(t *testing.T) {
 			z := newZoo(t, first+uint64(n))
