@@ -198,6 +198,11 @@ func (c *reclaimRun) repack(ctx context.Context) error {
 	}
 	moved, err := c.vault.Repack(ctx)
 	add(&c.state.Done.Moved, moved)
+	if backstay.IsCode(err, backstay.CodeReclaimStopped) {
+		// A chunk that no copy can show: what is not moved stays where it is, and
+		// what nobody needs can go all the same.
+		err = c.run.Warn("packs that are needed in part were left as they are: " + err.Error())
+	}
 	if err != nil {
 		return errors.Join(err, c.save())
 	}

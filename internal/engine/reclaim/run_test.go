@@ -93,7 +93,10 @@ func (r *fakeRun) Save(v any) (err error) {
 	r.state, err = json.Marshal(v)
 	return err
 }
-func (r *fakeRun) Warn(string) error { return nil }
+func (r *fakeRun) Warn(w string) error {
+	r.job.Warnings = append(r.job.Warnings, w)
+	return nil
+}
 func (r *fakeRun) Update(change func(*backstay.Job)) error {
 	change(&r.job)
 	return nil
@@ -232,6 +235,18 @@ func TestAVaultThatIsNotInOrderIsNotTouched(t *testing.T) {
 	w.vault.fail["plan"] = backstay.Errorf(backstay.CodeReclaimStopped, "stopped")
 	if _, err := w.reclaim("R1"); !backstay.IsCode(err, backstay.CodeReclaimStopped) || !slices.Equal(w.vault.calls, []string{"plan", "close"}) {
 		t.Errorf("%v, %v", err, w.vault.calls)
+	}
+}
+
+func TestAChunkThatNobodyCanMoveDoesNotKeepTheRestFromGoing(t *testing.T) {
+	w := newWorld(t)
+	w.vault.fail["repack"] = backstay.Errorf(backstay.CodeReclaimStopped, "damaged in every copy")
+	run, err := w.reclaim("R1")
+	if err != nil || !slices.Equal(w.vault.calls, []string{"plan", "repack", "condemn", "tidy", "close"}) {
+		t.Errorf("%v, %v", err, w.vault.calls)
+	}
+	if len(run.job.Warnings) != 1 || !strings.Contains(run.job.Warnings[0], "damaged in every copy") {
+		t.Errorf("warnings %v", run.job.Warnings)
 	}
 }
 
