@@ -32,7 +32,8 @@ func Down(ctx context.Context, dir string) error {
 	if w, err := Open(dir); err == nil {
 		w.endGently(ctx)
 	}
-	if err := poll(ctx, 20*time.Millisecond, func() error { return killAll(dir) }); err != nil {
+	var killed []process
+	if err := poll(ctx, 20*time.Millisecond, func() error { return killAll(dir, &killed) }); err != nil {
 		return fmt.Errorf("end the processes of %s: %w", dir, err)
 	}
 	if err := noMounts(dir); err != nil {
@@ -73,7 +74,9 @@ func (w *World) endGently(ctx context.Context) {
 }
 
 // killAll kills what is left and returns an error as long as there was something.
-func killAll(dir string) error {
+// One that is being torn down tells no more whose it is, so those that were killed
+// are remembered.
+func killAll(dir string, killed *[]process) error {
 	all, err := processesOf(dir)
 	if err != nil {
 		return err
@@ -83,8 +86,14 @@ func killAll(dir string) error {
 			return err
 		}
 	}
+	*killed = append(*killed, all...)
 	if len(all) > 0 {
 		return fmt.Errorf("%d processes are left, the first is %d", len(all), all[0].PID)
+	}
+	for _, p := range *killed {
+		if p.alive() {
+			return fmt.Errorf("process %d still runs", p.PID)
+		}
 	}
 	return nil
 }
