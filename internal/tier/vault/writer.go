@@ -222,6 +222,7 @@ func (w *Writer) finishPack() error {
 			w.report.Unlock()
 		}
 		if err := w.v.sameInAll(w.putCtx, id.Object(), data); err != nil {
+			w.validating() // that is what failed, also if there is more to carry
 			return err
 		}
 		w.provedBytes(int64(len(data)) * int64(len(w.v.copies)))
@@ -243,7 +244,7 @@ func (w *Writer) looked(bytes int64) {
 	w.report.Lock()
 	defer w.report.Unlock()
 	w.done += bytes
-	if w.o.Progress != nil {
+	if w.phase == "transfer" && w.o.Progress != nil {
 		w.o.Progress("transfer", w.done, max(w.total, w.done))
 	}
 }
