@@ -47,7 +47,7 @@ func (d *Daemon) Init(ctx context.Context, o config.InitOptions) (config.InitRes
 	if err := untouched(result); err != nil {
 		return result, err
 	}
-	unlock, err := lockFolder(cfg.Data)
+	unlock, err := lockFolder(ctx, cfg.Data)
 	if err != nil {
 		return result, err
 	}

@@ -62,7 +62,11 @@ func (d *Daemon) Server(ctx context.Context, configPath string) error {
 	if err := r.open(ctx); err != nil {
 		return err
 	}
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Listen)
+	var listener net.Listener
+	err = whileBusy(ctx, unix.EADDRINUSE, func() (err error) {
+		listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Listen)
+		return err
+	})
 	if err != nil {
 		return backstay.Errorf(backstay.CodeConfig, "cannot listen on %s", cfg.Listen).Because(err).Do("choose another address with listen: in %s", configPath)
 	}
@@ -83,7 +87,7 @@ func newLogger(l config.Log, w io.Writer) *slog.Logger {
 
 // open puts the parts together and starts nothing.
 func (r *region) open(ctx context.Context) error {
-	unlock, err := lockFolder(r.config.Data)
+	unlock, err := lockFolder(ctx, r.config.Data)
 	if err != nil {
 		return err
 	}
@@ -131,8 +135,30 @@ func (r *region) forgetHosts(ctx context.Context) error {
 	return nil
 }
 
+// predecessor is how long a start waits for what a server that was just killed
+// still holds: the kernel takes its time to tear a process down.
+const predecessor = 5 * time.Second
+
+// whileBusy repeats fn while it fails with the given error, for as long as a
+// predecessor may take to be gone.
+func whileBusy(ctx context.Context, busy error, fn func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, predecessor)
+	defer cancel()
+	for {
+		err := fn()
+		if !errors.Is(err, busy) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
 // lockFolder makes sure that one server at a time uses the data folder.
-func lockFolder(dir string) (unlock func() error, err error) {
+func lockFolder(ctx context.Context, dir string) (unlock func() error, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the data folder: %w", err)
 	}
@@ -140,7 +166,8 @@ func lockFolder(dir string) (unlock func() error, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock the data folder: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	err = whileBusy(ctx, unix.EWOULDBLOCK, func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
+	if err != nil {
 		return nil, errors.Join(backstay.Errorf(backstay.CodeConflict, "another server uses the data folder %s", dir).
 			Because(err).Do("stop the other one, or give this one another folder with data:"), f.Close())
 	}
