@@ -1,11 +1,6 @@
 package daemon
 
-import (
-	"context"
-	"testing"
-
-	backstay "github.com/backstay/backstay"
-)
+import "testing"
 
 func TestAStartWaitsForAServerThatWasJustKilled(t *testing.T) {
 	dir := t.TempDir()
@@ -26,19 +21,5 @@ func TestAStartWaitsForAServerThatWasJustKilled(t *testing.T) {
 	}
 	if err := <-got; err != nil {
 		t.Error(err)
-	}
-}
-
-func TestOneServerAtATimeUsesADataFolder(t *testing.T) {
-	dir := t.TempDir()
-	unlock, err := lockFolder(t.Context(), dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = unlock() }()
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel() // nobody waits
-	if _, err := lockFolder(ctx, dir); !backstay.IsCode(err, backstay.CodeConflict) {
-		t.Errorf("a second server: %v", err)
 	}
 }
