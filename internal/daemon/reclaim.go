@@ -119,7 +119,13 @@ func (e *engines) PlanReclaim(ctx context.Context, params backstay.ReclaimParams
 
 // scheduleReclaim queues a reclaim of each vault in its turn, until ctx ends.
 func (r *region) scheduleReclaim(ctx context.Context) {
-	tick := time.NewTicker(reclaimTick)
+	r.every(ctx, reclaimTick, func() error { return r.queueReclaims(ctx, utcNow()) })
+}
+
+// every calls fn at each tick until ctx ends. What fails is told, and tried again
+// at the next tick.
+func (r *region) every(ctx context.Context, interval time.Duration, fn func() error) {
+	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
 		select {
@@ -127,8 +133,8 @@ func (r *region) scheduleReclaim(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if err := r.queueReclaims(ctx, utcNow()); err != nil && ctx.Err() == nil {
-			r.log.Error("reclaim cannot be scheduled", "error", err)
+		if err := fn(); err != nil && ctx.Err() == nil {
+			r.log.Error("jobs of vaults cannot be scheduled", "error", err)
 		}
 	}
 }

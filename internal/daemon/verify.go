@@ -108,18 +108,7 @@ func (e *engines) runVerify(ctx context.Context, run backstay.Run, params verify
 
 // scheduleVerify queues a verify of each vault in its turn, until ctx ends.
 func (r *region) scheduleVerify(ctx context.Context) {
-	tick := time.NewTicker(verifyTick)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		if err := r.queueVerifies(ctx, utcNow()); err != nil && ctx.Err() == nil {
-			r.log.Error("verify cannot be scheduled", "error", err)
-		}
-	}
+	r.every(ctx, verifyTick, func() error { return r.queueVerifies(ctx, utcNow()) })
 }
 
 // queueVerifies queues a verify of each vault that is due, has none waiting or
