@@ -53,6 +53,16 @@ const (
 	CodeUnitUnfit       Code = "unit-not-usable"
 	CodeJobCrashes      Code = "job-keeps-crashing"
 	CodeCatalogNewer    Code = "catalogue-too-new"
+	CodeTooDeep         Code = "layers-too-deep"
+	CodeInconsistent    Code = "consistency-not-reached"
+	CodeUnknownGroup    Code = "unknown-group"
+	CodeHookConfig      Code = "hook-config-incorrect"
+	CodeHookPermission  Code = "hook-permission"
+	CodeHookMissing     Code = "hook-not-found"
+	CodeHookFailed      Code = "hook-failed"
+	CodeHookTimeout     Code = "hook-timed-out"
+	CodeHookForbidden   Code = "hook-exec-forbidden"
+	CodeCheckpointLost  Code = "checkpoint-lost"
 )
 
 type codeEntry struct {
@@ -109,6 +119,16 @@ var codes = map[Code]codeEntry{
 	CodeUnitUnfit:       {KindFailed, "do what stands below each line that fails, or choose another place for the copy"},
 	CodeJobEnded:        {KindRefused, "nothing is to be done: the job has ended"},
 	CodeJobCrashes:      {KindFailed, "look in the server's log for what ended the server each time; retry the job when that is mended"},
+	CodeTooDeep:         {KindRefused, "drop a point with `backstay point delete`, or finish with what stands on the old layers"},
+	CodeInconsistent:    {KindFailed, "mend the cause in the guest, or allow a weaker consistency with the policy's --fallback"},
+	CodeUnknownGroup:    {KindNotFound, "list the groups with `backstay group list`"},
+	CodeHookConfig:      {KindFailed, "correct /etc/backstay/hooks.json in the guest: valid JSON, owned by root, mode 600"},
+	CodeHookPermission:  {KindFailed, "let root own the hook's files in the guest, and nobody else write to them"},
+	CodeHookMissing:     {KindFailed, "put the script where the configuration in the guest says, or correct the configuration"},
+	CodeHookFailed:      {KindFailed, "run the script in the guest by hand and mend what it says"},
+	CodeHookTimeout:     {KindFailed, "make the script faster, or raise its timeout in the configuration"},
+	CodeHookForbidden:   {KindFailed, "allow guest-exec in the guest agent's configuration, or let its own fsfreeze-hook run the hooks (--hooks agent)"},
+	CodeCheckpointLost:  {KindFailed, "nothing is to be done: everything was compared, and the next run has a change map again"},
 	CodeCatalogNewer:    {KindRefused, "start the newer release again, or restore the catalogue's file from before the upgrade"},
 }
 

@@ -23,6 +23,8 @@ type (
 	VaultName string
 	// PolicyName is the name of a policy.
 	PolicyName string
+	// GroupName is the name of a group of VMs.
+	GroupName string
 	// DiskTarget is a disk's name in the guest as libvirt says it: vda, sdb.
 	DiskTarget string
 )

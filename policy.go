@@ -15,17 +15,80 @@ type Policy struct {
 	Every Duration `json:"every"`
 	// Consistency is what is wished for; a weaker one is taken, and said, when
 	// the guest does not allow it.
-	Consistency Consistency  `json:"consistency"`
-	Snapshot    SnapshotKeep `json:"snapshot"`
-	Vault       VaultKeep    `json:"vault"`
+	Consistency Consistency `json:"consistency"`
+	// Fallback are the weaker consistencies that may be taken when the wished one
+	// cannot be had, strongest first. Nil allows all weaker ones; an empty list
+	// lets the backup fail rather than take a weaker point.
+	Fallback []Consistency `json:"fallback,omitzero"`
+	Guest    GuestRules    `json:"guest,omitzero"`
+	Snapshot SnapshotKeep  `json:"snapshot"`
+	Vault    VaultKeep     `json:"vault"`
 }
+
+// GuestRules say what a backup may ask of a guest (I12).
+type GuestRules struct {
+	// SkipMounts are mount points in the guest that are not frozen.
+	SkipMounts []string `json:"skipMounts,omitempty"`
+	// Hooks says who runs the application's hooks; empty means HooksByUs.
+	Hooks HookMode `json:"hooks,omitempty"`
+	// FreezeBudget is the longest that file systems stay frozen, in seconds; 0
+	// means DefaultFreezeBudget. A guest that is frozen longer is thawed, and the
+	// point is only crash-consistent.
+	FreezeBudget Duration `json:"freezeBudget,omitempty"`
+	// LatencyLimit is the time of one of the guest's own disk requests, in
+	// seconds, beyond which transfers and merges slow down and then stop; 0
+	// means DefaultLatencyLimit.
+	LatencyLimit Duration `json:"latencyLimit,omitempty"`
+}
+
+// HookMode says who runs the hooks in the guest that make a point application-
+// consistent.
+type HookMode string
+
+// The ways to run hooks.
+const (
+	// HooksByUs: backstay reads a configuration in the guest and runs its scripts
+	// through the guest agent.
+	HooksByUs HookMode = "exec"
+	// HooksByAgent: the guest agent's own fsfreeze-hook runs them, for guests whose
+	// agent may not execute commands.
+	HooksByAgent HookMode = "agent"
+)
+
+// The limits that hold where a policy names none.
+const (
+	DefaultFreezeBudget = Duration(2 * time.Second)
+	DefaultLatencyLimit = Duration(100 * time.Millisecond)
+)
 
 // SnapshotKeep says how long points stay in the snapshot tier. A point goes
 // when either limit says so; the newest one of a VM always stays, since the
-// next change map is relative to it.
+// next change map is relative to it. Days 0 with Count 0 keeps only that change
+// map: a point leaves the tier as soon as it is in its vault.
 type SnapshotKeep struct {
-	Days  int `json:"days"`  // 1 to 30
+	Days  int `json:"days"`  // 0 to 30; 0 means no limit by age
 	Count int `json:"count"` // at most this many for each VM; 0 means no limit
+	// Depth is the most points, each of them a layer, that a disk's chain may
+	// hold, 1 to MaxDepth; 0 means DefaultDepth.
+	Depth int `json:"depth,omitempty"`
+}
+
+// The bounds of a disk's chain of layers.
+const (
+	DefaultDepth = 8
+	MaxDepth     = 32
+)
+
+// MapOnly tells whether points leave the snapshot tier as soon as their vault
+// has them.
+func (k SnapshotKeep) MapOnly() bool { return k.Days == 0 && k.Count == 0 }
+
+// MaxPoints is the bound of points in a chain.
+func (k SnapshotKeep) MaxPoints() int {
+	if k.Depth == 0 {
+		return DefaultDepth
+	}
+	return k.Depth
 }
 
 // VaultKeep says which points stay in the vault tier: the newest Last ones and
@@ -66,9 +129,35 @@ type ProtectedItem struct {
 	VM     VMRef      `json:"vm"`
 	Policy PolicyName `json:"policy"`
 	Vault  VaultName  `json:"vault"`
-	// Excluded are the disks that the user left out.
-	Excluded  []DiskTarget `json:"excluded"`
-	Since     time.Time    `json:"since"`
-	LastPoint *time.Time   `json:"lastPoint"`
-	NextDue   *time.Time   `json:"nextDue"`
+	// Included are the only disks that are backed up; a disk that is added later
+	// is not among them. Empty means all that are not excluded.
+	Included []DiskTarget `json:"included,omitempty"`
+	// Excluded are the disks that the user left out; a disk that is added later
+	// is backed up.
+	Excluded []DiskTarget `json:"excluded"`
+	// Method is how points are taken; empty means MethodLayers.
+	Method    Method     `json:"method,omitempty"`
+	Since     time.Time  `json:"since"`
+	LastPoint *time.Time `json:"lastPoint"`
+	NextDue   *time.Time `json:"nextDue"`
+}
+
+// Method is how the points of a protected item are taken.
+type Method string
+
+// The methods.
+const (
+	// MethodLayers freezes the layer that a disk writes to and puts an overlay on
+	// it: points live in the snapshot tier first.
+	MethodLayers Method = "layers"
+	// MethodPull lets QEMU serve a running disk as it was at one instant, with the
+	// changes that its dirty bitmap names: points live in the vault only.
+	MethodPull Method = "pull"
+)
+
+// Group is a set of VMs whose points are taken at one instant, or not at all.
+type Group struct {
+	Name  GroupName `json:"name"`
+	VMs   []VMRef   `json:"vms"`
+	Since time.Time `json:"since"`
 }

@@ -68,6 +68,9 @@ type PrepareRequest struct {
 	Point backstay.PointID
 	VM    backstay.VMID
 	Disks []backstay.DiskTarget
+	// Depth is the most points that a disk's chain may hold with the new one;
+	// beyond it Prepare fails with CodeTooDeep. 0 means backstay.MaxDepth.
+	Depth int
 }
 
 // Prepared is what was made ready. The overlays exist and nobody uses them yet.
@@ -95,7 +98,12 @@ type TakeRequest struct {
 	Point       backstay.PointID
 	VM          backstay.VMID
 	Consistency backstay.Consistency // what is wished for
-	Time        time.Time
+	// Fallback are the weaker consistencies that may be taken, as in a policy.
+	Fallback []backstay.Consistency
+	Guest    backstay.GuestRules
+	Time     time.Time
+	// Held: Hold froze or paused the guest before, and LetGo will end that.
+	Held bool
 }
 
 // Taken is a snapshot-tier point: all disks at one instant.
