@@ -39,7 +39,8 @@ internal/tier            -> .
 internal/direct          ->
 internal/tier/raw        -> . internal/tier internal/direct
 internal/tier/content    -> . internal/tier
-internal/tier/snapshot   -> . internal/tier internal/hypervisor internal/nbd internal/keyring
+internal/tier/snapshot   -> . internal/tier internal/hypervisor internal/nbd internal/keyring internal/tier/snapshot/*
+internal/tier/snapshot/* -> .
 internal/tier/vault      -> . internal/tier internal/blob internal/tier/vault/*
 internal/tier/vault/*    -> . internal/blob internal/tier/vault/*
 internal/mover           -> .

@@ -1,203 +1,66 @@
 package snapshot
 
 import (
-	"errors"
+	"context"
+	"crypto/rand"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"slices"
+
+	"github.com/oklog/ulid/v2"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/tier/snapshot/record"
 )
 
-// book is all records of the host at one instant.
-type book struct {
-	layers  map[backstay.LayerID]*Layer
-	points  map[backstay.PointID]*PointRecord
-	intents []*intent
-	merges  []*mergeIntent
-	// where each record was read; a new one goes beside its file.
-	pointFiles map[backstay.PointID]string
-}
+// The records beside the disks, under the names that this package's callers use.
+type (
+	// Layer is the record of one image file of a disk's tree of overlays.
+	Layer = record.Layer
+	// User is something other than the layer's own VM that needs the layer as it is.
+	User = record.User
+	// UserKind is what kind of thing stands on a layer.
+	UserKind = record.UserKind
+	// PointRecord is the record of one snapshot-tier point.
+	PointRecord = record.Point
+	// RecordDisk is one disk of a recorded point.
+	RecordDisk = record.Disk
+)
+
+// The kinds of user.
+const (
+	UserVM       = record.UserVM
+	UserTransfer = record.UserTransfer
+)
+
+type (
+	intent      = record.Intent
+	intentDisk  = record.IntentDisk
+	mergeIntent = record.Merge
+)
+
+// book is all records of the host at one instant, with what this package
+// decides by them.
+type book struct{ *record.Book }
 
 // load reads all records.
 func (t *Tier) load() (*book, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.read()
+	b, err := t.records.Load()
+	return &book{b}, err
 }
 
-// read reads all records. The caller holds mu.
-func (t *Tier) read() (*book, error) {
-	folders, err := t.folders()
+// change reads all records and lets fn change and write them, while nobody
+// else does.
+func (t *Tier) change(fn func(b *book) error) error {
+	return t.records.Change(func(b *record.Book) error { return fn(&book{b}) })
+}
+
+func (t *Tier) newLayerID() (backstay.LayerID, error) {
+	id, err := ulid.New(ulid.Timestamp(t.now()), rand.Reader)
 	if err != nil {
-		return nil, err
+		return "", fmt.Errorf("make layer id: %w", err)
 	}
-	b := &book{
-		layers: map[backstay.LayerID]*Layer{}, points: map[backstay.PointID]*PointRecord{},
-		pointFiles: map[backstay.PointID]string{},
-	}
-	for _, folder := range folders {
-		if err := b.readFolder(folder); err != nil {
-			return nil, err
-		}
-	}
-	for _, p := range b.points {
-		p.Parent = b.parentOf(p)
-	}
-	return b, nil
+	return backstay.LayerID(id.String()), nil
 }
 
-func (b *book) readFolder(folder string) error {
-	at := filepath.Join(folder, recordFolder)
-	err := eachRecord(filepath.Join(at, layerFolder), func(_ string, l *Layer) {
-		b.layers[l.ID] = l
-	})
-	if err != nil {
-		return err
-	}
-	err = eachRecord(filepath.Join(at, pointFolder), func(path string, p *PointRecord) {
-		b.points[p.ID], b.pointFiles[p.ID] = p, path
-	})
-	if err != nil {
-		return err
-	}
-	return b.readIntents(filepath.Join(at, intentFolder))
-}
-
-func eachRecord[T any](folder string, fn func(path string, v *T)) error {
-	paths, err := listJSON(folder)
-	if err != nil {
-		return err
-	}
-	for _, path := range paths {
-		v := new(T)
-		err := readJSON(path, v)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		fn(path, v)
-	}
-	return nil
-}
-
-// layerFile is the path of a layer's record, beside the layer.
-func layerFile(l *Layer) string {
-	return filepath.Join(filepath.Dir(l.File), recordFolder, layerFolder, string(l.ID)+".json")
-}
-
-// byFile returns the layer that is recorded for a file, or nil.
-func (b *book) byFile(path string) *Layer {
-	for _, l := range b.layers {
-		if l.File == path {
-			return l
-		}
-	}
-	return nil
-}
-
-// children returns the layers directly above, in order of id.
-func (b *book) children(id backstay.LayerID) []*Layer {
-	var found []*Layer
-	for _, l := range b.layers {
-		if l.Parent == id {
-			found = append(found, l)
-		}
-	}
-	slices.SortFunc(found, func(a, b *Layer) int {
-		if a.ID < b.ID {
-			return -1
-		}
-		return 1
-	})
-	return found
-}
-
-// chain returns the layer and those below it, as far as they are recorded.
-func (b *book) chain(id backstay.LayerID) []Layer {
-	var chain []Layer
-	for seen := map[backstay.LayerID]bool{}; id != "" && !seen[id]; {
-		l := b.layers[id]
-		if l == nil {
-			break
-		}
-		seen[id] = true
-		chain = append(chain, *l)
-		id = l.Parent
-	}
-	return chain
-}
-
-// parentOf finds the point whose layers lie nearest below those of p.
-func (b *book) parentOf(p *PointRecord) backstay.PointID {
-	for _, d := range p.Disks {
-		if d.Layer == "" {
-			continue
-		}
-		chain := b.chain(d.Layer)
-		for _, l := range chain[min(1, len(chain)):] {
-			for _, id := range slices.Backward(l.Points) {
-				below := b.points[id]
-				if below != nil && below.State == PointAvailable && below.VM.UUID == p.VM.UUID {
-					return id
-				}
-			}
-		}
-	}
-	return ""
-}
-
-// unusable says why a point cannot be read, or "" if it can.
-func (b *book) unusable(p *PointRecord) string {
-	switch p.State {
-	case PointAvailable:
-	case PointDropping:
-		return "it is being dropped"
-	default:
-		return p.StateReason
-	}
-	for _, d := range p.Disks {
-		if d.Layer == "" {
-			continue
-		}
-		if why := b.brokenChain(p.ID, d.Layer); why != "" {
-			return fmt.Sprintf("disk %s: %s", d.Target, why)
-		}
-	}
-	return ""
-}
-
-// brokenChain says what is missing of the layers from id down.
-func (b *book) brokenChain(p backstay.PointID, id backstay.LayerID) string {
-	chain := b.chain(id)
-	if len(chain) == 0 {
-		return "the record of its layer is missing"
-	}
-	if !slices.Contains(chain[0].Points, p) {
-		return "its layer is not recorded as holding it"
-	}
-	if last := chain[len(chain)-1]; last.Parent != "" {
-		return fmt.Sprintf("the record of layer %s is missing", last.Parent)
-	}
-	for _, l := range chain {
-		if _, err := os.Stat(l.File); err != nil {
-			return fmt.Sprintf("layer file %s cannot be used: %v", l.File, err)
-		}
-		if l.rewritten() && !b.merging(&l) {
-			return fmt.Sprintf("layer file %s was modified after it was frozen, not by backstay", l.File)
-		}
-	}
-	return ""
-}
-
-// merging tells whether a merge that is under way may write to a layer: content
-// that the layers above hide, or the name of the file below.
-func (b *book) merging(l *Layer) bool {
-	return slices.ContainsFunc(b.merges, func(m *mergeIntent) bool {
-		return l.ID == m.Into || l.ID == m.Child || l.Parent == m.Child
-	})
-}
+// steady returns a context that goes on when ctx is cancelled: for what must
+// not stop half-way.
+func steady(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }

@@ -34,7 +34,7 @@ func (t *Tier) Changes(ctx context.Context, point, parent backstay.PointID, targ
 		ranges = append(ranges, held...)
 	}
 	for _, l := range between {
-		if !l.intact() {
+		if !l.Intact() {
 			return nil, false, fmt.Sprintf("layer %s was modified after it was frozen", l.File), nil
 		}
 	}
@@ -44,31 +44,31 @@ func (t *Tier) Changes(ctx context.Context, point, parent backstay.PointID, targ
 // between returns the layers above the parent's up to the point's own, or why
 // they prove nothing.
 func (b *book) between(point, parent backstay.PointID, target backstay.DiskTarget) ([]Layer, string) {
-	p, below := b.points[point], b.points[parent]
+	p, below := b.Points[point], b.Points[parent]
 	switch {
 	case parent == "":
 		return nil, "there is no earlier point"
 	case p == nil:
 		return nil, "the point is not in the snapshot tier"
-	case b.unusable(p) != "":
-		return nil, b.unusable(p)
+	case b.Unusable(p) != "":
+		return nil, b.Unusable(p)
 	case below == nil:
 		return nil, fmt.Sprintf("point %s is not in the snapshot tier any more", parent)
-	case b.unusable(below) != "":
-		return nil, fmt.Sprintf("point %s: %s", parent, b.unusable(below))
+	case b.Unusable(below) != "":
+		return nil, fmt.Sprintf("point %s: %s", parent, b.Unusable(below))
 	case p.VM.UUID != below.VM.UUID:
 		return nil, fmt.Sprintf("point %s is of another VM", parent)
 	}
-	base := b.layers[below.layerOf(target)]
+	base := b.Layers[below.LayerOf(target)]
 	if base == nil {
 		return nil, fmt.Sprintf("disk %s is not part of point %s", target, parent)
 	}
 	var between []Layer
-	for _, l := range b.chain(p.layerOf(target)) {
+	for _, l := range b.Chain(p.LayerOf(target)) {
 		if l.Size != base.Size {
 			return nil, fmt.Sprintf("the size of disk %s changed", target)
 		}
-		if !l.intact() {
+		if !l.Intact() {
 			return nil, fmt.Sprintf("layer %s was modified after it was frozen", l.File)
 		}
 		if l.ID == base.ID {

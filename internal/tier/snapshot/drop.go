@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/tier/snapshot/record"
 )
 
 // Progress is told how far a merge is, in bytes.
@@ -27,7 +28,7 @@ func (t *Tier) Drop(ctx context.Context, id backstay.PointID, progress Progress)
 	if err != nil {
 		return err
 	}
-	p := b.points[id]
+	p := b.Points[id]
 	if p == nil {
 		return backstay.Errorf(backstay.CodeUnknownPoint, "no point %s in the snapshot tier of host %s", id, t.host)
 	}
@@ -46,8 +47,8 @@ func (t *Tier) Drop(ctx context.Context, id backstay.PointID, progress Progress)
 		}
 	}
 	return t.change(func(b *book) error {
-		if p := b.points[id]; p != nil {
-			return b.removePoint(p)
+		if p := b.Points[id]; p != nil {
+			return b.RemovePoint(p)
 		}
 		return nil
 	})
@@ -61,13 +62,13 @@ func (t *Tier) unmark(id backstay.PointID, cause error) error {
 		return cause
 	}
 	err := t.change(func(b *book) error {
-		p := b.points[id]
+		p := b.Points[id]
 		if p == nil {
 			return nil
 		}
-		touched := slices.ContainsFunc(b.merges, func(m *mergeIntent) bool { return m.Point == id })
+		touched := slices.ContainsFunc(b.Merges, func(m *mergeIntent) bool { return m.Point == id })
 		for _, d := range p.Disks {
-			l := b.layers[d.Layer]
+			l := b.Layers[d.Layer]
 			touched = touched || d.Layer != "" && (l == nil || !slices.Contains(l.Points, id))
 		}
 		if touched {
@@ -75,8 +76,8 @@ func (t *Tier) unmark(id backstay.PointID, cause error) error {
 				Do("see the cause; the next sweep or drop goes on with it")
 			return nil
 		}
-		p.State, p.StateReason = PointAvailable, ""
-		return b.putPoint(p)
+		p.State, p.StateReason = record.PointAvailable, ""
+		return b.PutPoint(p)
 	})
 	return errors.Join(cause, err)
 }
@@ -89,9 +90,9 @@ func (t *Tier) mark(ctx context.Context, id backstay.PointID) error {
 		return err
 	}
 	files := map[backstay.DiskTarget][]chainUse{}
-	if p := b.points[id]; p != nil && p.State == PointAvailable {
+	if p := b.Points[id]; p != nil && p.State == record.PointAvailable {
 		for _, d := range p.Disks {
-			if l := b.layers[d.Layer]; l != nil {
+			if l := b.Layers[d.Layer]; l != nil {
 				if files[d.Target], err = t.usesOf(ctx, l.File); err != nil {
 					return err
 				}
@@ -99,8 +100,8 @@ func (t *Tier) mark(ctx context.Context, id backstay.PointID) error {
 		}
 	}
 	return t.change(func(b *book) error {
-		p := b.points[id]
-		if p == nil || p.State != PointAvailable {
+		p := b.Points[id]
+		if p == nil || p.State != record.PointAvailable {
 			return nil
 		}
 		for _, d := range p.Disks {
@@ -108,8 +109,8 @@ func (t *Tier) mark(ctx context.Context, id backstay.PointID) error {
 				return err
 			}
 		}
-		p.State, p.StateReason = PointDropping, "it is being dropped"
-		return b.putPoint(p)
+		p.State, p.StateReason = record.PointDropping, "it is being dropped"
+		return b.PutPoint(p)
 	})
 }
 
@@ -138,12 +139,12 @@ type dropPlan struct {
 // disks of VMs that have its layer in their chain. It refuses with
 // CodeLayerInUse.
 func (b *book) planDrop(p *PointRecord, target backstay.DiskTarget, uses []chainUse) (dropPlan, error) {
-	l := b.layers[p.layerOf(target)]
+	l := b.Layers[p.LayerOf(target)]
 	if l == nil {
 		return dropPlan{}, nil
 	}
 	plan := dropPlan{kind: dropUnlink, layer: l}
-	if !slices.Contains(l.Points, p.ID) || len(l.Points) > 1 || p.State == PointBroken {
+	if !slices.Contains(l.Points, p.ID) || len(l.Points) > 1 || p.State == record.PointBroken {
 		return plan, nil
 	}
 	if who := b.standing(l.ID); len(who) > 0 {
@@ -152,7 +153,7 @@ func (b *book) planDrop(p *PointRecord, target backstay.DiskTarget, uses []chain
 	if len(uses) > 1 {
 		return plan, inUse(p.ID, usersInWords(l, uses)...)
 	}
-	children := b.children(l.ID)
+	children := b.Children(l.ID)
 	if len(uses) == 1 {
 		plan.use = &uses[0]
 	}
@@ -182,7 +183,7 @@ func (b *book) planMerge(p *PointRecord, plan dropPlan, child *Layer) (dropPlan,
 	if child.Bottom {
 		return plan, inUse(p.ID, fmt.Sprintf("%s, which backstay did not make, stands on %s", child.File, l.File))
 	}
-	if above := b.children(child.ID); len(above) > 1 {
+	if above := b.Children(child.ID); len(above) > 1 {
 		return plan, inUse(p.ID, fmt.Sprintf("%d layers stand on %s", len(above), child.File))
 	}
 	if plan.use == nil {
@@ -230,16 +231,16 @@ func (t *Tier) decide(ctx context.Context, id backstay.PointID, target backstay.
 	if err != nil {
 		return plan, nil, err
 	}
-	p := b.points[id]
-	if p == nil || b.layers[p.layerOf(target)] == nil {
+	p := b.Points[id]
+	if p == nil || b.Layers[p.LayerOf(target)] == nil {
 		return plan, nil, nil
 	}
-	uses, err := t.usesOf(ctx, b.layers[p.layerOf(target)].File)
+	uses, err := t.usesOf(ctx, b.Layers[p.LayerOf(target)].File)
 	if err != nil {
 		return plan, nil, err
 	}
 	err = t.change(func(b *book) error {
-		p := b.points[id]
+		p := b.Points[id]
 		if p == nil {
 			return nil
 		}
@@ -248,9 +249,9 @@ func (t *Tier) decide(ctx context.Context, id backstay.PointID, target backstay.
 		}
 		m = &mergeIntent{
 			Point: id, VM: p.VM.UUID, Target: target,
-			Into: plan.layer.ID, Child: plan.child.ID, path: mergeFile(plan.layer),
+			Into: plan.layer.ID, Child: plan.child.ID, Path: record.MergeFile(plan.layer),
 		}
-		return m.write()
+		return m.Write()
 	})
 	return plan, m, err
 }
@@ -258,32 +259,32 @@ func (t *Tier) decide(ctx context.Context, id backstay.PointID, target backstay.
 // unlink takes the point off a layer that stays.
 func (t *Tier) unlink(id backstay.PointID, layer backstay.LayerID) error {
 	return t.change(func(b *book) error {
-		l := b.layers[layer]
+		l := b.Layers[layer]
 		if l == nil {
 			return nil
 		}
-		l.Points = without(l.Points, id)
+		l.Points = record.Without(l.Points, id)
 		if b.idle(l) {
-			return b.removeLayer(l)
+			return b.RemoveLayer(l)
 		}
-		return b.put(l)
+		return b.Put(l)
 	})
 }
 
 // deleteLeaf removes a layer on which nothing stands: file first, record last.
 func (t *Tier) deleteLeaf(id backstay.PointID, l *Layer) error {
 	return t.change(func(b *book) error {
-		now := b.layers[l.ID]
+		now := b.Layers[l.ID]
 		if now == nil {
 			return nil
 		}
-		if now.Bottom || len(without(now.Points, id)) > 0 || len(now.Users) > 0 || len(b.children(l.ID)) > 0 {
+		if now.Bottom || len(record.Without(now.Points, id)) > 0 || len(now.Users) > 0 || len(b.Children(l.ID)) > 0 {
 			return inUse(id, "something came to stand on "+l.File)
 		}
-		if err := removeFile(l.File); err != nil {
+		if err := record.RemoveFile(l.File); err != nil {
 			return err
 		}
-		return b.removeLayer(now)
+		return b.RemoveLayer(now)
 	})
 }
 
@@ -298,7 +299,7 @@ func (t *Tier) Release(ctx context.Context, vm backstay.VMID, progress Progress)
 		return err
 	}
 	var points []*PointRecord
-	for _, p := range b.points {
+	for _, p := range b.Points {
 		if p.VM.UUID == vm {
 			points = append(points, p)
 		}
@@ -315,14 +316,14 @@ func (t *Tier) Release(ctx context.Context, vm backstay.VMID, progress Progress)
 // forget removes the records of layers of a VM that hold nothing any more.
 func (t *Tier) forget(vm backstay.VMID) error {
 	return t.change(func(b *book) error {
-		for _, l := range b.layers {
+		for _, l := range b.Layers {
 			if l.VM != vm {
 				continue
 			}
 			_, err := os.Stat(l.File)
-			empty := len(l.Points) == 0 && len(l.Users) == 0 && len(b.children(l.ID)) == 0
+			empty := len(l.Points) == 0 && len(l.Users) == 0 && len(b.Children(l.ID)) == 0
 			if b.idle(l) || empty && os.IsNotExist(err) {
-				if err := b.removeLayer(l); err != nil {
+				if err := b.RemoveLayer(l); err != nil {
 					return err
 				}
 			}

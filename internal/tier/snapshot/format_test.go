@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/tier/snapshot/record"
 )
 
 // TestReleasedRecordsStayReadable reads the golden records of each version of
@@ -19,7 +20,7 @@ func TestReleasedRecordsStayReadable(t *testing.T) {
 	}
 	var p PointRecord
 	golden(t, "point.json", &p)
-	if p.State != PointAvailable || p.layerOf("vda") != l.ID || p.Shape.Name != "web01" || p.Consistency != backstay.FileSystemConsistent {
+	if p.State != record.PointAvailable || p.LayerOf("vda") != l.ID || p.Shape.Name != "web01" || p.Consistency != backstay.FileSystemConsistent {
 		t.Errorf("point reads as %+v", p)
 	}
 	d, err := unseal(bytes.Repeat([]byte{7}, 32), p.ID, p.Sealed)
@@ -28,7 +29,7 @@ func TestReleasedRecordsStayReadable(t *testing.T) {
 	}
 	var in intent
 	golden(t, "intent.json", &in)
-	if in.Stage != stageSwitching || !in.Quiesce || in.Disks[0].Layer != l.ID || in.Shape.ID != vmID {
+	if in.Stage != record.StageSwitching || !in.Quiesce || in.Disks[0].Layer != l.ID || in.Shape.ID != vmID {
 		t.Errorf("intent reads as %+v", in)
 	}
 	var m mergeIntent
@@ -42,11 +43,11 @@ func TestReleasedRecordsStayReadable(t *testing.T) {
 func golden(t *testing.T, name string, v any) {
 	t.Helper()
 	path := filepath.Join("testdata", "v1", name)
-	must(t, readJSON(path, v))
+	must(t, record.ReadJSON(path, v))
 	want, err := os.ReadFile(path)
 	must(t, err)
 	again := filepath.Join(t.TempDir(), name)
-	must(t, writeJSON(again, v))
+	must(t, record.WriteJSON(again, v))
 	got, err := os.ReadFile(again)
 	must(t, err)
 	if !bytes.Equal(got, want) {

@@ -10,6 +10,7 @@ import (
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor"
+	"github.com/backstay/backstay/internal/tier/snapshot/record"
 )
 
 // finishMerges ends the merges of a VM that a crash or an error cut off.
@@ -18,7 +19,7 @@ func (t *Tier) finishMerges(ctx context.Context, vm backstay.VMID) error {
 	if err != nil {
 		return err
 	}
-	for _, m := range b.merges {
+	for _, m := range b.Merges {
 		if m.VM != vm {
 			continue
 		}
@@ -46,7 +47,7 @@ func (t *Tier) merge(ctx context.Context, m *mergeIntent, again bool, progress P
 	if err != nil {
 		return err
 	}
-	into, child := b.layers[m.Into], b.layers[m.Child]
+	into, child := b.Layers[m.Into], b.Layers[m.Child]
 	if into == nil {
 		return fmt.Errorf("merge layers: the record of layer %s is missing", m.Into)
 	}
@@ -66,7 +67,7 @@ func (t *Tier) merge(ctx context.Context, m *mergeIntent, again bool, progress P
 	}
 	// A running hypervisor leaves what it merged to the host's cache; the only
 	// other copy goes away soon.
-	if err := syncImages(into, b.children(child.ID)...); err != nil {
+	if err := syncImages(into, b.Children(child.ID)...); err != nil {
 		return err
 	}
 	if err := t.recordMerge(m); err != nil {
@@ -83,7 +84,7 @@ func syncImages(into *Layer, above ...*Layer) error {
 			continue
 		}
 		if err == nil {
-			err = fsync(file)
+			err = record.Fsync(file)
 			_ = file.Close() // only opened to be read
 		}
 		if err != nil {
@@ -95,7 +96,7 @@ func syncImages(into *Layer, above ...*Layer) error {
 
 // commit brings Child's content into Into and the VM off Child.
 func (t *Tier) commit(ctx context.Context, b *book, m *mergeIntent, again bool, progress Progress) error {
-	into, child := b.layers[m.Into], b.layers[m.Child]
+	into, child := b.Layers[m.Into], b.Layers[m.Child]
 	if _, err := os.Stat(child.File); errors.Is(err, fs.ErrNotExist) && again {
 		return nil // it is removed only when all of this is done
 	}
@@ -114,7 +115,7 @@ func (t *Tier) commit(ctx context.Context, b *book, m *mergeIntent, again bool, 
 		if !again {
 			return inUse(m.Point, fmt.Sprintf("VM %s does not use %s any more", use.vm.Name, child.File))
 		}
-		if m.Committed != nil && !m.Committed.is(child.File) {
+		if m.Committed != nil && !m.Committed.Is(child.File) {
 			return backstay.Errorf(backstay.CodeLayerInUse, "%s was written to after it was merged into %s", child.File, into.File).
 				Do("both files are kept; see with `qemu-img compare` which one you need")
 		}
@@ -138,7 +139,7 @@ func (t *Tier) commit(ctx context.Context, b *book, m *mergeIntent, again bool, 
 // commitLive lets the running hypervisor merge; it moves the VM by itself.
 func (t *Tier) commitLive(ctx context.Context, m *mergeIntent, use *chainUse, into, child *Layer, progress Progress) error {
 	m.Live, m.Active = true, use.active() == child.File
-	if err := m.write(); err != nil {
+	if err := m.Write(); err != nil {
 		return err
 	}
 	if progress == nil {
@@ -179,17 +180,17 @@ func (t *Tier) commitFile(ctx context.Context, m *mergeIntent, into, child *Laye
 	if err := t.images.Commit(ctx, child.File); err != nil {
 		return fmt.Errorf("merge %s: %w", child.File, err)
 	}
-	if m.Committed, err = stampOf(child.File); err != nil {
+	if m.Committed, err = record.StampOf(child.File); err != nil {
 		return err
 	}
-	return m.write()
+	return m.Write()
 }
 
 // commitUnused merges layers that are in no VM's chain: the VM is gone or was
 // given other disks.
 func (t *Tier) commitUnused(ctx context.Context, b *book, m *mergeIntent, again bool) error {
-	into, child := b.layers[m.Into], b.layers[m.Child]
-	above := b.children(child.ID)
+	into, child := b.Layers[m.Into], b.Layers[m.Child]
+	above := b.Children(child.ID)
 	if len(above) == 1 {
 		info, err := t.images.Info(ctx, above[0].File)
 		if err == nil && info.Backing == into.File {
@@ -199,7 +200,7 @@ func (t *Tier) commitUnused(ctx context.Context, b *book, m *mergeIntent, again 
 			return fmt.Errorf("look at layer: %w", err)
 		}
 	}
-	if again && m.Committed.is(child.File) {
+	if again && m.Committed.Is(child.File) {
 		return nil
 	}
 	if again && m.Live && m.Active {
@@ -214,8 +215,8 @@ func (t *Tier) commitUnused(ctx context.Context, b *book, m *mergeIntent, again 
 // rebaseAbove lets what stood on Child stand on Into. A running hypervisor has
 // done so itself.
 func (t *Tier) rebaseAbove(ctx context.Context, b *book, m *mergeIntent) error {
-	into, child := b.layers[m.Into], b.layers[m.Child]
-	for _, above := range b.children(child.ID) {
+	into, child := b.Layers[m.Into], b.Layers[m.Child]
+	for _, above := range b.Children(child.ID) {
 		info, err := t.images.Info(ctx, above.File)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -239,22 +240,22 @@ func (t *Tier) rebaseAbove(ctx context.Context, b *book, m *mergeIntent) error {
 // recordMerge moves everything that the records know of Child to Into.
 func (t *Tier) recordMerge(m *mergeIntent) error {
 	return t.change(func(b *book) error {
-		into, child := b.layers[m.Into], b.layers[m.Child]
-		into.Points = without(into.Points, m.Point)
+		into, child := b.Layers[m.Into], b.Layers[m.Child]
+		into.Points = record.Without(into.Points, m.Point)
 		for _, id := range child.Points {
 			if !slices.Contains(into.Points, id) {
 				into.Points = append(into.Points, id)
 			}
 		}
 		into.Size, into.Stamp = child.Size, nil
-		if len(into.Points) > 0 || len(b.children(child.ID)) > 0 { // it is frozen
-			stamp, err := stampOf(into.File)
+		if len(into.Points) > 0 || len(b.Children(child.ID)) > 0 { // it is frozen
+			stamp, err := record.StampOf(into.File)
 			if err != nil {
 				return err
 			}
 			into.Stamp = stamp
 		}
-		if err := b.put(into); err != nil {
+		if err := b.Put(into); err != nil {
 			return err
 		}
 		if err := b.movePoints(child, into); err != nil {
@@ -266,7 +267,7 @@ func (t *Tier) recordMerge(m *mergeIntent) error {
 
 func (b *book) movePoints(child, into *Layer) error {
 	for _, id := range child.Points {
-		p := b.points[id]
+		p := b.Points[id]
 		if p == nil {
 			continue
 		}
@@ -275,7 +276,7 @@ func (b *book) movePoints(child, into *Layer) error {
 				p.Disks[i].Layer = into.ID
 			}
 		}
-		if err := b.putPoint(p); err != nil {
+		if err := b.PutPoint(p); err != nil {
 			return err
 		}
 	}
@@ -283,17 +284,17 @@ func (b *book) movePoints(child, into *Layer) error {
 }
 
 func (b *book) moveChildren(child, into *Layer) error {
-	for _, above := range b.children(child.ID) {
+	for _, above := range b.Children(child.ID) {
 		above.Parent = into.ID
 		if above.Stamp != nil {
 			// Its header names another file now; its content is the same.
-			stamp, err := stampOf(above.File)
+			stamp, err := record.StampOf(above.File)
 			if err != nil {
 				return err
 			}
 			above.Stamp = stamp
 		}
-		if err := b.put(above); err != nil {
+		if err := b.Put(above); err != nil {
 			return err
 		}
 	}
@@ -311,11 +312,11 @@ func (t *Tier) removeMerged(ctx context.Context, m *mergeIntent, child *Layer) e
 		return inUse(m.Point, usersInWords(child, uses)...)
 	}
 	err = t.change(func(b *book) error {
-		if err := removeFile(child.File); err != nil {
+		if err := record.RemoveFile(child.File); err != nil {
 			return err
 		}
-		if l := b.layers[child.ID]; l != nil {
-			return b.removeLayer(l)
+		if l := b.Layers[child.ID]; l != nil {
+			return b.RemoveLayer(l)
 		}
 		return nil
 	})
@@ -325,4 +326,4 @@ func (t *Tier) removeMerged(ctx context.Context, m *mergeIntent, child *Layer) e
 	return t.endMerge(m)
 }
 
-func (t *Tier) endMerge(m *mergeIntent) error { return removeFile(m.path) }
+func (t *Tier) endMerge(m *mergeIntent) error { return record.RemoveFile(m.Path) }

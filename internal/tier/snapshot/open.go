@@ -37,11 +37,11 @@ func (t *Tier) Open(ctx context.Context, id backstay.PointID) (*Point, error) {
 	if err != nil {
 		return nil, err
 	}
-	record, ok := b.points[id]
+	record, ok := b.Points[id]
 	if !ok {
 		return nil, backstay.Errorf(backstay.CodeUnknownPoint, "no point %s in the snapshot tier of host %s", id, t.host)
 	}
-	if reason := b.unusable(record); reason != "" {
+	if reason := b.Unusable(record); reason != "" {
 		return nil, backstay.Errorf(backstay.CodeNotRestorable, "point %s cannot be read from the snapshot tier", id).Becausef("%s", reason)
 	}
 	p := &Point{Record: *record, tier: t}
@@ -49,7 +49,7 @@ func (t *Tier) Open(ctx context.Context, id backstay.PointID) (*Point, error) {
 		if d.Layer == "" {
 			continue
 		}
-		chain := b.chain(d.Layer)
+		chain := b.Chain(d.Layer)
 		top := chain[0]
 		p.Disks = append(p.Disks, PointLayers{
 			Target: d.Target, Size: d.Size, Layer: top.ID, Path: top.File, Format: top.Format, Chain: chain,
@@ -94,7 +94,7 @@ func (t *Tier) Record(id backstay.PointID) (PointRecord, error) {
 	if err != nil {
 		return PointRecord{}, err
 	}
-	p := b.points[id]
+	p := b.Points[id]
 	if p == nil {
 		return PointRecord{}, backstay.Errorf(backstay.CodeUnknownPoint, "no point %s in the snapshot tier of host %s", id, t.host)
 	}

@@ -14,6 +14,7 @@ import (
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor"
+	"github.com/backstay/backstay/internal/tier/snapshot/record"
 )
 
 // agentTimeout bounds each wait for a guest agent.
@@ -91,7 +92,7 @@ func (t *Tier) settleOthers(ctx context.Context, vm backstay.VMID) error {
 	if err != nil {
 		return err
 	}
-	for _, in := range b.intents {
+	for _, in := range b.Intents {
 		if in.VM.UUID != vm {
 			continue
 		}
@@ -171,15 +172,15 @@ func (t *Tier) begin(r Request, domain hypervisor.Domain, disks []backstay.Disk)
 	vm := domain.VM.Ref()
 	vm.Host = t.host
 	in := &intent{
-		ID: r.Point, Job: r.Job, VM: vm, Stage: stagePrepared,
-		path: intentFile(filepath.Dir(disks[0].Source), r.Point),
+		ID: r.Point, Job: r.Job, VM: vm, Stage: record.StagePrepared,
+		Path: record.IntentFile(filepath.Dir(disks[0].Source), r.Point),
 	}
 	err := t.change(func(b *book) error {
-		if b.points[r.Point] != nil {
+		if b.Points[r.Point] != nil {
 			return fmt.Errorf("point %s is recorded already", r.Point)
 		}
 		for _, d := range disks {
-			if err := errors.Join(t.remember(filepath.Dir(d.Source)), reserve(filepath.Dir(d.Source))); err != nil {
+			if err := errors.Join(b.Remember(filepath.Dir(d.Source)), record.Reserve(filepath.Dir(d.Source))); err != nil {
 				return err
 			}
 			layer, err := t.activeLayer(b, &domain, d)
@@ -196,7 +197,7 @@ func (t *Tier) begin(r Request, domain hypervisor.Domain, disks []backstay.Disk)
 				Overlay: filepath.Join(filepath.Dir(d.Source), name), Next: next,
 			})
 		}
-		return in.write()
+		return in.Write()
 	})
 	return in, err
 }
@@ -204,32 +205,32 @@ func (t *Tier) begin(r Request, domain hypervisor.Domain, disks []backstay.Disk)
 // activeLayer returns the record of the file that the VM writes to, and makes
 // it if there is none: then this file is the bottom (I15).
 func (t *Tier) activeLayer(b *book, domain *hypervisor.Domain, d backstay.Disk) (*Layer, error) {
-	if l := b.byFile(d.Source); l != nil && !b.idle(l) {
+	if l := b.ByFile(d.Source); l != nil && !b.idle(l) {
 		return l, t.denounce(b, domain, l)
 	}
 	id, err := t.newLayerID()
 	if err != nil {
 		return nil, err
 	}
-	if old := b.byFile(d.Source); old != nil {
+	if old := b.ByFile(d.Source); old != nil {
 		id = old.ID
 	}
 	l := &Layer{ID: id, File: d.Source, Format: d.Format, Target: d.Target, VM: domain.VM.ID, Size: d.Size, Bottom: true}
 	if l.Parent, err = t.strangersBelow(b, l, domain.Chains[d.Target]); err != nil {
 		return nil, err
 	}
-	return l, b.put(l)
+	return l, b.Put(l)
 }
 
 // strangersBelow records what somebody else put between the file that a VM
 // writes to and the next layer of ours, so that merges know what stands on it.
 // It returns the layer directly below the active one; none if no layer of ours is.
 func (t *Tier) strangersBelow(b *book, active *Layer, chain []string) (parent backstay.LayerID, err error) {
-	ours := slices.IndexFunc(chain, func(file string) bool { return file != active.File && b.byFile(file) != nil })
+	ours := slices.IndexFunc(chain, func(file string) bool { return file != active.File && b.ByFile(file) != nil })
 	if ours < 0 {
 		return "", nil
 	}
-	parent = b.byFile(chain[ours]).ID
+	parent = b.ByFile(chain[ours]).ID
 	for _, file := range slices.Backward(chain[:ours]) {
 		if file == active.File {
 			continue
@@ -240,7 +241,7 @@ func (t *Tier) strangersBelow(b *book, active *Layer, chain []string) (parent ba
 		}
 		// It stands on another image, so it is qcow2.
 		l := &Layer{ID: id, File: file, Format: "qcow2", Parent: parent, Target: active.Target, VM: active.VM, Size: active.Size, Bottom: true}
-		if err := b.put(l); err != nil {
+		if err := b.Put(l); err != nil {
 			return "", err
 		}
 		parent = id
@@ -251,7 +252,7 @@ func (t *Tier) strangersBelow(b *book, active *Layer, chain []string) (parent ba
 // idle tells whether nothing stands or rests on a layer: its record says
 // nothing that the VM's definition does not say better.
 func (b *book) idle(l *Layer) bool {
-	return l.Bottom && len(l.Points) == 0 && len(l.Users) == 0 && len(b.children(l.ID)) == 0
+	return l.Bottom && len(l.Points) == 0 && len(l.Users) == 0 && len(b.Children(l.ID)) == 0
 }
 
 // denounce marks the points of a layer that a VM writes to although it was
@@ -259,14 +260,14 @@ func (b *book) idle(l *Layer) bool {
 // not what they were and are never offered again.
 func (t *Tier) denounce(b *book, domain *hypervisor.Domain, l *Layer) error {
 	for _, id := range b.pointsAbove(l.ID) {
-		p := b.points[id]
-		if p.State != PointAvailable {
+		p := b.Points[id]
+		if p.State != record.PointAvailable {
 			continue
 		}
-		p.State = PointBroken
+		p.State = record.PointBroken
 		p.StateReason = fmt.Sprintf("%s wrote to %s after the point was taken", domain.VM.Name, l.File)
 		t.log.Warn("point is broken", "point", id, "reason", p.StateReason)
-		if err := b.putPoint(p); err != nil {
+		if err := b.PutPoint(p); err != nil {
 			return err
 		}
 	}
@@ -276,9 +277,9 @@ func (t *Tier) denounce(b *book, domain *hypervisor.Domain, l *Layer) error {
 // pointsAbove returns the points on the layer and on all that stand on it.
 func (b *book) pointsAbove(id backstay.LayerID) []backstay.PointID {
 	var found []backstay.PointID
-	for _, p := range b.points {
+	for _, p := range b.Points {
 		for _, d := range p.Disks {
-			for _, l := range b.chain(d.Layer) {
+			for _, l := range b.Chain(d.Layer) {
 				if l.ID == id {
 					found = append(found, p.ID)
 				}

@@ -10,6 +10,7 @@ import (
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor"
+	"github.com/backstay/backstay/internal/tier/snapshot/record"
 )
 
 // thawTimeout bounds the check for a frozen guest.
@@ -24,9 +25,9 @@ func (t *Tier) Settle(ctx context.Context, vm backstay.VMID, id backstay.PointID
 	if err != nil {
 		return p, false, err
 	}
-	in := b.intent(id)
+	in := b.Intent(id)
 	if in == nil {
-		if p := b.points[id]; p != nil && p.VM.UUID == vm {
+		if p := b.Points[id]; p != nil && p.VM.UUID == vm {
 			return *p, true, nil
 		}
 		return p, false, nil
@@ -43,7 +44,7 @@ func (t *Tier) Settle(ctx context.Context, vm backstay.VMID, id backstay.PointID
 // thaw thaws the guest of an intent whose switch may have been cut off, and
 // tells whether it was frozen.
 func (t *Tier) thaw(ctx context.Context, in *intent) (bool, error) {
-	if in.Stage == stagePrepared {
+	if in.Stage == record.StagePrepared {
 		return false, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, thawTimeout)
@@ -67,7 +68,7 @@ func (t *Tier) thaw(ctx context.Context, in *intent) (bool, error) {
 
 // settle decides by the files that the VM uses, and by nothing else.
 func (t *Tier) settle(ctx context.Context, in *intent) (PointRecord, bool, error) {
-	if in.Stage == stageSwitched {
+	if in.Stage == record.StageSwitched {
 		p, err := t.complete(steady(ctx), in, outcome{})
 		return p, err == nil, err
 	}
@@ -76,7 +77,7 @@ func (t *Tier) settle(ctx context.Context, in *intent) (PointRecord, bool, error
 	if err != nil && !gone {
 		return PointRecord{}, false, hypervisorError(err, "it cannot be told whether %s was switched", in.VM.Name)
 	}
-	if in.Stage == stagePrepared {
+	if in.Stage == record.StagePrepared {
 		return t.abandon(ctx, in, &domain)
 	}
 	on, off := switchedDisks(in, &domain)
@@ -145,7 +146,7 @@ func (t *Tier) abandon(ctx context.Context, in *intent, domain *hypervisor.Domai
 			return PointRecord{}, false, backstay.Errorf(backstay.CodeSnapshotFailed, "%s uses %s already", in.VM.Name, d.Overlay).
 				Do("look at the VM's disks with `virsh domblklist`; backstay leaves all files as they are")
 		}
-		if in.Stage == stagePrepared {
+		if in.Stage == record.StagePrepared {
 			continue
 		}
 		if err := t.untouched(ctx, in, d.Overlay); err != nil {
@@ -178,16 +179,16 @@ func (t *Tier) untouched(ctx context.Context, in *intent, overlay string) error 
 func (t *Tier) discard(in *intent) error {
 	return t.change(func(b *book) error {
 		for _, d := range in.Disks {
-			if err := removeFile(d.Overlay); err != nil {
+			if err := record.RemoveFile(d.Overlay); err != nil {
 				return err
 			}
-			l := b.layers[d.Layer]
+			l := b.Layers[d.Layer]
 			if l != nil && b.idle(l) {
-				if err := b.removeLayer(l); err != nil {
+				if err := b.RemoveLayer(l); err != nil {
 					return err
 				}
 			}
 		}
-		return removeFile(in.path)
+		return record.RemoveFile(in.Path)
 	})
 }

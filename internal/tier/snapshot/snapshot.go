@@ -16,14 +16,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor"
 	"github.com/backstay/backstay/internal/keyring"
+	"github.com/backstay/backstay/internal/tier/snapshot/record"
 )
 
 // HostKey is the name of the key in the host's keyring with which definitions
@@ -48,15 +47,14 @@ type Options struct {
 // concurrently; those that change one VM's layers must be called one at a time
 // for each VM, which is the caller's duty.
 type Tier struct {
-	hv     hypervisor.Host
-	images hypervisor.Images
-	keys   keyring.Keyring
-	state  string
-	host   backstay.HostName
-	log    *slog.Logger
-	now    func() time.Time
+	hv      hypervisor.Host
+	images  hypervisor.Images
+	keys    keyring.Keyring
+	records *record.Store
+	host    backstay.HostName
+	log     *slog.Logger
+	now     func() time.Time
 
-	// mu makes each read-change-write of records one step.
 	mu sync.Mutex
 	// reading are the jobs that read layers in this process, so that a sweep
 	// leaves their entries alone. Guarded by mu.
@@ -75,15 +73,12 @@ func New(o Options) (*Tier, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
-		return nil, fmt.Errorf("make state folder: %w", err)
-	}
-	state, err := filepath.Abs(o.StateDir)
+	records, err := record.NewStore(o.StateDir)
 	if err != nil {
-		return nil, fmt.Errorf("find state folder: %w", err)
+		return nil, err
 	}
 	return &Tier{
-		hv: o.Hypervisor, images: o.Images, keys: o.Keyring, state: state,
+		hv: o.Hypervisor, images: o.Images, keys: o.Keyring, records: records,
 		host: o.Host, log: o.Log, now: o.Now, reading: map[string]int{},
 	}, nil
 }

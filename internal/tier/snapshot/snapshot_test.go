@@ -17,6 +17,7 @@ import (
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor/fake"
 	"github.com/backstay/backstay/internal/tier"
+	"github.com/backstay/backstay/internal/tier/snapshot/record"
 )
 
 var background = context.Background()
@@ -181,8 +182,8 @@ func TestChangesNameWhatMayDiffer(t *testing.T) {
 	third, _ := w.take()
 	b, err := w.tier.load()
 	must(t, err)
-	if b.points[second].Parent != first || b.points[third].Parent != second {
-		t.Errorf("parents are %q and %q", b.points[second].Parent, b.points[third].Parent)
+	if b.Points[second].Parent != first || b.Points[third].Parent != second {
+		t.Errorf("parents are %q and %q", b.Points[second].Parent, b.Points[third].Parent)
 	}
 	before := w.changes(second, first)
 	if !slices.ContainsFunc(before, func(r backstay.Range) bool { return r.Offset <= 8*4096 && r.End() >= 10*4096 }) {
@@ -311,8 +312,8 @@ func TestReleasePutsTheVMOnItsOwnFiles(t *testing.T) {
 		}
 		b, err := w.tier.load()
 		must(t, err)
-		if len(b.layers)+len(b.points) > 0 {
-			t.Errorf("%d layers and %d points are still recorded", len(b.layers), len(b.points))
+		if len(b.Layers)+len(b.Points) > 0 {
+			t.Errorf("%d layers and %d points are still recorded", len(b.Layers), len(b.Points))
 		}
 	}
 }
@@ -330,7 +331,7 @@ func TestSecretsAreSealedBesideTheDisk(t *testing.T) {
 			return err
 		}
 		if e.IsDir() {
-			if info, err := e.Info(); err != nil || strings.Contains(path, recordFolder) && info.Mode().Perm() != 0o700 {
+			if info, err := e.Info(); err != nil || strings.Contains(path, record.Folder) && info.Mode().Perm() != 0o700 {
 				t.Errorf("folder %s has mode %v (%v)", path, info.Mode(), err)
 			}
 			return nil
@@ -378,9 +379,9 @@ func TestRecordOfANewerVersionIsRefusedInWords(t *testing.T) {
 	id, _ := w.take()
 	b, err := w.tier.load()
 	must(t, err)
-	data, err := os.ReadFile(b.pointFiles[id])
+	data, err := os.ReadFile(b.PointFiles[id])
 	must(t, err)
-	must(t, os.WriteFile(b.pointFiles[id], bytes.Replace(data, []byte(`"version": 1`), []byte(`"version": 2`), 1), 0o600))
+	must(t, os.WriteFile(b.PointFiles[id], bytes.Replace(data, []byte(`"version": 1`), []byte(`"version": 2`), 1), 0o600))
 	if _, err := w.tier.Points(background); err == nil || !strings.Contains(err.Error(), "version 2") {
 		t.Errorf("error is %v", err)
 	}
@@ -456,12 +457,12 @@ func TestAFullFileSystemIsFreedByDroppingAPoint(t *testing.T) {
 	w := newWorld(t, true)
 	id, _ := w.take()
 	now, files := w.guest(), len(w.layers())
-	reserved := filepath.Join(w.disk(""), recordFolder, reserveName)
-	if info, err := os.Stat(reserved); err != nil || info.Size() != reserveSize {
+	reserved := filepath.Join(w.disk(""), record.Folder, record.ReserveName)
+	if info, err := os.Stat(reserved); err != nil || info.Size() != record.ReserveSize {
 		t.Fatalf("nothing is reserved: %v", err)
 	}
-	t.Cleanup(func() { createTemp = os.CreateTemp })
-	createTemp = func(dir, pattern string) (*os.File, error) {
+	t.Cleanup(func() { record.CreateTemp = os.CreateTemp })
+	record.CreateTemp = func(dir, pattern string) (*os.File, error) {
 		if _, err := os.Stat(reserved); err == nil {
 			return nil, &os.PathError{Op: "open", Path: dir, Err: syscall.ENOSPC}
 		}
@@ -471,7 +472,7 @@ func TestAFullFileSystemIsFreedByDroppingAPoint(t *testing.T) {
 	if w.guest() != now || len(w.layers()) != files-2 {
 		t.Errorf("files %v", w.layers())
 	}
-	createTemp = os.CreateTemp
+	record.CreateTemp = os.CreateTemp
 	w.take()
 	if _, err := os.Stat(reserved); err != nil {
 		t.Errorf("it is not reserved again: %v", err)

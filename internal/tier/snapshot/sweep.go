@@ -9,10 +9,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor"
+	"github.com/backstay/backstay/internal/tier/snapshot/record"
 )
 
 // Points lists the points that can be read, oldest first: those with a record,
@@ -26,8 +26,8 @@ func (t *Tier) Points(ctx context.Context) ([]PointRecord, error) {
 		return nil, err
 	}
 	var points []PointRecord
-	for _, p := range b.points {
-		if why := b.unusable(p); why != "" {
+	for _, p := range b.Points {
+		if why := b.Unusable(p); why != "" {
 			t.log.Debug("point is not offered", "point", p.ID, "reason", why)
 			continue
 		}
@@ -47,18 +47,12 @@ func (t *Tier) lookAround(ctx context.Context) error {
 	var folders []string
 	for _, vm := range vms {
 		for _, d := range vm.Disks {
-			folder := filepath.Dir(d.Source)
-			if d.Source == "" {
-				continue
-			}
-			if _, err := os.Stat(filepath.Join(folder, recordFolder)); err == nil {
-				folders = append(folders, folder)
+			if d.Source != "" {
+				folders = append(folders, filepath.Dir(d.Source))
 			}
 		}
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.remember(folders...)
+	return t.records.Discover(folders)
 }
 
 // Swept is what a sweep found and mended.
@@ -90,14 +84,14 @@ func (t *Tier) Sweep(ctx context.Context, o SweepOptions) (Swept, error) {
 		return s, err
 	}
 	var errs []error
-	for _, in := range b.intents {
+	for _, in := range b.Intents {
 		errs = append(errs, o.locked(ctx, in.VM.UUID, func() error { return t.sweepIntent(ctx, in, o.Live, &s) }))
 	}
-	for _, m := range b.merges {
+	for _, m := range b.Merges {
 		errs = append(errs, o.locked(ctx, m.VM, func() error { return t.finishMerges(ctx, m.VM) }))
 	}
-	for _, p := range b.points {
-		if p.State != PointDropping {
+	for _, p := range b.Points {
+		if p.State != record.PointDropping {
 			continue
 		}
 		errs = append(errs, o.locked(ctx, p.VM.UUID, func() error { return t.sweepDrop(ctx, p.ID, &s) }))
@@ -119,7 +113,7 @@ func (o SweepOptions) locked(ctx context.Context, vm backstay.VMID, fn func() er
 }
 
 func (t *Tier) sweepIntent(ctx context.Context, in *intent, live []backstay.JobID, s *Swept) error {
-	if _, err := os.Stat(in.path); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(in.Path); errors.Is(err, fs.ErrNotExist) {
 		return nil // settled while we waited for the VM
 	}
 	was, thawErr := t.thaw(ctx, in)
@@ -178,48 +172,23 @@ func (t *Tier) sweepUsers(ctx context.Context, live []backstay.JobID) error {
 		case slices.Contains(live, u.Job):
 			return false
 		case u.Kind == UserTransfer:
-			return t.reading[u.ID] == 0
+			return !t.isReading(u.ID)
 		}
-		return u.goneVM(here)
+		return goneVM(u, here)
 	})
 }
 
-// sweepTemps removes half-written records. Nobody writes a layer's or a
-// point's record while mu is held.
+// isReading tells whether a reader of this process holds an entry. It is asked
+// while no entry can be made.
+func (t *Tier) isReading(id string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.reading[id] > 0
+}
+
+// sweepTemps removes half-written records.
 func (t *Tier) sweepTemps(s *Swept) error {
-	return t.change(func(*book) error {
-		folders, err := t.folders()
-		if err != nil {
-			return err
-		}
-		for _, folder := range folders {
-			for _, sub := range []string{layerFolder, pointFolder} {
-				if err := removeTemps(filepath.Join(folder, recordFolder, sub), s); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	})
-}
-
-func removeTemps(folder string, s *Swept) error {
-	entries, err := os.ReadDir(folder)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("list half-written records: %w", err)
-	}
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), tempPrefix) {
-			continue
-		}
-		path := filepath.Join(folder, e.Name())
-		if err := removeFile(path); err != nil {
-			return err
-		}
-		s.Removed = append(s.Removed, path)
-	}
-	return nil
+	removed, err := t.records.RemoveTemps()
+	s.Removed = append(s.Removed, removed...)
+	return err
 }

@@ -10,6 +10,7 @@ import (
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor"
+	"github.com/backstay/backstay/internal/tier/snapshot/record"
 )
 
 // TakeRequest asks for the snapshot of a prepared point.
@@ -30,15 +31,15 @@ func (t *Tier) Take(ctx context.Context, r TakeRequest) (PointRecord, error) {
 	if err != nil {
 		return PointRecord{}, err
 	}
-	if p := b.points[r.Point]; p != nil {
+	if p := b.Points[r.Point]; p != nil {
 		return *p, nil
 	}
-	in := b.intent(r.Point)
+	in := b.Intent(r.Point)
 	if in == nil || in.VM.UUID != r.VM {
 		return PointRecord{}, backstay.Errorf(backstay.CodeSnapshotFailed, "point %s was not prepared on host %s", r.Point, t.host).
 			Do("start the backup again")
 	}
-	if in.Stage != stagePrepared {
+	if in.Stage != record.StagePrepared {
 		if p, found, err := t.Settle(ctx, r.VM, r.Point); err != nil || found {
 			return p, err
 		}
@@ -83,8 +84,8 @@ func (t *Tier) announce(ctx context.Context, in *intent, domain *hypervisor.Doma
 	shape.Host = t.host
 	in.Shape, in.Time, in.Wish = &shape, r.Time, r.Wish
 	in.Quiesce = wantsQuiesce(r.Wish, &domain.VM)
-	in.Stage = stageSwitching
-	return in.write()
+	in.Stage = record.StageSwitching
+	return in.Write()
 }
 
 // wantsQuiesce tells whether freezing is worth a try.
@@ -116,7 +117,7 @@ func (t *Tier) switchDisks(ctx context.Context, in *intent, domain *hypervisor.D
 	if in.Quiesce && errors.Is(err, hypervisor.ErrNotQuiesced) {
 		reason = "the guest's file systems could not be frozen: " + quiesceCause(err)
 		in.Quiesce, in.Reason = false, reason
-		if err := in.write(); err != nil {
+		if err := in.Write(); err != nil {
 			return outcome{}, err
 		}
 		o.Quiesce = false
@@ -167,14 +168,14 @@ func (t *Tier) afterFailedSwitch(ctx context.Context, in *intent, domain *hyperv
 // complete records a point whose disks are switched: outcome, state of firmware
 // and TPM, layers, point; then the intent goes. Each step may be repeated.
 func (t *Tier) complete(ctx context.Context, in *intent, o outcome) (PointRecord, error) {
-	if in.Stage != stageSwitched {
+	if in.Stage != record.StageSwitched {
 		if err := t.sealState(ctx, in); err != nil {
 			// What was captured right before the switch is kept and said.
 			t.log.Warn("firmware and TPM state are those of before the switch", "point", in.ID, "error", err)
 			o.reason += "; firmware variables and TPM state are those of just before"
 		}
-		in.Stage, in.Consistency, in.Reason, in.FreezeMs = stageSwitched, o.consistency, o.reason, o.freezeMs
-		if err := in.write(); err != nil {
+		in.Stage, in.Consistency, in.Reason, in.FreezeMs = record.StageSwitched, o.consistency, o.reason, o.freezeMs
+		if err := in.Write(); err != nil {
 			return PointRecord{}, err
 		}
 	}
@@ -184,7 +185,7 @@ func (t *Tier) complete(ctx context.Context, in *intent, o outcome) (PointRecord
 		if p, err = b.enter(in); err != nil {
 			return fmt.Errorf("record point %s: %w", in.ID, err)
 		}
-		return removeFile(in.path)
+		return record.RemoveFile(in.Path)
 	})
 	return p, err
 }
@@ -226,32 +227,32 @@ func (b *book) enter(in *intent) (PointRecord, error) {
 		}
 	}
 	p := &PointRecord{
-		ID: in.ID, Job: in.Job, State: PointAvailable, Time: in.Time, VM: in.VM,
+		ID: in.ID, Job: in.Job, State: record.PointAvailable, Time: in.Time, VM: in.VM,
 		Consistency: in.Consistency, Reason: in.Reason, FreezeMs: in.FreezeMs,
 		Shape: *in.Shape, Sealed: in.Sealed,
 	}
 	for _, d := range in.Shape.Disks {
 		p.Disks = append(p.Disks, b.recordDisk(in, d))
 	}
-	if err := b.putPoint(p); err != nil {
+	if err := b.PutPoint(p); err != nil {
 		return PointRecord{}, err
 	}
-	p.Parent = b.parentOf(p)
+	p.Parent = b.ParentOf(p)
 	return *p, nil
 }
 
 func (b *book) enterDisk(in *intent, d intentDisk) error {
-	frozen := b.layers[d.Layer]
+	frozen := b.Layers[d.Layer]
 	if frozen == nil {
 		return fmt.Errorf("the record of layer %s is missing", d.Layer)
 	}
 	next := &Layer{ID: d.Next, File: d.Overlay, Format: "qcow2", Parent: d.Layer, Target: d.Target, VM: in.VM.UUID, Size: d.Size}
-	if b.layers[d.Next] == nil {
-		if err := b.put(next); err != nil {
+	if b.Layers[d.Next] == nil {
+		if err := b.Put(next); err != nil {
 			return err
 		}
 	}
-	stamp, err := stampOf(frozen.File)
+	stamp, err := record.StampOf(frozen.File)
 	if err != nil {
 		return err
 	}
@@ -259,7 +260,7 @@ func (b *book) enterDisk(in *intent, d intentDisk) error {
 	if !slices.Contains(frozen.Points, in.ID) {
 		frozen.Points = append(frozen.Points, in.ID)
 	}
-	if err := b.put(frozen); err != nil {
+	if err := b.Put(frozen); err != nil {
 		return err
 	}
 	return b.stampBelow(frozen)
@@ -268,16 +269,16 @@ func (b *book) enterDisk(in *intent, d intentDisk) error {
 // stampBelow stamps the layers below a frozen one that were frozen by somebody
 // else: the point consists of them as well.
 func (b *book) stampBelow(frozen *Layer) error {
-	for _, below := range b.chain(frozen.Parent) {
+	for _, below := range b.Chain(frozen.Parent) {
 		if below.Stamp != nil {
 			continue
 		}
-		stamp, err := stampOf(below.File)
+		stamp, err := record.StampOf(below.File)
 		if err != nil {
 			continue // whoever opens the point misses the file
 		}
 		below.Stamp = stamp
-		if err := b.put(&below); err != nil {
+		if err := b.Put(&below); err != nil {
 			return err
 		}
 	}
@@ -293,7 +294,7 @@ func (b *book) recordDisk(in *intent, d backstay.Disk) RecordDisk {
 			continue
 		}
 		r.Included, r.Layer, r.Size = true, made.Layer, made.Size
-		for _, l := range b.chain(made.Layer) {
+		for _, l := range b.Chain(made.Layer) {
 			if r.Format = l.Format; l.Bottom {
 				break
 			}

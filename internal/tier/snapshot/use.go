@@ -73,8 +73,8 @@ func (t *Tier) AddUser(p backstay.PointID, target backstay.DiskTarget, u User) e
 		if err != nil {
 			return err
 		}
-		l.Users = append(slices.DeleteFunc(l.Users, u.same), u)
-		return b.put(l)
+		l.Users = append(slices.DeleteFunc(l.Users, u.Same), u)
+		return b.Put(l)
 	})
 }
 
@@ -87,7 +87,7 @@ func (t *Tier) ForgetVMs(ctx context.Context, staging func() ([]backstay.JobID, 
 		return err
 	}
 	var seen []User
-	for _, l := range b.layers {
+	for _, l := range b.Layers {
 		seen = append(seen, slices.DeleteFunc(slices.Clone(l.Users), func(u User) bool { return u.Kind != UserVM })...)
 	}
 	if len(seen) == 0 {
@@ -102,8 +102,8 @@ func (t *Tier) ForgetVMs(ctx context.Context, staging func() ([]backstay.JobID, 
 		return err
 	}
 	return t.removeUsers(func(u User) bool {
-		known := slices.ContainsFunc(seen, func(s User) bool { return s.same(u) && s.Since.Equal(u.Since) })
-		return known && !slices.Contains(live, u.Job) && u.goneVM(here)
+		known := slices.ContainsFunc(seen, func(s User) bool { return s.Same(u) && s.Since.Equal(u.Since) })
+		return known && !slices.Contains(live, u.Job) && goneVM(u, here)
 	})
 }
 
@@ -122,7 +122,7 @@ func (t *Tier) present(ctx context.Context) (map[string]bool, error) {
 
 // goneVM tells whether a user is a VM that is gone with its overlay. While the
 // VM is defined a missing overlay may be an unmounted disk.
-func (u User) goneVM(here map[string]bool) bool {
+func goneVM(u User, here map[string]bool) bool {
 	if u.Kind != UserVM || here[u.ID] {
 		return false
 	}
@@ -133,21 +133,19 @@ func (u User) goneVM(here map[string]bool) bool {
 // removeUsers takes the users that are gone off all layers.
 func (t *Tier) removeUsers(gone func(User) bool) error {
 	return t.change(func(b *book) error {
-		for _, l := range b.layers {
+		for _, l := range b.Layers {
 			kept := slices.DeleteFunc(slices.Clone(l.Users), gone)
 			if len(kept) == len(l.Users) {
 				continue
 			}
 			l.Users = kept
-			if err := b.put(l); err != nil {
+			if err := b.Put(l); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
 }
-
-func (u User) same(o User) bool { return u.Kind == o.Kind && u.ID == o.ID }
 
 // RemoveUser takes a user off all layers on which it stands. No error if there
 // is none.
@@ -157,19 +155,19 @@ func (t *Tier) RemoveUser(kind UserKind, id string) error {
 
 // usable returns the layer of a disk of a point, if both may be used.
 func (b *book) usable(id backstay.PointID, target backstay.DiskTarget) (*Layer, error) {
-	p := b.points[id]
+	p := b.Points[id]
 	if p == nil {
 		return nil, backstay.Errorf(backstay.CodeUnknownPoint, "no point %s in the snapshot tier", id)
 	}
-	if why := b.unusable(p); why != "" {
+	if why := b.Unusable(p); why != "" {
 		return nil, backstay.Errorf(backstay.CodeNotRestorable, "point %s cannot be read from the snapshot tier", id).Becausef("%s", why)
 	}
-	l := b.layers[p.layerOf(target)]
+	l := b.Layers[p.LayerOf(target)]
 	if l == nil {
 		return nil, backstay.Errorf(backstay.CodeNotRestorable, "disk %s is not part of point %s", target, id)
 	}
-	for _, m := range b.merges {
-		for _, below := range b.chain(l.ID) {
+	for _, m := range b.Merges {
+		for _, below := range b.Chain(l.ID) {
 			if below.ID == m.Into || below.ID == m.Child {
 				return nil, backstay.Errorf(backstay.CodeLayerInUse, "a layer of point %s is being merged", id).
 					Do("try again when the merge is done")
@@ -182,8 +180,8 @@ func (b *book) usable(id backstay.PointID, target backstay.DiskTarget) (*Layer, 
 // standing describes who stands on the layer or on any above it.
 func (b *book) standing(id backstay.LayerID) []string {
 	var who []string
-	for _, l := range b.layers {
-		if len(l.Users) == 0 || !slices.ContainsFunc(b.chain(l.ID), func(x Layer) bool { return x.ID == id }) {
+	for _, l := range b.Layers {
+		if len(l.Users) == 0 || !slices.ContainsFunc(b.Chain(l.ID), func(x Layer) bool { return x.ID == id }) {
 			continue
 		}
 		for _, u := range l.Users {

@@ -17,6 +17,7 @@ import (
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor/fake"
 	"github.com/backstay/backstay/internal/keyring"
+	"github.com/backstay/backstay/internal/tier/snapshot/record"
 )
 
 const (
@@ -72,7 +73,7 @@ func (w *world) restart() {
 	w.t.Helper()
 	w.crashed = false
 	w.hv.Hook = nil
-	cutOff = func(string) error { return nil }
+	record.CutOff = func(string) error { return nil }
 	tier, err := New(Options{
 		Hypervisor: w.hv, Images: w.hv, Keyring: w.keys, StateDir: filepath.Join(w.dir, "state"),
 		Host: "h1", Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return time.Unix(1700000000, 0) },
@@ -93,9 +94,9 @@ func (w *world) crashAt(n int) {
 		}
 		return nil
 	}
-	cutOff = step
+	record.CutOff = step
 	w.hv.Hook = func(call string) error { return step(call) }
-	w.t.Cleanup(func() { cutOff = func(string) error { return nil } })
+	w.t.Cleanup(func() { record.CutOff = func(string) error { return nil } })
 }
 
 // write changes both disks as the guest would, in ever other places.
@@ -203,11 +204,11 @@ func (w *world) clean() {
 	w.t.Helper()
 	b, err := w.tier.load()
 	must(w.t, err)
-	if len(b.intents) > 0 || len(b.merges) > 0 {
-		w.t.Errorf("%d intents and %d merges are left", len(b.intents), len(b.merges))
+	if len(b.Intents) > 0 || len(b.Merges) > 0 {
+		w.t.Errorf("%d intents and %d merges are left", len(b.Intents), len(b.Merges))
 	}
 	known := map[string]bool{"vda.raw": true, "vdb.qcow2": true}
-	for _, l := range b.layers {
+	for _, l := range b.Layers {
 		known[filepath.Base(l.File)] = true
 		if len(l.Users) > 0 {
 			w.t.Errorf("layer %s still has users %v", l.File, l.Users)
@@ -267,6 +268,6 @@ func (k *memKeys) Create(ctx context.Context, name string, fresh func() (backsta
 }
 
 func TestMain(m *testing.M) {
-	fsync = func(*os.File) error { return nil }
+	record.Fsync = func(*os.File) error { return nil }
 	os.Exit(m.Run())
 }

@@ -1,4 +1,10 @@
-package snapshot
+// Package record is what the snapshot tier writes beside the disks: a record for
+// each layer and each point, and a journal for everything that is half done. It
+// reads and writes them durably, and knows what they say of each other.
+//
+// It decides nothing and touches no image, hypervisor or VM: that is the
+// snapshot tier's business.
+package record
 
 import (
 	"time"
@@ -58,6 +64,9 @@ type User struct {
 	Overlay string `json:"overlay,omitempty"`
 }
 
+// Same tells whether two entries are of the same user.
+func (u User) Same(o User) bool { return u.Kind == o.Kind && u.ID == o.ID }
+
 // PointState says whether a recorded point may be offered.
 type PointState string
 
@@ -71,8 +80,8 @@ const (
 	PointBroken PointState = "broken"
 )
 
-// PointRecord is the record of one snapshot-tier point.
-type PointRecord struct {
+// Point is the record of one snapshot-tier point.
+type Point struct {
 	Version     int                  `json:"version"`
 	ID          backstay.PointID     `json:"id"`
 	Job         backstay.JobID       `json:"job"`
@@ -83,7 +92,7 @@ type PointRecord struct {
 	Consistency backstay.Consistency `json:"consistency"`
 	Reason      string               `json:"reason"`
 	FreezeMs    int64                `json:"freezeMs"`
-	Disks       []RecordDisk         `json:"disks"`
+	Disks       []Disk               `json:"disks"`
 	Shape       backstay.VM          `json:"shape"`
 	// Sealed is the definition: gzip of its JSON under AES-256-GCM with the
 	// host's key, the nonce in front, the point's id as associated data.
@@ -94,9 +103,9 @@ type PointRecord struct {
 	Parent backstay.PointID `json:"-"`
 }
 
-// RecordDisk is one disk of a recorded point. Layer is empty for a disk that
+// Disk is one disk of a recorded point. Layer is empty for a disk that
 // is not part of the point.
-type RecordDisk struct {
+type Disk struct {
 	backstay.PointDisk
 	Layer backstay.LayerID `json:"layer"`
 }

@@ -1,4 +1,4 @@
-package snapshot
+package record
 
 import (
 	"crypto/rand"
@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -17,25 +16,25 @@ import (
 
 // The folder beside the disks, and what is in it.
 const (
-	recordFolder = ".backstay"
+	Folder       = ".backstay"
 	layerFolder  = "layers"
 	pointFolder  = "points"
 	intentFolder = "intents"
 	tempPrefix   = ".new-" // of a record that is being written
 )
 
-// cutOff is where tests end the process: it is asked before each durable
+// CutOff is where tests end the process: it is asked before each durable
 // change of a record or file, and an error stands for a crash at that instant.
-var cutOff = func(path string) error { return nil }
+var CutOff = func(path string) error { return nil }
 
-// fsync makes a file durable. Tests that lose no power do without.
-var fsync = (*os.File).Sync
+// Fsync makes a file durable. Tests that lose no power do without.
+var Fsync = (*os.File).Sync
 
-// writeJSON replaces a record so that after a power loss it is there wholly as
+// WriteJSON replaces a record so that after a power loss it is there wholly as
 // it was or wholly as it is. In a file system that is full it uses the reserve:
 // without records no layer could be merged, and nothing be freed.
-func writeJSON(path string, v any) error {
-	if err := cutOff(path); err != nil {
+func WriteJSON(path string, v any) error {
+	if err := CutOff(path); err != nil {
 		return err
 	}
 	data, err := json.MarshalIndent(v, "", "  ")
@@ -54,23 +53,23 @@ func writeJSON(path string, v any) error {
 // tells whether there was one.
 func giveUpReserve(record string) bool {
 	folder := filepath.Dir(filepath.Dir(record))
-	return filepath.Base(folder) == recordFolder && os.Remove(filepath.Join(folder, reserveName)) == nil
+	return filepath.Base(folder) == Folder && os.Remove(filepath.Join(folder, ReserveName)) == nil
 }
 
-// createTemp is where tests let the file system be full.
-var createTemp = os.CreateTemp
+// CreateTemp is where tests let the file system be full.
+var CreateTemp = os.CreateTemp
 
 func replaceFile(path string, data []byte) error {
 	if err := makeFolder(filepath.Dir(path)); err != nil {
 		return err
 	}
-	temp, err := createTemp(filepath.Dir(path), tempPrefix+"*")
+	temp, err := CreateTemp(filepath.Dir(path), tempPrefix+"*")
 	if err != nil {
 		return fmt.Errorf("write record %s: %w", path, err)
 	}
 	defer os.Remove(temp.Name())
 	if _, err = temp.Write(data); err == nil {
-		err = fsync(temp)
+		err = Fsync(temp)
 	}
 	if closeErr := temp.Close(); err == nil {
 		err = closeErr
@@ -86,18 +85,18 @@ func replaceFile(path string, data []byte) error {
 
 // The file beside the records that keeps room for them, and its bytes.
 const (
-	reserveName = "reserve"
-	reserveSize = 1 << 20
+	ReserveName = "reserve"
+	ReserveSize = 1 << 20
 )
 
-// reserve keeps room for records beside disks that their guests may fill.
-func reserve(folder string) error {
-	path := filepath.Join(folder, recordFolder, reserveName)
-	if info, err := os.Stat(path); err == nil && info.Size() == reserveSize {
+// Reserve keeps room for records beside disks that their guests may fill.
+func Reserve(folder string) error {
+	path := filepath.Join(folder, Folder, ReserveName)
+	if info, err := os.Stat(path); err == nil && info.Size() == ReserveSize {
 		return nil
 	}
 	for _, sub := range []string{layerFolder, pointFolder, intentFolder} {
-		if err := makeFolder(filepath.Join(folder, recordFolder, sub)); err != nil {
+		if err := makeFolder(filepath.Join(folder, Folder, sub)); err != nil {
 			return err
 		}
 	}
@@ -105,11 +104,11 @@ func reserve(folder string) error {
 	if err != nil {
 		return fmt.Errorf("reserve room for records: %w", err)
 	}
-	if err = unix.Fallocate(int(file.Fd()), 0, 0, reserveSize); errors.Is(err, unix.EOPNOTSUPP) {
-		_, err = io.CopyN(file, rand.Reader, reserveSize) // zeros might take no room
+	if err = unix.Fallocate(int(file.Fd()), 0, 0, ReserveSize); errors.Is(err, unix.EOPNOTSUPP) {
+		_, err = io.CopyN(file, rand.Reader, ReserveSize) // zeros might take no room
 	}
 	if err == nil {
-		err = fsync(file)
+		err = Fsync(file)
 	}
 	if err = errors.Join(err, file.Close()); err != nil {
 		return fmt.Errorf("reserve room for records: %w", errors.Join(err, os.Remove(path)))
@@ -129,7 +128,7 @@ func makeFolder(path string) error {
 		if err := syncFolder(dir); err != nil {
 			return err
 		}
-		if filepath.Base(dir) != recordFolder {
+		if filepath.Base(dir) != Folder {
 			return nil
 		}
 	}
@@ -141,15 +140,15 @@ func syncFolder(path string) error {
 		return fmt.Errorf("sync folder: %w", err)
 	}
 	defer dir.Close()
-	if err := fsync(dir); err != nil {
+	if err := Fsync(dir); err != nil {
 		return fmt.Errorf("sync folder %s: %w", path, err)
 	}
 	return nil
 }
 
-// removeFile removes a file durably; no error if it is not there.
-func removeFile(path string) error {
-	if err := cutOff(path); err != nil {
+// RemoveFile removes a file durably; no error if it is not there.
+func RemoveFile(path string) error {
+	if err := CutOff(path); err != nil {
 		return err
 	}
 	err := os.Remove(path)
@@ -162,9 +161,9 @@ func removeFile(path string) error {
 	return syncFolder(filepath.Dir(path))
 }
 
-// readJSON reads a record into v after seeing that its version is one that we
+// ReadJSON reads a record into v after seeing that its version is one that we
 // know.
-func readJSON(path string, v any) error {
+func ReadJSON(path string, v any) error {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return fmt.Errorf("read record: %w", err)
@@ -201,39 +200,4 @@ func listJSON(folder string) ([]string, error) {
 		}
 	}
 	return paths, nil
-}
-
-// folderList is the file in the state folder that names the folders which
-// hold records.
-type folderList struct {
-	Version int      `json:"version"`
-	Folders []string `json:"folders"`
-}
-
-func (t *Tier) folderFile() string { return filepath.Join(t.state, "folders.json") }
-
-// folders returns the folders that may hold records. The caller holds mu.
-func (t *Tier) folders() ([]string, error) {
-	var list folderList
-	err := readJSON(t.folderFile(), &list)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	return list.Folders, err
-}
-
-// remember adds folders to those that are looked at, durably and before the
-// first record is written there. The caller holds mu.
-func (t *Tier) remember(folders ...string) error {
-	known, err := t.folders()
-	if err != nil {
-		return err
-	}
-	all := append(slices.Clone(known), folders...)
-	slices.Sort(all)
-	all = slices.Compact(all)
-	if slices.Equal(all, known) {
-		return nil
-	}
-	return writeJSON(t.folderFile(), folderList{Version: Version, Folders: all})
 }

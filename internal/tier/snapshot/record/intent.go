@@ -1,4 +1,4 @@
-package snapshot
+package record
 
 import (
 	"path/filepath"
@@ -8,43 +8,44 @@ import (
 	backstay "github.com/backstay/backstay"
 )
 
-// stage is how far the taking of a point has come.
-type stage string
+// Stage is how far the taking of a point has come.
+type Stage string
 
 // The stages, in order.
 const (
-	stagePrepared  stage = "prepared"  // overlays may exist; nobody uses them
-	stageSwitching stage = "switching" // the switch was asked for; whether it happened, the VM tells
-	stageSwitched  stage = "switched"  // the switch happened; its outcome is in the intent
+	StagePrepared  Stage = "prepared"  // overlays may exist; nobody uses them
+	StageSwitching Stage = "switching" // the switch was asked for; whether it happened, the VM tells
+	StageSwitched  Stage = "switched"  // the switch happened; its outcome is in the intent
 )
 
-// intent is the journal of one point in the making. It is written before the
+// Intent is the journal of one point in the making. It is written before the
 // first overlay and removed after the point's record.
-type intent struct {
+type Intent struct {
 	Version int              `json:"version"`
 	ID      backstay.PointID `json:"id"`
 	Job     backstay.JobID   `json:"job"`
 	VM      backstay.VMRef   `json:"vm"`
-	Stage   stage            `json:"stage"`
-	Disks   []intentDisk     `json:"disks"`
+	Stage   Stage            `json:"stage"`
+	Disks   []IntentDisk     `json:"disks"`
 
-	// From here on known since stageSwitching.
+	// From here on known since StageSwitching.
 	Time    time.Time            `json:"time,omitzero"`
 	Wish    backstay.Consistency `json:"wish,omitempty"`
 	Quiesce bool                 `json:"quiesce,omitempty"` // the switch was asked for with frozen file systems
 	Shape   *backstay.VM         `json:"shape,omitempty"`
 	Sealed  []byte               `json:"sealed,omitempty"` // the definition as it was before the switch
 
-	// Known since stageSwitched.
+	// Known since StageSwitched.
 	Consistency backstay.Consistency `json:"consistency,omitempty"`
 	Reason      string               `json:"reason,omitempty"`
 	FreezeMs    int64                `json:"freezeMs,omitempty"`
 
-	path string
+	// Path is where the journal lies.
+	Path string `json:"-"`
 }
 
-// intentDisk is one disk of a point in the making.
-type intentDisk struct {
+// IntentDisk is one disk of a point in the making.
+type IntentDisk struct {
 	Target  backstay.DiskTarget `json:"target"`
 	Source  string              `json:"source"` // the file that will be frozen
 	Format  string              `json:"format"`
@@ -54,9 +55,9 @@ type intentDisk struct {
 	Next    backstay.LayerID    `json:"next"` // the overlay's layer id
 }
 
-// mergeIntent is the journal of one merge: layer Child is being committed into
+// Merge is the journal of one merge: layer Child is being committed into
 // layer Into, after which Child is gone.
-type mergeIntent struct {
+type Merge struct {
 	Version int                 `json:"version"`
 	Point   backstay.PointID    `json:"point"` // the point that is being dropped
 	VM      backstay.VMID       `json:"vm"`
@@ -72,40 +73,43 @@ type mergeIntent struct {
 	// Into (I8). One that changed has the VM on it still.
 	Committed *Stamp `json:"committed,omitempty"`
 
-	path string
+	// Path is where the journal lies.
+	Path string `json:"-"`
 }
 
 // mergePrefix starts the file name of a merge's journal.
 const mergePrefix = "merge-"
 
-func intentFile(folder string, p backstay.PointID) string {
-	return filepath.Join(folder, recordFolder, intentFolder, string(p)+".json")
+// IntentFile is the path of a point's journal, in a folder of its disks.
+func IntentFile(folder string, p backstay.PointID) string {
+	return filepath.Join(folder, Folder, intentFolder, string(p)+".json")
 }
 
-func mergeFile(into *Layer) string {
-	return filepath.Join(filepath.Dir(into.File), recordFolder, intentFolder, mergePrefix+string(into.ID)+".json")
+// MergeFile is the path of the journal of a merge into a layer.
+func MergeFile(into *Layer) string {
+	return filepath.Join(filepath.Dir(into.File), Folder, intentFolder, mergePrefix+string(into.ID)+".json")
 }
 
 // readIntents reads the journals of one folder.
-func (b *book) readIntents(folder string) error {
+func (b *Book) readIntents(folder string) error {
 	paths, err := listJSON(folder)
 	if err != nil {
 		return err
 	}
 	for _, path := range paths {
 		if strings.HasPrefix(filepath.Base(path), mergePrefix) {
-			m := &mergeIntent{path: path}
-			if err := readJSON(path, m); err != nil {
+			m := &Merge{Path: path}
+			if err := ReadJSON(path, m); err != nil {
 				return err
 			}
-			b.merges = append(b.merges, m)
+			b.Merges = append(b.Merges, m)
 			continue
 		}
-		in := &intent{path: path}
-		if err := readJSON(path, in); err != nil {
+		in := &Intent{Path: path}
+		if err := ReadJSON(path, in); err != nil {
 			return err
 		}
-		b.intents = append(b.intents, in)
+		b.Intents = append(b.Intents, in)
 	}
 	return nil
 }
