@@ -35,9 +35,20 @@ type Domain struct {
 	InactiveXML string
 	NVRAM       string // path of the firmware variables; "" for BIOS
 	TPMState    string // folder of the vTPM's state; "" without one
-	// Snapshots are the names of libvirt's own snapshots with metadata; a VM
-	// that has some cannot be protected (its chains are not ours to merge).
+	// Snapshots are the names of libvirt's own snapshots that somebody made.
 	Snapshots []string
+	// SnapshotFiles are the image files that those snapshots consist of. None of
+	// them may be merged or removed: the snapshot would be lost.
+	SnapshotFiles []string
+	// Inside tells that some of those snapshots lie within the images: a layer
+	// that is merged takes them with it.
+	Inside bool
+	// Saved: the VM is shut off with its memory saved; the saved state names the
+	// image files as they are now.
+	Saved bool
+	// Checkpoints: another tool follows changes by libvirt's checkpoints, which a
+	// merge by the image tools would break.
+	Checkpoints bool
 	// Chains lists for each disk its image files from the active layer down.
 	Chains map[backstay.DiskTarget][]string
 	// ConsoleLog is the file that the serial console is written to, if any, or

@@ -3,6 +3,7 @@ package libvirt
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/beevik/etree"
@@ -13,16 +14,16 @@ import (
 )
 
 // marks are what libvirt keeps of a VM that forbids protecting it.
-type marks struct{ snapshots, checkpoints, saved, transient bool }
+type marks struct{ inside, checkpoints, saved, transient bool }
 
 func (m marks) reason(vm *backstay.VM) string {
 	switch {
 	case m.transient:
 		return "it has no persistent definition (a transient VM)"
-	case m.snapshots:
-		return "it has libvirt snapshots; delete them first (virsh snapshot-list, snapshot-delete)"
-	case m.checkpoints:
-		return "it has libvirt checkpoints; delete them first (virsh checkpoint-list, checkpoint-delete)"
+	case m.inside:
+		return "it has libvirt snapshots inside its images, which a new layer would hide; delete them first (virsh snapshot-list, snapshot-delete)"
+	case m.checkpoints && vm.State == backstay.VMShutOff:
+		return "it is shut off and has libvirt checkpoints, with which libvirt makes no new layer; start it, or delete them (virsh checkpoint-list, checkpoint-delete)"
 	case m.saved:
 		return "its memory is saved to disk (managed save); start it, or remove the saved state"
 	case len(vm.Disks) == 0:
@@ -98,7 +99,6 @@ func listMarks(l *libvirt.Libvirt) (map[libvirt.UUID]marks, error) {
 		flag libvirt.ConnectListAllDomainsFlags
 		set  func(*marks)
 	}{
-		{libvirt.ConnectListDomainsHasSnapshot, func(m *marks) { m.snapshots = true }},
 		{libvirt.ConnectListDomainsHasCheckpoint, func(m *marks) { m.checkpoints = true }},
 		{libvirt.ConnectListDomainsManagedsave, func(m *marks) { m.saved = true }},
 		{libvirt.ConnectListDomainsTransient, func(m *marks) { m.transient = true }},
@@ -116,7 +116,33 @@ func listMarks(l *libvirt.Libvirt) (map[libvirt.UUID]marks, error) {
 			all[d.UUID] = m
 		}
 	}
-	return all, nil
+	return all, markInside(l, all)
+}
+
+// markInside marks the VMs that have snapshots inside their images.
+func markInside(l *libvirt.Libvirt, all map[libvirt.UUID]marks) error {
+	domains, _, err := l.ConnectListAllDomains(1, libvirt.ConnectListDomainsHasSnapshot)
+	if err != nil {
+		return err
+	}
+	for _, d := range domains {
+		inside, err := hasInside(l, d)
+		if isCode(err, libvirt.ErrNoDomain) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		m := all[d.UUID]
+		m.inside = inside
+		all[d.UUID] = m
+	}
+	return nil
+}
+
+func hasInside(l *libvirt.Libvirt, d libvirt.Domain) (bool, error) {
+	inside, _, err := l.DomainListAllSnapshots(d, 1, uint32(libvirt.DomainSnapshotListInternal))
+	return len(inside) > 0, err
 }
 
 func vmState(l *libvirt.Libvirt, d libvirt.Domain) (backstay.VMState, error) {
@@ -192,28 +218,59 @@ func describeDomain(l *libvirt.Libvirt, d libvirt.Domain) (hypervisor.Domain, er
 	}
 	out.NVRAM, out.TPMState = nvram(live, inactive), tpmState(inactive)
 	out.Chains, out.Console = chains(current, live != nil), console(current)
-	if out.Snapshots, err = snapshotNames(l, d); err != nil {
+	if err := describeSnapshots(l, d, &out); err != nil {
 		return out, err
 	}
 	m, err := marksOf(l, d)
 	if err != nil {
 		return out, err
 	}
-	m.snapshots = len(out.Snapshots) > 0
+	m.inside = out.Inside
+	out.Saved, out.Checkpoints = m.saved, m.checkpoints
 	out.VM.Reason = m.reason(&out.VM)
 	return out, nil
 }
 
-func snapshotNames(l *libvirt.Libvirt, d libvirt.Domain) ([]string, error) {
+// describeSnapshots tells which snapshots of libvirt's own a VM has, and which
+// files they need: those that the VM had when each was made, and what each put on
+// top of them.
+func describeSnapshots(l *libvirt.Libvirt, d libvirt.Domain, out *hypervisor.Domain) error {
 	snapshots, _, err := l.DomainListAllSnapshots(d, 1, 0)
-	if err != nil {
+	if err != nil || len(snapshots) == 0 {
+		return err
+	}
+	for _, s := range snapshots {
+		xml, err := l.DomainSnapshotGetXMLDesc(s, 0)
+		if err != nil {
+			return err
+		}
+		files, err := snapshotFiles(xml)
+		if err != nil {
+			return fmt.Errorf("read snapshot %s: %w", s.Name, err)
+		}
+		out.Snapshots = append(out.Snapshots, s.Name)
+		out.SnapshotFiles = append(out.SnapshotFiles, files...)
+	}
+	slices.Sort(out.SnapshotFiles)
+	out.SnapshotFiles = slices.Compact(out.SnapshotFiles)
+	out.Inside, err = hasInside(l, d)
+	return err
+}
+
+func snapshotFiles(xml string) ([]string, error) {
+	doc := etree.NewDocument()
+	if err := doc.ReadFromString(xml); err != nil {
 		return nil, err
 	}
-	var names []string
-	for _, s := range snapshots {
-		names = append(names, s.Name)
+	var files []string
+	for _, path := range []string{"/domainsnapshot/disks/disk/source", "/domainsnapshot/domain/devices/disk/source", "/domainsnapshot/inactiveDomain/devices/disk/source"} {
+		for _, e := range doc.FindElements(path) {
+			if file := first(attr(e, "", "file"), attr(e, "", "dev")); file != "" {
+				files = append(files, file)
+			}
+		}
 	}
-	return names, nil
+	return files, nil
 }
 
 // marksOf is listMarks for one VM.

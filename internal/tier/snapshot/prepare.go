@@ -110,9 +110,9 @@ func chooseDisks(domain hypervisor.Domain, wanted []backstay.DiskTarget) ([]back
 	if vm.Reason != "" {
 		return nil, backstay.Errorf(backstay.CodeNoDisks, "%s cannot be backed up", vm.Name).Becausef("%s", vm.Reason)
 	}
-	if len(domain.Snapshots) > 0 {
+	if domain.Inside {
 		return nil, backstay.Errorf(backstay.CodeNoDisks, "%s cannot be backed up", vm.Name).
-			Becausef("it has snapshots of libvirt's own (%s)", strings.Join(domain.Snapshots, ", ")).
+			Becausef("it has snapshots inside its images (%s), which a new layer would hide", strings.Join(domain.Snapshots, ", ")).
 			Do("delete them with `virsh snapshot-delete`, then try again")
 	}
 	var chosen []backstay.Disk
