@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/digitalocean/go-libvirt"
@@ -313,4 +314,31 @@ func ParseDisks(words []string) ([]DiskSpec, error) {
 		disks = append(disks, disk)
 	}
 	return disks, nil
+}
+
+// QEMUPID is the process of a VM that runs, for looking at it.
+func (h *Host) QEMUPID(vm string) (int, error) {
+	text, err := os.ReadFile(filepath.Join(h.dir, "run/libvirt/qemu", vm+".pid"))
+	if err != nil {
+		return 0, fmt.Errorf("find the process of VM %s: %w", vm, err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return 0, fmt.Errorf("find the process of VM %s: %w", vm, err)
+	}
+	return pid, nil
+}
+
+// KillQEMU ends the process of a VM as a crash of its host does, and waits until
+// it is gone. libvirtd, if it runs, will note it a moment later.
+func (h *Host) KillQEMU(ctx context.Context, vm string) error {
+	pid, err := h.QEMUPID(vm)
+	if err != nil {
+		return err
+	}
+	start, ok := startTime(pid)
+	if !ok {
+		return fmt.Errorf("VM %s has no process %d", vm, pid)
+	}
+	return process{pid, start}.kill(ctx)
 }

@@ -168,20 +168,24 @@ func installAgent(in inputs, root string) error {
 // compileTicker builds the static ticker from its embedded source.
 func compileTicker(ctx context.Context, work string) (string, error) {
 	dir := filepath.Join(work, "ticker")
-	source, err := sources.ReadFile("ticker/main.go")
-	if err != nil {
-		return "", err
+	texts := map[string]string{"go.mod": "module ticker\n\ngo 1.22\n"}
+	for _, name := range []string{"main.go", "work.go"} {
+		source, err := sources.ReadFile("ticker/" + name)
+		if err != nil {
+			return "", err
+		}
+		texts[name] = string(source)
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	for name, text := range map[string]string{"main.go": string(source), "go.mod": "module ticker\n\ngo 1.21\n"} {
+	for name, text := range texts {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			return "", err
 		}
 	}
 	out := filepath.Join(work, "ticker.bin")
-	_, err = run(ctx, "env", "-u", "GOFLAGS", "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOWORK=off",
+	_, err := run(ctx, "env", "-u", "GOFLAGS", "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOWORK=off",
 		"go", "build", "-C", dir, "-buildvcs=false", "-trimpath", "-ldflags=-s -w", "-o", out, ".")
 	if err != nil {
 		return "", fmt.Errorf("compile ticker: %w", err)

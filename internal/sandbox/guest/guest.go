@@ -16,6 +16,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -76,7 +77,8 @@ func Image(ctx context.Context, cacheDir string) (string, error) {
 	}
 	path := filepath.Join(cacheDir, "guest-"+key+".raw")
 	if _, err := os.Stat(path); err == nil {
-		return path, nil
+		now := time.Now()
+		return path, os.Chtimes(path, now, now)
 	}
 	work, err := os.MkdirTemp(cacheDir, "build-")
 	if err != nil {
@@ -95,6 +97,10 @@ func Image(ctx context.Context, cacheDir string) (string, error) {
 	return path, removeStale(cacheDir, path)
 }
 
+// stale is how long an image of another key is kept after its last use: another
+// checkout may be working with it.
+const stale = time.Hour
+
 // removeStale removes images of other keys and folders of killed builds; the
 // caller holds the lock.
 func removeStale(cacheDir, keep string) error {
@@ -104,7 +110,8 @@ func removeStale(cacheDir, keep string) error {
 			return err
 		}
 		for _, path := range old {
-			if path == keep {
+			info, err := os.Stat(path)
+			if path == keep || err == nil && !info.IsDir() && time.Since(info.ModTime()) < stale {
 				continue
 			}
 			if err := os.RemoveAll(path); err != nil {
