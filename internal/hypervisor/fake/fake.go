@@ -66,6 +66,7 @@ type vm struct {
 	agent    backstay.AgentState
 	quiesce  error // what a freeze fails with
 	frozen   bool
+	keeps    func(*hypervisor.Domain) // what the hypervisor keeps of the VM besides; nil for nothing
 }
 
 func (h *Host) enter(ctx context.Context, call string) error {
@@ -125,6 +126,14 @@ func (h *Host) SetFrozen(id backstay.VMID, frozen bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.vms[id].frozen = frozen
+}
+
+// SetKept lets the hypervisor tell of snapshots, a saved state or checkpoints of
+// somebody else's: keeps enters them into the VM's description; nil for none.
+func (h *Host) SetKept(id backstay.VMID, keeps func(*hypervisor.Domain)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.vms[id].keeps = keeps
 }
 
 // WriteGuest writes to a disk as the guest would, to the active layer.
@@ -221,6 +230,9 @@ func (h *Host) Domain(ctx context.Context, id backstay.VMID) (hypervisor.Domain,
 		if disk.Source != "" {
 			d.Chains[disk.Target] = chainOf(disk.Source)
 		}
+	}
+	if v.keeps != nil {
+		v.keeps(&d)
 	}
 	return d, nil
 }

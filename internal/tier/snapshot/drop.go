@@ -93,7 +93,7 @@ func (t *Tier) mark(ctx context.Context, id backstay.PointID) error {
 	if p := b.Points[id]; p != nil && p.State == record.PointAvailable {
 		for _, d := range p.Disks {
 			if l := b.Layers[d.Layer]; l != nil {
-				if files[d.Target], err = t.usesOf(ctx, l.File); err != nil {
+				if files[d.Target], err = t.usesOf(ctx, b.around(l)...); err != nil {
 					return err
 				}
 			}
@@ -157,6 +157,11 @@ func (b *book) planDrop(p *PointRecord, target backstay.DiskTarget, uses []chain
 	if len(uses) == 1 {
 		plan.use = &uses[0]
 	}
+	if plan.use != nil && plan.use.active() != l.File {
+		if why := plan.use.forbids(b.around(l)...); why != "" {
+			return plan, inUse(p.ID, why)
+		}
+	}
 	switch {
 	case plan.use != nil && plan.use.active() == l.File:
 		return plan, nil // the VM is on the layer itself and goes on there
@@ -199,9 +204,22 @@ func (b *book) planMerge(p *PointRecord, plan dropPlan, child *Layer) (dropPlan,
 	return plan, nil
 }
 
+// around lists the files that dropping a layer changes or removes.
+func (b *book) around(l *Layer) []string {
+	files := []string{l.File}
+	for _, c := range b.Children(l.ID) {
+		files = append(files, c.File)
+	}
+	return files
+}
+
 func usersInWords(l *Layer, uses []chainUse) []string {
 	var who []string
 	for _, u := range uses {
+		if why := u.forbids(l.File); why != "" {
+			who = append(who, why)
+			continue
+		}
 		who = append(who, fmt.Sprintf("disk %s of VM %s stands on %s", u.target, u.vm.Name, l.File))
 	}
 	return who
@@ -235,7 +253,7 @@ func (t *Tier) decide(ctx context.Context, id backstay.PointID, target backstay.
 	if p == nil || b.Layers[p.LayerOf(target)] == nil {
 		return plan, nil, nil
 	}
-	uses, err := t.usesOf(ctx, b.Layers[p.LayerOf(target)].File)
+	uses, err := t.usesOf(ctx, b.around(b.Layers[p.LayerOf(target)])...)
 	if err != nil {
 		return plan, nil, err
 	}

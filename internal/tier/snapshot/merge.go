@@ -111,6 +111,11 @@ func (t *Tier) commit(ctx context.Context, b *book, m *mergeIntent, again bool, 
 		return t.commitUnused(ctx, b, m, again)
 	}
 	use := &uses[0]
+	if slices.Contains(use.chain, child.File) || len(use.chain) == 0 {
+		if why := use.forbids(into.File, child.File); why != "" {
+			return inUse(m.Point, why)
+		}
+	}
 	if !slices.Contains(use.chain, child.File) {
 		if !again {
 			return inUse(m.Point, fmt.Sprintf("VM %s does not use %s any more", use.vm.Name, child.File))

@@ -18,6 +18,29 @@ type chainUse struct {
 	vm     backstay.VM
 	target backstay.DiskTarget
 	chain  []string // from the active file down
+	domain *hypervisor.Domain
+}
+
+// forbids says why files of the VM's may not be merged or removed, for the sake
+// of what others keep in or of them; "" if they may.
+func (u *chainUse) forbids(files ...string) string {
+	d := u.domain
+	for _, file := range files {
+		if slices.Contains(d.SnapshotFiles, file) {
+			return fmt.Sprintf("a snapshot of libvirt's own of VM %s (%s) needs %s", u.vm.Name, strings.Join(d.Snapshots, ", "), file)
+		}
+	}
+	switch {
+	case len(u.chain) == 0:
+		return ""
+	case d.Inside:
+		return fmt.Sprintf("VM %s has snapshots of libvirt's own inside its images (%s), which a merge would lose", u.vm.Name, strings.Join(d.Snapshots, ", "))
+	case d.Saved:
+		return fmt.Sprintf("the memory of VM %s is saved to disk, and what is saved names its files", u.vm.Name)
+	case d.Checkpoints && !u.running():
+		return fmt.Sprintf("VM %s is shut off and has libvirt checkpoints, which a merge would break now", u.vm.Name)
+	}
+	return ""
 }
 
 func (u *chainUse) running() bool { return u.vm.State != backstay.VMShutOff }
@@ -58,8 +81,12 @@ func usesIn(domain *hypervisor.Domain, files []string) []chainUse {
 			chain = []string{d.Source}
 		}
 		if slices.ContainsFunc(chain, func(f string) bool { return slices.Contains(files, f) }) {
-			found = append(found, chainUse{vm: domain.VM, target: d.Target, chain: chain})
+			found = append(found, chainUse{vm: domain.VM, target: d.Target, chain: chain, domain: domain})
 		}
+	}
+	named := func(f string) bool { return slices.Contains(files, f) }
+	if len(found) == 0 && slices.ContainsFunc(domain.SnapshotFiles, named) {
+		found = append(found, chainUse{vm: domain.VM, domain: domain}) // in no chain, and needed all the same
 	}
 	return found
 }
