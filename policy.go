@@ -91,6 +91,25 @@ func (k SnapshotKeep) MaxPoints() int {
 	return k.Depth
 }
 
+// ChainPoints is how many points the policy lets a disk's chain grow to: what its
+// schedule makes within the retention of the snapshot tier. 0 means that it
+// cannot be told, since only people take points and only their age is bounded.
+func (p Policy) ChainPoints() int {
+	if p.Snapshot.MapOnly() {
+		return 1 // the one that is on its way into the vault
+	}
+	byAge := 0
+	if every := time.Duration(p.Every); every > 0 && p.Snapshot.Days > 0 {
+		kept := time.Duration(p.Snapshot.Days) * 24 * time.Hour
+		byAge = int((kept + every - 1) / every)
+	}
+	switch {
+	case byAge == 0 || p.Snapshot.Count > 0 && p.Snapshot.Count < byAge:
+		return p.Snapshot.Count
+	}
+	return byAge
+}
+
 // VaultKeep says which points stay in the vault tier: the newest Last ones and
 // the newest one of each of so many days, weeks, months and years that have one.
 // All times are UTC; weeks are ISO weeks.

@@ -42,6 +42,8 @@ const (
 
 	PathPolicies = "/v1/policies"
 	PathPolicy   = "/v1/policies/{policy}"
+	// PathPolicySimulation takes ?days=N.
+	PathPolicySimulation = "/v1/policies/{policy}/simulation"
 
 	PathBackups       = "/v1/backups"
 	PathPoints        = "/v1/points"

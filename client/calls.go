@@ -127,6 +127,19 @@ func (c *Client) CreatePolicy(ctx context.Context, p backstay.Policy) (backstay.
 	return post[backstay.Policy](ctx, c, api.PathPolicies, p)
 }
 
+// EditPolicy replaces a policy, for old and new points alike.
+func (c *Client) EditPolicy(ctx context.Context, p backstay.Policy) (backstay.Policy, error) {
+	var out backstay.Policy
+	err := c.do(ctx, http.MethodPut, api.Path(api.PathPolicy, string(p.Name)), p, &out)
+	return out, err
+}
+
+// SimulatePolicy tells what a policy would keep, had it been at work for so many
+// days.
+func (c *Client) SimulatePolicy(ctx context.Context, name backstay.PolicyName, days int) (backstay.PolicySimulation, error) {
+	return get[backstay.PolicySimulation](ctx, c, api.Path(api.PathPolicySimulation, string(name))+"?days="+strconv.Itoa(days))
+}
+
 // DeletePolicy deletes a policy that no item uses.
 func (c *Client) DeletePolicy(ctx context.Context, name backstay.PolicyName) error {
 	return c.do(ctx, http.MethodDelete, api.Path(api.PathPolicy, string(name)), nil, nil)

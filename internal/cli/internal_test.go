@@ -39,7 +39,7 @@ func TestTheCommandsOfTheContractAreThere(t *testing.T) {
 	a := newApp(Env{}, Daemons{})
 	for _, path := range []string{
 		"server", "agent", "init", "doctor", "host list", "host show", "vm list", "vm show", "vault create", "vault list", "vault show", "vault usage",
-		"policy create", "policy list", "policy show", "policy delete", "protect", "unprotect", "backup", "point list", "point show", "point verify",
+		"policy create", "policy list", "policy show", "policy edit", "policy simulate", "policy delete", "protect", "unprotect", "backup", "point list", "point show", "point verify",
 		"point restores", "point delete", "restore create-vm", "job list", "job show", "job watch", "job cancel", "job retry", "audit list",
 		"token create", "token list", "token delete", "completion bash", "completion zsh", "completion fish",
 	} {

@@ -168,6 +168,11 @@ func (e *engines) PlanRestore(ctx context.Context, r backstay.RestoreRequest) (b
 	return e.restore.Plan(ctx, r)
 }
 
+// SimulatePolicy implements server.Planner.
+func (e *engines) SimulatePolicy(p backstay.Policy, days int) (backstay.PolicySimulation, error) {
+	return expire.Simulate(p, days, utcNow())
+}
+
 // PlanBackup implements server.Planner.
 func (e *engines) PlanBackup(ctx context.Context, id backstay.VMID) (api.BackupPlan, error) {
 	vm, err := e.region.catalog.VMs.VM(ctx, id)

@@ -47,6 +47,9 @@ type Planner interface {
 	PlanRestore(ctx context.Context, r backstay.RestoreRequest) (backstay.RestorePlan, error)
 	// PlanBackup plans a backup of a VM.
 	PlanBackup(ctx context.Context, vm backstay.VMID) (api.BackupPlan, error)
+	// SimulatePolicy tells what a policy would keep, had it been at work for so
+	// many days.
+	SimulatePolicy(p backstay.Policy, days int) (backstay.PolicySimulation, error)
 	// PlanReclaim plans a reclaim of a vault.
 	PlanReclaim(ctx context.Context, params backstay.ReclaimParams) (backstay.ReclaimPlan, error)
 }

@@ -62,6 +62,8 @@ var routes = []route{
 	{id: "listPolicies", method: get, path: api.PathPolicies, need: backstay.Reader, says: "All policies"},
 	{id: "createPolicy", method: post, path: api.PathPolicies, need: backstay.Owner, says: "Make a policy", status: http.StatusCreated},
 	{id: "getPolicy", method: get, path: api.PathPolicy, need: backstay.Reader, says: "One policy"},
+	{id: "editPolicy", method: put, path: api.PathPolicy, need: backstay.Owner, says: "Replace a policy; it counts for old and new points alike"},
+	{id: "simulatePolicy", method: get, path: api.PathPolicySimulation, need: backstay.Reader, says: "What a policy would keep, had it been at work for so many days"},
 	{id: "deletePolicy", method: del, path: api.PathPolicy, need: backstay.Owner, says: "Delete a policy that no item uses", status: http.StatusNoContent},
 
 	{id: "startBackup", method: post, path: api.PathBackups, need: backstay.Operator, says: "Take a recovery point of a protected VM", status: http.StatusAccepted},

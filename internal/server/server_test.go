@@ -296,10 +296,15 @@ func TestVerifyReadsATierThatThePointHas(t *testing.T) {
 
 func TestPoliciesThatCannotBeMeantAreRefused(t *testing.T) {
 	w := start(t)
-	good := `{"name":"p","every":3600,"consistency":"crash","snapshot":{"days":2,"count":0},"vault":{"last":1,"daily":0,"weekly":0,"monthly":0,"yearly":0}}`
+	good := `{"name":"p","every":3600,"consistency":"crash","snapshot":{"days":2,"count":5},"vault":{"last":1,"daily":0,"weekly":0,"monthly":0,"yearly":0}}`
 	for old, bad := range map[string]string{
 		`"every":3600`: `"every":5`, `"crash"`: `"perfect"`, `"days":2`: `"days":31`, `"last":1`: `"last":0`,
-		`"count":0`: `"count":-1`, `"name":"p"`: `"name":"a/b"`,
+		`"count":5`: `"count":-1`, `"name":"p"`: `"name":"a/b"`, `"days":2,`: `"days":2,"depth":33,`,
+		`"every":`:  `"fallback":["file-system"],"every":`,
+		`{"name"`:   `{"guest":{"freezeBudget":0.05},"name"`,
+		`{`:         `{"guest":{"latencyLimit":31},`,
+		`,"vault"`:  `,"guest":{"skipMounts":["mnt"]},"vault"`,
+		`,"vault":`: `,"guest":{"hooks":"perhaps"},"vault":`,
 	} {
 		refused(t, w, "POST", "/v1/policies", strings.Replace(good, old, bad, 1), 422, backstay.CodeUsage)
 	}
@@ -312,6 +317,45 @@ func TestPoliciesThatCannotBeMeantAreRefused(t *testing.T) {
 	if status, _ := ask(t, w, w.Tokens[backstay.Owner], "DELETE", "/v1/policies/p", ""); status != 204 {
 		t.Errorf("status %d", status)
 	}
+}
+
+// Schedule × retention is held to the depth of a chain, and the refusal has the
+// numbers.
+func TestAPolicyWhoseChainWouldBeTooDeepIsRefusedWithTheNumbers(t *testing.T) {
+	w := start(t)
+	for _, c := range []struct{ every, snapshot, want string }{
+		{"3600", `{"days":2,"count":0}`, "every 1h × 2 days = 48 points, and the chain may hold 8; give --snapshot-count 8 (--snapshot-depth goes up to 32); the vault keeps the rest"},
+		{"14400", `{"days":2,"count":0}`, "every 4h × 2 days = 12 points, and the chain may hold 8; give --snapshot-count 8 or --snapshot-days 1, or allow more layers with --snapshot-depth 12; the vault keeps the rest"},
+		{"0", `{"days":2,"count":9}`, "--snapshot-count 9 is more than the 8 points that the chain may hold; give --snapshot-count 8, or allow more layers with --snapshot-depth 9; the vault keeps the rest"},
+		{"3600", `{"days":2,"count":8}`, ""},
+		{"3600", `{"days":0,"count":0}`, ""},
+		{"14400", `{"days":2,"count":0,"depth":12}`, ""},
+		{"0", `{"days":30,"count":0}`, ""},
+	} {
+		body := `{"name":"daily","every":` + c.every + `,"consistency":"crash","snapshot":` + c.snapshot + `,"vault":{"last":1,"daily":0,"weekly":0,"monthly":0,"yearly":0}}`
+		if c.want == "" {
+			as[backstay.Policy](t, w, backstay.Owner, "PUT", "/v1/policies/daily", body)
+			continue
+		}
+		e := refused(t, w, "PUT", "/v1/policies/daily", body, 422, backstay.CodeUsage)
+		if got := e.Cause + "; " + e.Action; got != c.want {
+			t.Errorf("got  %s\nwant %s", got, c.want)
+		}
+	}
+}
+
+func TestAPolicyIsEditedUnderItsName(t *testing.T) {
+	w := start(t)
+	p := as[backstay.Policy](t, w, backstay.Reader, "GET", "/v1/policies/daily", "")
+	p.Vault.Last, p.Fallback = 99, []backstay.Consistency{}
+	text, _ := json.Marshal(p)
+	as[backstay.Policy](t, w, backstay.Owner, "PUT", "/v1/policies/daily", string(text))
+	got := as[backstay.Policy](t, w, backstay.Reader, "GET", "/v1/policies/daily", "")
+	if got.Vault.Last != 99 || got.Fallback == nil || len(got.Fallback) > 0 {
+		t.Errorf("got %+v", got)
+	}
+	refused(t, w, "PUT", "/v1/policies/other", string(text), 422, backstay.CodeUsage)
+	refused(t, w, "PUT", "/v1/policies/none", strings.Replace(string(text), `"daily"`, `"none"`, 1), 404, backstay.CodeUnknownPolicy)
 }
 
 func TestAVaultNeedsAPlaceForEachCopy(t *testing.T) {

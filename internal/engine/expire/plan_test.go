@@ -42,7 +42,7 @@ func TestSnapshotTierGoesByAgeAndByCount(t *testing.T) {
 		{backstay.SnapshotKeep{Days: 3}, "ab"},
 		{backstay.SnapshotKeep{Count: 2}, "abc"},
 		{backstay.SnapshotKeep{Days: 7, Count: 3}, "ab"},
-		{backstay.SnapshotKeep{}, ""},
+		{backstay.SnapshotKeep{Days: 30, Count: 9}, ""},
 	} {
 		got := dropped(NewPlan(backstay.Policy{Snapshot: c.keep, Vault: backstay.VaultKeep{Last: 99}}, points, now), backstay.SnapshotTier)
 		if got != c.want {
@@ -52,19 +52,19 @@ func TestSnapshotTierGoesByAgeAndByCount(t *testing.T) {
 }
 
 func TestTheNewestPointOfATierIsNeverDropped(t *testing.T) {
-	points := history(90*day, 80*day)
-	verdicts := NewPlan(backstay.Policy{Snapshot: backstay.SnapshotKeep{Days: 1}}, points, now)
-	if got := dropped(verdicts, backstay.SnapshotTier); got != "a" {
-		t.Errorf("snapshot tier drops %q, want a", got)
+	points := history(90*day, 80*day, 79*day)
+	verdicts := NewPlan(backstay.Policy{Snapshot: backstay.SnapshotKeep{Count: 1}}, points, now)
+	if got := dropped(verdicts, backstay.SnapshotTier); got != "ab" {
+		t.Errorf("snapshot tier drops %q, want ab", got)
 	}
-	if got := dropped(verdicts, backstay.VaultTier); got != "a" {
-		t.Errorf("vault tier drops %q, want a", got)
+	if got := dropped(verdicts, backstay.VaultTier); got != "ab" {
+		t.Errorf("vault tier drops %q, want ab", got)
 	}
 }
 
 func TestASnapshotThatTheVaultWaitsForStays(t *testing.T) {
-	points := history(20*day, 10*day, time.Hour)
-	for i := 1; i < 3; i++ {
+	points := history(20*day, 10*day, 2*time.Hour, time.Hour)
+	for i := 1; i < 4; i++ {
 		points[i].SetTier(backstay.VaultTier, backstay.TierCreating, now)
 	}
 	if got := dropped(NewPlan(backstay.Policy{Snapshot: backstay.SnapshotKeep{Days: 1}}, points, now), backstay.SnapshotTier); got != "a" {
@@ -141,5 +141,110 @@ func TestEveryVerdictHasAReason(t *testing.T) {
 		if v.Reason == "" {
 			t.Errorf("no reason for %+v", v)
 		}
+	}
+}
+
+// Retention 0: a point leaves the tier once the vault has it or a younger one.
+func TestWithRetentionZeroOnlyTheChangeMapStays(t *testing.T) {
+	keep := backstay.Policy{Vault: backstay.VaultKeep{Last: 99}}
+	points := history(3*day, 2*day, day, time.Hour)
+	points[1].DropTier(backstay.VaultTier) // its transfer failed, a younger one is in the vault
+	points[3].SetTier(backstay.VaultTier, backstay.TierCreating, now)
+	if got := dropped(NewPlan(keep, points, now), backstay.SnapshotTier); got != "abc" {
+		t.Errorf("drops %q, want abc", got)
+	}
+	points[3].SetTier(backstay.VaultTier, backstay.TierAvailable, now)
+	if got := dropped(NewPlan(keep, points, now), backstay.SnapshotTier); got != "abcd" {
+		t.Errorf("drops %q, want abcd", got)
+	}
+	for i := range points {
+		points[i].DropTier(backstay.VaultTier)
+	}
+	if got := dropped(NewPlan(keep, points, now), backstay.SnapshotTier); got != "" {
+		t.Errorf("drops %q although the vault has none of them", got)
+	}
+}
+
+// A clock that leaps a year ahead expires nothing by age alone, neither at once
+// nor when the first point is taken on the new time.
+func TestAClockThatLeapsAheadExpiresNothingByAge(t *testing.T) {
+	policy := backstay.Policy{Every: backstay.Duration(day), Snapshot: backstay.SnapshotKeep{Days: 3}, Vault: backstay.VaultKeep{Last: 2}}
+	points := history(3*day, 2*day, day, time.Hour)
+	until := now.Add(20 * day)
+	points[0].Expires = &until
+	later := now.Add(365 * day)
+	check := func(at time.Time, snapshot, vault string) {
+		t.Helper()
+		verdicts := NewPlan(policy, points, at)
+		if s, v := dropped(verdicts, backstay.SnapshotTier), dropped(verdicts, backstay.VaultTier); s != snapshot || v != vault {
+			t.Errorf("drops %q and %q, want %q and %q: %+v", s, v, snapshot, vault, verdicts)
+		}
+	}
+	check(later, "", "b") // a was promised to be kept, and nothing proves that its time is over
+	add := func(id backstay.PointID, at time.Time) {
+		p := backstay.RecoveryPoint{ID: id, Time: at}
+		p.SetTier(backstay.SnapshotTier, backstay.TierAvailable, at)
+		p.SetTier(backstay.VaultTier, backstay.TierAvailable, at)
+		points = append(points, p)
+	}
+	add("e", later)
+	check(later, "", "abc")
+	add("f", later.Add(day))
+	check(later.Add(day), "abcd", "abcd")
+}
+
+// A clock that is set back makes points that lie ahead: they are kept, and the
+// points that are taken now are not counted against them.
+func TestAClockThatIsSetBackExpiresNothing(t *testing.T) {
+	policy := backstay.Policy{Every: backstay.Duration(day), Snapshot: backstay.SnapshotKeep{Days: 3, Count: 2}, Vault: backstay.VaultKeep{Last: 1}}
+	points := history(2*day, day, time.Hour)
+	back := now.Add(-300 * day)
+	verdicts := NewPlan(policy, points, back)
+	if got := dropped(verdicts, backstay.SnapshotTier) + dropped(verdicts, backstay.VaultTier); got != "" {
+		t.Errorf("drops %q", got)
+	}
+	fresh := backstay.RecoveryPoint{ID: "x", Time: back}
+	fresh.SetTier(backstay.SnapshotTier, backstay.TierAvailable, back)
+	fresh.SetTier(backstay.VaultTier, backstay.TierAvailable, back)
+	verdicts = NewPlan(policy, append(points, fresh), back)
+	if got := dropped(verdicts, backstay.SnapshotTier) + dropped(verdicts, backstay.VaultTier); got != "" {
+		t.Errorf("drops %q: the point just taken must stay, it is the newest in truth", got)
+	}
+}
+
+func TestAPromisedPointStaysInTheSnapshotTierOnlyWhileTheVaultLacksIt(t *testing.T) {
+	points := history(9*day, 8*day, 2*time.Hour, time.Hour)
+	until := now.Add(day)
+	points[0].Expires, points[1].Expires = &until, &until
+	points[1].DropTier(backstay.VaultTier)
+	verdicts := NewPlan(backstay.Policy{Snapshot: backstay.SnapshotKeep{Days: 1}, Vault: backstay.VaultKeep{Last: 1}}, points, now)
+	if got := dropped(verdicts, backstay.SnapshotTier); got != "a" {
+		t.Errorf("drops %q, want a: %+v", got, verdicts)
+	}
+}
+
+func TestASimulationKeepsWhatThePolicySays(t *testing.T) {
+	policy := backstay.Policy{Every: backstay.Duration(6 * time.Hour), Snapshot: backstay.SnapshotKeep{Days: 2, Count: 5}, Vault: backstay.VaultKeep{Daily: 7, Weekly: 4}}
+	sim, err := Simulate(policy, 60, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	snapshot, vault := 0, 0
+	for _, p := range sim.Points {
+		if p.Snapshot != "" {
+			snapshot++
+		}
+		if p.Vault != "" {
+			vault++
+		}
+	}
+	if sim.Taken != 240 || snapshot != 5 || sim.Deepest != 6 || vault != 9 {
+		t.Errorf("%d taken, %d in the snapshot tier, deepest %d, %d in the vault", sim.Taken, snapshot, sim.Deepest, vault)
+	}
+	if len(sim.Notes) > 0 {
+		t.Errorf("%q", sim.Notes)
+	}
+	if _, err := Simulate(backstay.Policy{Every: backstay.Duration(time.Minute)}, 3000, now); !backstay.IsCode(err, backstay.CodeUsage) {
+		t.Errorf("got %v", err)
 	}
 }

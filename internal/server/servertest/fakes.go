@@ -79,6 +79,17 @@ func (p planner) PlanReclaim(_ context.Context, params backstay.ReclaimParams) (
 	return plan, nil
 }
 
+// SimulatePolicy keeps one point in both tiers.
+func (p planner) SimulatePolicy(policy backstay.Policy, days int) (backstay.PolicySimulation, error) {
+	return backstay.PolicySimulation{
+		Policy: policy, Days: days, Until: Now, Taken: days, Deepest: 3, DeepestAt: Now.Add(-48 * time.Hour), Bound: policy.Snapshot.MaxPoints(), MostInVault: 1,
+		Points: []backstay.SimulatedPoint{
+			{Time: Now.Add(-72 * time.Hour), Vault: "weekly 2026-W47"}, {Time: Now, Snapshot: "the newest one", Vault: "the newest one"},
+		},
+		Notes: []string{},
+	}, nil
+}
+
 func (p planner) PlanBackup(ctx context.Context, id backstay.VMID) (api.BackupPlan, error) {
 	vm, err := p.catalog.VMs.VM(ctx, id)
 	if err != nil {
