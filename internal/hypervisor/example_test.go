@@ -29,7 +29,7 @@ func ExampleDisks() {
 	if err != nil {
 		panic(err)
 	}
-	if err := host.CreateOverlay(ctx, overlay, base, "qcow2"); err != nil {
+	if err := host.CreateOverlay(ctx, hypervisor.Overlay{Path: overlay, Backing: hypervisor.Plain(base, "qcow2")}); err != nil {
 		panic(err)
 	}
 	_, err = host.SwitchAll(ctx, id, []hypervisor.Switch{{Target: "vda", Overlay: overlay}}, hypervisor.SwitchOptions{})

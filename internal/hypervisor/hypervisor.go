@@ -132,9 +132,9 @@ type Disks interface {
 	// MergeLive merges layers of a running VM and returns when done; the merged
 	// files are left in place, unused. progress gets bytes done and total.
 	MergeLive(ctx context.Context, id backstay.VMID, m Merge, progress func(done, total int64)) error
-	// Retarget lets the persistent definition of a shut-off VM use another file
+	// Retarget lets the persistent definition of a shut-off VM use another image
 	// for a disk, and drops any recorded backing chain.
-	Retarget(ctx context.Context, id backstay.VMID, target backstay.DiskTarget, path, format string) error
+	Retarget(ctx context.Context, id backstay.VMID, target backstay.DiskTarget, to Source) error
 }
 
 // VMs makes VMs and ends them.
@@ -174,6 +174,7 @@ type ImageInfo struct {
 // ExportOptions say how an image is exported.
 type ExportOptions struct {
 	Format   string // of the image; required, never probed (a guest could forge a header)
+	Secret   string // see Image.Secret
 	Writable bool
 	// Alone opens only this layer: what it does not hold reads as absent, and
 	// Map tells allocated from not.
@@ -200,17 +201,18 @@ type Images interface {
 	// ErrExists if the file is there.
 	Create(ctx context.Context, path, format string, size int64) error
 	// CreateOverlay makes a qcow2 overlay (128 KiB clusters with 4 KiB
-	// sub-clusters) of the same size as its backing, mode 0600.
-	CreateOverlay(ctx context.Context, path, backing, backingFormat string) error
-	// Info describes a file without following its backing chain.
-	Info(ctx context.Context, path string) (ImageInfo, error)
+	// sub-clusters), mode 0600. ErrExists if the file is there.
+	CreateOverlay(ctx context.Context, o Overlay) error
+	// Info describes what lies at a location, without following its backing
+	// chain and without its key.
+	Info(ctx context.Context, location string) (ImageInfo, error)
 	// Export serves an image by NBD.
-	Export(ctx context.Context, path string, o ExportOptions) (Export, error)
+	Export(ctx context.Context, location string, o ExportOptions) (Export, error)
 	// Allocated lists the ranges which this layer alone holds (data or explicit
 	// zeros), in order, in the finest steps that the image records.
-	Allocated(ctx context.Context, path, format string) ([]backstay.Range, error)
+	Allocated(ctx context.Context, image Image) ([]backstay.Range, error)
 	// Commit merges an overlay into its backing file; the VM must be shut off.
-	Commit(ctx context.Context, overlay string) error
+	Commit(ctx context.Context, overlay Image) error
 	// Rebase makes the overlay name another backing file with the same content.
-	Rebase(ctx context.Context, overlay, backing, backingFormat string) error
+	Rebase(ctx context.Context, overlay, backing Image) error
 }

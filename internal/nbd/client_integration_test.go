@@ -50,7 +50,7 @@ func TestQemuNBDIsReadWrittenAndMapped(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	if err := im.CreateOverlay(ctx, layer, base, "qcow2"); err != nil {
+	if err := im.CreateOverlay(ctx, hypervisor.Overlay{Path: layer, Backing: hypervisor.Plain(base, "qcow2")}); err != nil {
 		t.Fatal(err)
 	}
 	with(layer, hypervisor.ExportOptions{Format: "qcow2", Writable: true}, func(c *nbd.Client) {

@@ -26,7 +26,7 @@ func makeOverlay(ctx context.Context, t task) (map[string]float64, error) {
 	if err := os.Remove(t.Overlay); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	if err := images.CreateOverlay(ctx, t.Overlay, t.Out, "raw"); err != nil {
+	if err := images.CreateOverlay(ctx, hypervisor.Overlay{Path: t.Overlay, Backing: hypervisor.Plain(t.Out, "raw")}); err != nil {
 		return nil, err
 	}
 	e, err := exported(ctx, images, t.Overlay, hypervisor.ExportOptions{Format: "qcow2", Writable: true})
@@ -55,7 +55,7 @@ func makeOverlay(ctx context.Context, t task) (map[string]float64, error) {
 	if err := errors.Join(e.Flush(), e.Close()); err != nil {
 		return nil, err
 	}
-	held, err := images.Allocated(ctx, t.Overlay, "qcow2")
+	held, err := images.Allocated(ctx, hypervisor.Plain(t.Overlay, "qcow2"))
 	if err != nil {
 		return nil, err
 	}

@@ -190,7 +190,7 @@ func (t task) source(ctx context.Context) (d vault.DiskSource, closer func() err
 		return d, m.Close, nil
 	}
 	images := qemu.New(qemu.Options{})
-	if d.Changed, err = images.Allocated(ctx, t.Overlay, "qcow2"); err != nil {
+	if d.Changed, err = images.Allocated(ctx, hypervisor.Plain(t.Overlay, "qcow2")); err != nil {
 		return d, nil, err
 	}
 	d.HasMap, d.Format = true, "qcow2"

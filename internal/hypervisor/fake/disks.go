@@ -151,7 +151,7 @@ func mergeFiles(chain []string, top, base int) (format string, err error) {
 }
 
 // Retarget lets a shut-off VM use another file for a disk.
-func (h *Host) Retarget(ctx context.Context, id backstay.VMID, target backstay.DiskTarget, path, format string) error {
+func (h *Host) Retarget(ctx context.Context, id backstay.VMID, target backstay.DiskTarget, to hypervisor.Source) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	v, err := h.enterVM(ctx, "retarget", id)
@@ -162,5 +162,5 @@ func (h *Host) Retarget(ctx context.Context, id backstay.VMID, target backstay.D
 		return fmt.Errorf("retarget disk %s of %s: the VM is running", target, id)
 	}
 	h.changed(id)
-	return v.inactive.setDisk(target, absolute(path), format)
+	return v.inactive.setDisk(target, absolute(to.Location), to.Format)
 }

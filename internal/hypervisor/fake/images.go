@@ -24,7 +24,8 @@ func (h *Host) Create(ctx context.Context, path, format string, size int64) erro
 }
 
 // CreateOverlay makes an overlay.
-func (h *Host) CreateOverlay(ctx context.Context, path, backing, backingFormat string) error {
+func (h *Host) CreateOverlay(ctx context.Context, o hypervisor.Overlay) error {
+	path, backing, backingFormat := o.Path, o.Backing.Location, o.Backing.Format
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.enter(ctx, "create-overlay"); err != nil {
@@ -67,13 +68,13 @@ func imageInfo(path string) (hypervisor.ImageInfo, error) {
 }
 
 // Allocated lists what a layer alone holds.
-func (h *Host) Allocated(ctx context.Context, path, format string) ([]backstay.Range, error) {
+func (h *Host) Allocated(ctx context.Context, image hypervisor.Image) ([]backstay.Range, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.enter(ctx, "allocated"); err != nil {
 		return nil, err
 	}
-	path = absolute(path)
+	path, format := absolute(image.Location), image.Format
 	if err := h.conflict(path, false, ""); err != nil {
 		return nil, err
 	}
@@ -102,13 +103,13 @@ func (h *Host) Allocated(ctx context.Context, path, format string) ([]backstay.R
 }
 
 // Commit merges an overlay into its backing file.
-func (h *Host) Commit(ctx context.Context, overlay string) error {
+func (h *Host) Commit(ctx context.Context, image hypervisor.Image) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.enter(ctx, "commit"); err != nil {
 		return err
 	}
-	overlay = absolute(overlay)
+	overlay := absolute(image.Location)
 	l, err := openLayer(overlay, "qcow2", false)
 	if err != nil {
 		return err
@@ -127,17 +128,17 @@ func (h *Host) Commit(ctx context.Context, overlay string) error {
 }
 
 // Rebase makes the overlay name another backing file.
-func (h *Host) Rebase(ctx context.Context, overlay, backing, backingFormat string) error {
+func (h *Host) Rebase(ctx context.Context, image, backing hypervisor.Image) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.enter(ctx, "rebase"); err != nil {
 		return err
 	}
-	overlay = absolute(overlay)
+	overlay := absolute(image.Location)
 	if err := h.conflict(overlay, true, ""); err != nil {
 		return err
 	}
-	return setBacking(overlay, absolute(backing), backingFormat)
+	return setBacking(overlay, absolute(backing.Location), backing.Format)
 }
 
 func setBacking(overlay, backing, format string) error {

@@ -135,7 +135,7 @@ func (w *world) layer(t *testing.T, target backstay.DiskTarget, off int64, conte
 	source, format := w.source(t, target)
 	w.n++
 	path := filepath.Join(w.dir, fmt.Sprintf("%s.layer%d", target, w.n))
-	must(t, w.Images.CreateOverlay(testContext(t), path, source, format))
+	must(t, w.Images.CreateOverlay(testContext(t), hypervisor.Overlay{Path: path, Backing: hypervisor.Plain(source, format)}))
 	if content != nil { // alone: what lies below is locked by the running VM
 		w.images().with(t, path, hypervisor.ExportOptions{Format: "qcow2", Writable: true, Alone: true}, func(d Device) {
 			_, err := d.WriteAt(content, off)
@@ -272,7 +272,7 @@ func (s HostSuite) switchNone(t *testing.T) {
 		}
 		good := w.layer(t, "vda", 0, nil)
 		stranger := filepath.Join(w.dir, "stranger")
-		must(t, s.Images.CreateOverlay(testContext(t), stranger, w.disks[0].Source, "qcow2"))
+		must(t, s.Images.CreateOverlay(testContext(t), hypervisor.Overlay{Path: stranger, Backing: hypervisor.Plain(w.disks[0].Source, "qcow2")}))
 		for _, bad := range []hypervisor.Switch{
 			{Target: "vdb", Overlay: filepath.Join(w.dir, "missing")},
 			{Target: "vdb", Overlay: stranger}, // stands on another disk's layer
@@ -312,7 +312,7 @@ func (s HostSuite) readFrozen(t *testing.T) {
 	w.switchTo(t, w.layer(t, "vda", 0, nil), w.layer(t, "vdb", 0, nil))
 	for i, d := range w.disks {
 		s.images().expect(t, d.Source, hypervisor.ExportOptions{Format: d.Format}, 0, pattern(byte(i+1), 2*mib))
-		_, err := s.Images.Allocated(testContext(t), d.Source, d.Format)
+		_, err := s.Images.Allocated(testContext(t), hypervisor.Plain(d.Source, d.Format))
 		must(t, err)
 	}
 	active, _ := w.source(t, "vda")
@@ -388,8 +388,8 @@ func (s HostSuite) mergeOffline(t *testing.T) {
 		}
 		l, want := w.stack(t)
 		w.stop(t)
-		must(t, s.Images.Commit(testContext(t), l[0]))
-		must(t, s.Images.Rebase(testContext(t), l[1], w.disks[0].Source, "qcow2"))
+		must(t, s.Images.Commit(testContext(t), hypervisor.Plain(l[0], "qcow2")))
+		must(t, s.Images.Rebase(testContext(t), hypervisor.Plain(l[1], "qcow2"), hypervisor.Plain(w.disks[0].Source, "qcow2")))
 		must(t, os.Remove(l[0]))
 		w.start(t)
 		w.wantChain(t, "vda", l[2], l[1], w.disks[0].Source)
@@ -403,7 +403,7 @@ func (s HostSuite) retarget(t *testing.T) {
 	l, _ := w.stack(t)
 	other := filepath.Join(w.dir, "other.raw")
 	must(t, s.Images.Create(testContext(t), other, "raw", 4*mib))
-	must(t, s.Host.Retarget(testContext(t), w.id, "vda", other, "raw"))
+	must(t, s.Host.Retarget(testContext(t), w.id, "vda", hypervisor.Source{Image: hypervisor.Plain(other, "raw")}))
 	for _, file := range l {
 		must(t, os.Remove(file))
 	}
@@ -416,7 +416,7 @@ func (s HostSuite) retarget(t *testing.T) {
 func (s HostSuite) retargetRunning(t *testing.T) {
 	w := s.vm(t)
 	w.start(t)
-	if err := s.Host.Retarget(testContext(t), w.id, "vda", w.disks[1].Source, "raw"); err == nil {
+	if err := s.Host.Retarget(testContext(t), w.id, "vda", hypervisor.Source{Image: hypervisor.Plain(w.disks[1].Source, "raw")}); err == nil {
 		t.Error("a running VM was retargeted")
 	}
 	w.wantChain(t, "vda", w.disks[0].Source)

@@ -116,7 +116,7 @@ func (s ImagesSuite) image(t *testing.T, format string, size int64) string {
 func (s ImagesSuite) overlayOn(t *testing.T, backing, format string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "layer.qcow2")
-	must(t, s.Images.CreateOverlay(testContext(t), path, backing, format))
+	must(t, s.Images.CreateOverlay(testContext(t), hypervisor.Overlay{Path: path, Backing: hypervisor.Plain(backing, format)}))
 	return path
 }
 
@@ -179,7 +179,7 @@ func (s ImagesSuite) createOverFile(t *testing.T) {
 	must(t, os.WriteFile(path, []byte("precious"), 0o644))
 	wantError(t, s.Images.Create(testContext(t), path, "qcow2", mib), hypervisor.ErrExists)
 	backing := s.image(t, "qcow2", mib)
-	wantError(t, s.Images.CreateOverlay(testContext(t), path, backing, "qcow2"), hypervisor.ErrExists)
+	wantError(t, s.Images.CreateOverlay(testContext(t), hypervisor.Overlay{Path: path, Backing: hypervisor.Plain(backing, "qcow2")}), hypervisor.ErrExists)
 	if b, err := os.ReadFile(path); err != nil || string(b) != "precious" {
 		t.Errorf("the file is now %q, %v", b, err)
 	}
@@ -228,7 +228,7 @@ func (s ImagesSuite) allocated(t *testing.T) {
 	base := s.image(t, "qcow2", 16*mib)
 	s.write(t, base, "qcow2", 0, pattern(1, 8*mib))
 	layer := s.overlayOn(t, base, "qcow2")
-	none, err := s.Images.Allocated(testContext(t), layer, "qcow2")
+	none, err := s.Images.Allocated(testContext(t), hypervisor.Plain(layer, "qcow2"))
 	must(t, err)
 	if len(none) != 0 {
 		t.Fatalf("an empty layer holds %v", none)
@@ -242,7 +242,7 @@ func (s ImagesSuite) allocated(t *testing.T) {
 		must(t, d.WriteZeroes(6*mib+8*kib, 4*kib))
 		must(t, d.Flush())
 	})
-	got, err := s.Images.Allocated(testContext(t), layer, "qcow2")
+	got, err := s.Images.Allocated(testContext(t), hypervisor.Plain(layer, "qcow2"))
 	must(t, err)
 	want := []backstay.Range{
 		{Offset: 4 * kib, Length: 8 * kib}, {Offset: 3 * mib, Length: 128 * kib}, {Offset: 5 * mib, Length: 4 * kib},
@@ -255,7 +255,7 @@ func (s ImagesSuite) allocated(t *testing.T) {
 }
 
 func (s ImagesSuite) allocatedRaw(t *testing.T) {
-	got, err := s.Images.Allocated(testContext(t), s.image(t, "raw", 3*mib), "raw")
+	got, err := s.Images.Allocated(testContext(t), hypervisor.Plain(s.image(t, "raw", 3*mib), "raw"))
 	must(t, err)
 	if want := []backstay.Range{{Offset: 0, Length: 3 * mib}}; !reflect.DeepEqual(got, want) {
 		t.Errorf("raw holds %v, want %v", got, want)
@@ -270,9 +270,9 @@ func (s ImagesSuite) readBelow(t *testing.T) {
 		_, err := d.WriteAt(pattern(2, mib), 0)
 		must(t, err)
 		s.expect(t, base, hypervisor.ExportOptions{Format: "qcow2"}, 0, pattern(1, mib))
-		_, err = s.Images.Allocated(testContext(t), base, "qcow2")
+		_, err = s.Images.Allocated(testContext(t), hypervisor.Plain(base, "qcow2"))
 		must(t, err)
-		must(t, s.Images.CreateOverlay(testContext(t), filepath.Join(t.TempDir(), "second"), base, "qcow2"))
+		must(t, s.Images.CreateOverlay(testContext(t), hypervisor.Overlay{Path: filepath.Join(t.TempDir(), "second"), Backing: hypervisor.Plain(base, "qcow2")}))
 	})
 }
 
@@ -282,8 +282,8 @@ func (s ImagesSuite) locked(t *testing.T) {
 	s.with(t, layer, hypervisor.ExportOptions{Format: "qcow2", Writable: true}, func(Device) {
 		_, err := s.Images.Export(testContext(t), layer, hypervisor.ExportOptions{Format: "qcow2", Writable: true})
 		wantError(t, err, hypervisor.ErrLocked)
-		wantError(t, s.Images.Commit(testContext(t), layer), hypervisor.ErrLocked)
-		wantError(t, s.Images.Rebase(testContext(t), layer, base, "qcow2"), hypervisor.ErrLocked)
+		wantError(t, s.Images.Commit(testContext(t), hypervisor.Plain(layer, "qcow2")), hypervisor.ErrLocked)
+		wantError(t, s.Images.Rebase(testContext(t), hypervisor.Plain(layer, "qcow2"), hypervisor.Plain(base, "qcow2")), hypervisor.ErrLocked)
 		_, err = s.Images.Export(testContext(t), base, hypervisor.ExportOptions{Format: "qcow2", Writable: true})
 		wantError(t, err, hypervisor.ErrLocked)
 	})
@@ -324,8 +324,8 @@ func (s ImagesSuite) commit(t *testing.T) {
 			must(t, d.WriteZeroes(mib, mib))
 			must(t, d.Flush())
 		})
-		must(t, s.Images.Commit(testContext(t), layer))
-		must(t, s.Images.Commit(testContext(t), layer)) // a repeat after a crash
+		must(t, s.Images.Commit(testContext(t), hypervisor.Plain(layer, "qcow2")))
+		must(t, s.Images.Commit(testContext(t), hypervisor.Plain(layer, "qcow2"))) // a repeat after a crash
 		want := append(pattern(1, 4*mib), make([]byte, 4*mib)...)
 		clear(want[mib : 2*mib])
 		copy(want[5*mib:], pattern(2, mib))
@@ -341,7 +341,7 @@ func (s ImagesSuite) rebase(t *testing.T) {
 	s.write(t, layer, "qcow2", 2*mib, pattern(2, mib))
 	same := s.image(t, "qcow2", 4*mib)
 	s.write(t, same, "qcow2", 0, pattern(1, mib))
-	must(t, s.Images.Rebase(testContext(t), layer, same, "qcow2"))
+	must(t, s.Images.Rebase(testContext(t), hypervisor.Plain(layer, "qcow2"), hypervisor.Plain(same, "qcow2")))
 	must(t, os.Remove(base))
 	info, err := s.Images.Info(testContext(t), layer)
 	must(t, err)
@@ -380,11 +380,11 @@ func (s ImagesSuite) missing(t *testing.T) {
 	ctx, none := testContext(t), filepath.Join(t.TempDir(), "none")
 	_, err := s.Images.Info(ctx, none)
 	wantError(t, err, os.ErrNotExist)
-	_, err = s.Images.Allocated(ctx, none, "qcow2")
+	_, err = s.Images.Allocated(ctx, hypervisor.Plain(none, "qcow2"))
 	wantError(t, err, os.ErrNotExist)
 	_, err = s.Images.Export(ctx, none, hypervisor.ExportOptions{Format: "raw"})
 	wantError(t, err, os.ErrNotExist)
-	wantError(t, s.Images.CreateOverlay(ctx, none+"2", none, "raw"), os.ErrNotExist)
+	wantError(t, s.Images.CreateOverlay(ctx, hypervisor.Overlay{Path: none + "2", Backing: hypervisor.Plain(none, "raw")}), os.ErrNotExist)
 	if _, err := os.Stat(none + "2"); !os.IsNotExist(err) {
 		t.Errorf("a failed overlay left its file: %v", err)
 	}
@@ -396,10 +396,10 @@ func (s ImagesSuite) unknownFormat(t *testing.T) {
 		if _, err := s.Images.Export(ctx, base, hypervisor.ExportOptions{Format: format}); err == nil {
 			t.Errorf("exported as %q", format)
 		}
-		if err := s.Images.CreateOverlay(ctx, base+".o", base, format); err == nil {
+		if err := s.Images.CreateOverlay(ctx, hypervisor.Overlay{Path: base + ".o", Backing: hypervisor.Plain(base, format)}); err == nil {
 			t.Errorf("made an overlay on %q", format)
 		}
-		if _, err := s.Images.Allocated(ctx, base, format); err == nil {
+		if _, err := s.Images.Allocated(ctx, hypervisor.Plain(base, format)); err == nil {
 			t.Errorf("mapped as %q", format)
 		}
 	}

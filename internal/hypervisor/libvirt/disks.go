@@ -227,7 +227,7 @@ func redefine(l *libvirt.Libvirt, root *etree.Element) error {
 
 // Retarget edits the persistent definition by element, so that nothing of it is
 // lost that we do not know.
-func (h *Host) Retarget(ctx context.Context, id backstay.VMID, target backstay.DiskTarget, path, format string) error {
+func (h *Host) Retarget(ctx context.Context, id backstay.VMID, target backstay.DiskTarget, to hypervisor.Source) error {
 	err := h.do(context.WithoutCancel(ctx), callPatience, func(l *libvirt.Libvirt) error {
 		d, err := lookup(l, id)
 		if err != nil {
@@ -253,8 +253,8 @@ func (h *Host) Retarget(ctx context.Context, id backstay.VMID, target backstay.D
 		for _, name := range []string{"dev", "index"} {
 			source.RemoveAttr(name)
 		}
-		source.CreateAttr("file", path)
-		find(e, "driver").CreateAttr("type", format)
+		source.CreateAttr("file", to.Location)
+		find(e, "driver").CreateAttr("type", to.Format)
 		if b := find(e, "backingStore"); b != nil {
 			e.RemoveChild(b)
 		}

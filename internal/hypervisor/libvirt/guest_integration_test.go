@@ -144,7 +144,7 @@ func TestAGuestIsFrozenForTheSwitchAndThawedAfterwards(t *testing.T) {
 			t.Fatal(err)
 		}
 		overlay := filepath.Join(p.dir, name)
-		if err := im.CreateOverlay(ctx, overlay, d.VM.Disks[0].Source, "qcow2"); err != nil {
+		if err := im.CreateOverlay(ctx, hypervisor.Overlay{Path: overlay, Backing: hypervisor.Plain(d.VM.Disks[0].Source, "qcow2")}); err != nil {
 			t.Fatal(err)
 		}
 		return h.SwitchAll(ctx, id, []hypervisor.Switch{{Target: "vda", Overlay: overlay}}, o)

@@ -7,6 +7,7 @@ import (
 	"io"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/hypervisor"
 )
 
 // Allocated lists what a layer alone holds. The layer is opened without its
@@ -16,7 +17,8 @@ import (
 //
 // The answer is read as it comes: the map of a large layer that was written in
 // small steps has millions of lines.
-func (im *Images) Allocated(ctx context.Context, path, format string) ([]backstay.Range, error) {
+func (im *Images) Allocated(ctx context.Context, image hypervisor.Image) ([]backstay.Range, error) {
+	path, format := image.Location, image.Format
 	if err := known(format); err != nil {
 		return nil, fmt.Errorf("map layer %s: %w", path, err)
 	}

@@ -44,7 +44,7 @@ func TestAGuestsForgedHeaderIsNotFollowed(t *testing.T) {
 	if err := os.WriteFile(disk, forged, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := im.CreateOverlay(ctx, overlay, disk, "raw"); err != nil {
+	if err := im.CreateOverlay(ctx, hypervisor.Overlay{Path: overlay, Backing: hypervisor.Plain(disk, "raw")}); err != nil {
 		t.Fatal(err)
 	}
 	info, err := im.Info(ctx, overlay)
@@ -77,7 +77,7 @@ func TestABackingFileOfUnrecordedFormatIsNotOpened(t *testing.T) {
 	if err := im.Create(ctx, base, "raw", 1<<20); err != nil {
 		t.Fatal(err)
 	}
-	if err := im.CreateOverlay(ctx, overlay, base, "raw"); err != nil {
+	if err := im.CreateOverlay(ctx, hypervisor.Overlay{Path: overlay, Backing: hypervisor.Plain(base, "raw")}); err != nil {
 		t.Fatal(err)
 	}
 	b, err := os.ReadFile(overlay)
@@ -92,7 +92,7 @@ func TestABackingFileOfUnrecordedFormatIsNotOpened(t *testing.T) {
 	if _, err := im.Export(ctx, overlay, hypervisor.ExportOptions{Format: "qcow2"}); err == nil {
 		t.Error("it was exported")
 	}
-	if err := im.Commit(ctx, overlay); err == nil {
+	if err := im.Commit(ctx, hypervisor.Plain(overlay, "qcow2")); err == nil {
 		t.Error("it was merged")
 	}
 }

@@ -82,7 +82,8 @@ func (im *Images) Create(ctx context.Context, path, format string, size int64) e
 
 // CreateOverlay makes an overlay, durably; see Create for a crash. The backing
 // file is not locked, so it may be in use by a running VM.
-func (im *Images) CreateOverlay(ctx context.Context, path, backing, backingFormat string) error {
+func (im *Images) CreateOverlay(ctx context.Context, o hypervisor.Overlay) error {
+	path, backing, backingFormat := o.Path, o.Backing.Location, o.Backing.Format
 	if err := known(backingFormat); err != nil {
 		return fmt.Errorf("create overlay %s: %w", path, err)
 	}
@@ -201,7 +202,8 @@ func (im *Images) checkChain(ctx context.Context, path, format string) ([]imageI
 
 // Commit merges an overlay into its backing file. It may be repeated: the
 // overlay keeps its content.
-func (im *Images) Commit(ctx context.Context, overlay string) error {
+func (im *Images) Commit(ctx context.Context, image hypervisor.Image) error {
+	overlay := image.Location
 	chain, err := im.checkChain(ctx, overlay, "qcow2")
 	if err != nil {
 		return fmt.Errorf("merge layer: %w", err)
@@ -225,20 +227,21 @@ func (im *Images) Commit(ctx context.Context, overlay string) error {
 // ("unsafe" in QEMU's words). That is right because the contract says that both
 // hold the same content: the safe mode would compare them block by block to copy
 // nothing, and needs the old one, which a merge has just made meaningless.
-func (im *Images) Rebase(ctx context.Context, overlay, backing, backingFormat string) error {
+func (im *Images) Rebase(ctx context.Context, top, base hypervisor.Image) error {
+	overlay, backing, backingFormat := top.Location, base.Location, base.Format
 	if err := known(backingFormat); err != nil {
 		return fmt.Errorf("rebase layer %s: %w", overlay, err)
 	}
-	top, err := im.info(ctx, overlay, "qcow2")
+	over, err := im.info(ctx, overlay, "qcow2")
 	if err != nil {
 		return fmt.Errorf("rebase layer: %w", err)
 	}
-	base, err := im.info(ctx, backing, backingFormat)
+	below, err := im.info(ctx, backing, backingFormat)
 	if err != nil {
 		return fmt.Errorf("rebase layer: %w", err)
 	}
-	if base.VirtualSize > top.VirtualSize {
-		return fmt.Errorf("rebase layer %s: new backing file has %d bytes, more than its own %d", overlay, base.VirtualSize, top.VirtualSize)
+	if below.VirtualSize > over.VirtualSize {
+		return fmt.Errorf("rebase layer %s: new backing file has %d bytes, more than its own %d", overlay, below.VirtualSize, over.VirtualSize)
 	}
 	if _, err := im.run(ctx, im.img, "rebase", "-q", "-u", "-f", "qcow2", "-F", backingFormat, "-b", backing, fileName(overlay)); err != nil {
 		return fmt.Errorf("rebase layer %s: %w", overlay, noSpace(err, overlay))

@@ -155,7 +155,7 @@ func (s *snapshotSource) write(ctx context.Context, r mover.StageRequest, _ *res
 		if !ok {
 			return mover.Staged{}, backstay.Errorf(backstay.CodeNotRestorable, "disk %s is not part of point %s", d.Target, r.Plan.Point)
 		}
-		if err := s.images.CreateOverlay(ctx, d.Path, layers.Path, layers.Format); err != nil {
+		if err := s.images.CreateOverlay(ctx, hypervisor.Overlay{Path: d.Path, Backing: hypervisor.Plain(layers.Path, layers.Format)}); err != nil {
 			return mover.Staged{}, fmt.Errorf("make disk %s: %w", d.Target, err)
 		}
 		staged.Paths = append(staged.Paths, d.Path)

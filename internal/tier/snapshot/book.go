@@ -8,6 +8,7 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/hypervisor"
 	"github.com/backstay/backstay/internal/tier/snapshot/record"
 )
 
@@ -40,6 +41,16 @@ type (
 // book is all records of the host at one instant, with what this package
 // decides by them.
 type book struct{ *record.Book }
+
+// imageOf is how a layer is opened.
+func imageOf(l *Layer) hypervisor.Image {
+	return hypervisor.Image{Location: l.File, Format: l.Format, Secret: l.Secret}
+}
+
+// sourceOf is what a VM is put on when it uses the layer as its own.
+func sourceOf(l *Layer) hypervisor.Source {
+	return hypervisor.Source{Image: imageOf(l), Element: l.Element}
+}
 
 // load reads all records.
 func (t *Tier) load() (*book, error) {

@@ -27,7 +27,7 @@ func (t *Tier) Changes(ctx context.Context, point, parent backstay.PointID, targ
 		return nil, false, reason, nil
 	}
 	for _, l := range between {
-		held, err := t.images.Allocated(ctx, l.File, l.Format)
+		held, err := t.images.Allocated(ctx, imageOf(&l))
 		if err != nil {
 			return nil, false, "", fmt.Errorf("read what layer %s holds: %w", l.File, err)
 		}

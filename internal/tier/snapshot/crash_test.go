@@ -311,7 +311,7 @@ func TestALayerThatWasWrittenToAfterItsMergeIsKept(t *testing.T) {
 			w.write()
 			must(t, w.hv.Destroy(ctx, vmID))
 		}
-		must(t, w.hv.Retarget(ctx, vmID, "vda", p.Disks[0].Path, p.Disks[0].Format))
+		must(t, w.hv.Retarget(ctx, vmID, "vda", hypervisor.Source{Image: hypervisor.Plain(p.Disks[0].Path, p.Disks[0].Format)}))
 		_, _ = w.tier.Sweep(ctx, SweepOptions{})
 		if _, err := os.Stat(child); (err == nil) != written {
 			t.Errorf("written %v: the merged layer: %v", written, err)

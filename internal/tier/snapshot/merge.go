@@ -135,7 +135,7 @@ func (t *Tier) commit(ctx context.Context, b *book, m *mergeIntent, again bool, 
 	if use.active() != child.File {
 		return nil
 	}
-	if err := t.hv.Retarget(ctx, use.vm.ID, use.target, into.File, into.Format); err != nil {
+	if err := t.hv.Retarget(ctx, use.vm.ID, use.target, sourceOf(into)); err != nil {
 		return hypervisorError(err, "%s cannot be put on %s", use.vm.Name, into.File)
 	}
 	return t.seeOff(ctx, use.vm.ID, child)
@@ -182,7 +182,7 @@ func (t *Tier) commitFile(ctx context.Context, m *mergeIntent, into, child *Laye
 	if info.Backing != into.File {
 		return fmt.Errorf("merge layers: %s stands on %q and not on %s as recorded", child.File, info.Backing, into.File)
 	}
-	if err := t.images.Commit(ctx, child.File); err != nil {
+	if err := t.images.Commit(ctx, imageOf(child)); err != nil {
 		return fmt.Errorf("merge %s: %w", child.File, err)
 	}
 	if m.Committed, err = record.StampOf(child.File); err != nil {
@@ -232,7 +232,7 @@ func (t *Tier) rebaseAbove(ctx context.Context, b *book, m *mergeIntent) error {
 		switch info.Backing {
 		case into.File:
 		case child.File:
-			if err := t.images.Rebase(ctx, above.File, into.File, into.Format); err != nil {
+			if err := t.images.Rebase(ctx, imageOf(above), imageOf(into)); err != nil {
 				return fmt.Errorf("put %s on %s: %w", above.File, into.File, err)
 			}
 		default:

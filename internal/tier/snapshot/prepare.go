@@ -69,7 +69,7 @@ func (t *Tier) Prepare(ctx context.Context, r Request) (Prepared, error) {
 		return Prepared{}, snapshotFailed(&domain.VM, err)
 	}
 	for _, d := range in.Disks {
-		if err := t.images.CreateOverlay(ctx, d.Overlay, d.Source, d.Format); err != nil {
+		if err := t.images.CreateOverlay(ctx, hypervisor.Overlay{Path: d.Overlay, Backing: hypervisor.Image{Location: d.Source, Format: d.Format}}); err != nil {
 			return Prepared{}, snapshotFailed(&domain.VM, errors.Join(
 				fmt.Errorf("make overlay of disk %s: %w", d.Target, err), t.discard(in)))
 		}

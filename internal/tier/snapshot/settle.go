@@ -160,7 +160,7 @@ func (t *Tier) abandon(ctx context.Context, in *intent, domain *hypervisor.Domai
 // written to it. A hypervisor daemon that died between the switch and its own
 // note of it names the old files, while the guest writes to the new ones.
 func (t *Tier) untouched(ctx context.Context, in *intent, overlay string) error {
-	held, err := t.images.Allocated(ctx, overlay, "qcow2")
+	held, err := t.images.Allocated(ctx, hypervisor.Plain(overlay, "qcow2"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -15,6 +15,7 @@ import (
 	"unicode/utf8"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/hypervisor"
 	"github.com/backstay/backstay/internal/hypervisor/fake"
 	"github.com/backstay/backstay/internal/tier"
 	"github.com/backstay/backstay/internal/tier/snapshot/record"
@@ -136,7 +137,7 @@ func TestLayerWithUsersIsNotMerged(t *testing.T) {
 	}
 	must(t, img.Close())
 	overlay := w.disk("thin.qcow2")
-	must(t, w.hv.CreateOverlay(background, overlay, p.Disks[0].Path, p.Disks[0].Format))
+	must(t, w.hv.CreateOverlay(background, hypervisor.Overlay{Path: overlay, Backing: hypervisor.Plain(p.Disks[0].Path, p.Disks[0].Format)}))
 	must(t, w.tier.AddUser(second, "vda", User{Kind: UserVM, ID: "vm-9", Overlay: overlay}))
 	for _, id := range []backstay.PointID{first, second} {
 		if err := w.tier.Drop(background, id, nil); !backstay.IsCode(err, backstay.CodeLayerInUse) || !strings.Contains(err.Error(), "vm-9") {
@@ -162,7 +163,7 @@ func TestStrangersOverlayProtectsALayer(t *testing.T) {
 	p, err := w.tier.Open(background, id)
 	must(t, err)
 	overlay := w.disk("strangers.qcow2")
-	must(t, w.hv.CreateOverlay(background, overlay, p.Disks[1].Path, p.Disks[1].Format))
+	must(t, w.hv.CreateOverlay(background, hypervisor.Overlay{Path: overlay, Backing: hypervisor.Plain(p.Disks[1].Path, p.Disks[1].Format)}))
 	other := backstay.VMID("33333333-3333-4333-8333-333333333333")
 	_, err = w.hv.Define(background, fake.XML("other", other, backstay.Disk{Target: "vda", Source: overlay, Format: "qcow2"}))
 	must(t, err)
@@ -236,7 +237,7 @@ func TestVMPutBackOnAFrozenLayerBreaksItsPoints(t *testing.T) {
 	w := newWorld(t, false)
 	first, _ := w.take()
 	second, _ := w.take()
-	must(t, w.hv.Retarget(background, vmID, "vda", w.disk("vda.raw"), "raw"))
+	must(t, w.hv.Retarget(background, vmID, "vda", hypervisor.Source{Image: hypervisor.Plain(w.disk("vda.raw"), "raw")}))
 	w.write()
 	third := w.nextPoint()
 	_, err := w.tier.Prepare(background, w.request(third))

@@ -19,7 +19,7 @@ func (w *world) strangers(name string) {
 	var switches []hypervisor.Switch
 	for _, disk := range d.VM.Disks {
 		overlay := w.disk(fmt.Sprintf("%s-%s.qcow2", name, disk.Target))
-		must(w.t, w.hv.CreateOverlay(background, overlay, disk.Source, disk.Format))
+		must(w.t, w.hv.CreateOverlay(background, hypervisor.Overlay{Path: overlay, Backing: hypervisor.Plain(disk.Source, disk.Format)}))
 		switches = append(switches, hypervisor.Switch{Target: disk.Target, Overlay: overlay})
 	}
 	_, err = w.hv.SwitchAll(background, vmID, switches, hypervisor.SwitchOptions{})

@@ -26,6 +26,12 @@ type Layer struct {
 	Target  backstay.DiskTarget `json:"target"`
 	VM      backstay.VMID       `json:"vm"`
 	Size    int64               `json:"size"` // guest-visible bytes
+	// Secret is the UUID of the libvirt secret that opens an encrypted image; ""
+	// if it is not encrypted. The secret itself is nowhere in the records (I10).
+	Secret string `json:"secret,omitempty"`
+	// Element is the disk's element in the VM's definition when its protection
+	// began, on the bottom layer only: the VM gets exactly it back (I15).
+	Element string `json:"element,omitempty"`
 	// Bottom marks the file that the VM used when its protection began. Nothing
 	// below it is ever written (I15).
 	Bottom bool `json:"bottom"`
