@@ -117,6 +117,9 @@ type Switched struct {
 type Merge struct {
 	Target    backstay.DiskTarget
 	Top, Base string
+	// Throttle says how fast. A merge of the active layer that cannot keep up with
+	// what the guest writes goes faster than it says, until it can.
+	Throttle Throttle
 }
 
 // Disks changes which files a VM's disks consist of.
@@ -156,6 +159,7 @@ type VMs interface {
 type Host interface {
 	Inventory
 	Disks
+	Copies
 	VMs
 	// Close lets go of what is open; the VMs go on.
 	Close() error
@@ -197,6 +201,7 @@ type Export interface {
 // Images makes and merges image files. It works on files that no running VM
 // writes to; QEMU's own locks are respected.
 type Images interface {
+	Converts
 	// Create makes an empty image of the given guest-visible size, mode 0600.
 	// ErrExists if the file is there.
 	Create(ctx context.Context, path, format string, size int64) error
@@ -211,8 +216,9 @@ type Images interface {
 	// Allocated lists the ranges which this layer alone holds (data or explicit
 	// zeros), in order, in the finest steps that the image records.
 	Allocated(ctx context.Context, image Image) ([]backstay.Range, error)
-	// Commit merges an overlay into its backing file; the VM must be shut off.
-	Commit(ctx context.Context, overlay Image) error
+	// Commit merges an overlay into its backing file; the VM must be shut off. The
+	// overlay stays as it is, so that it may be repeated after a crash.
+	Commit(ctx context.Context, overlay Image, o CommitOptions) error
 	// Rebase makes the overlay name another backing file with the same content.
 	Rebase(ctx context.Context, overlay, backing Image) error
 }

@@ -27,7 +27,7 @@ type Host struct {
 	FactsValue backstay.HostFacts
 	// Hook, if set, is called first in each changing call with the call's name
 	// (switch, thaw, merge, retarget, define, undefine, start, destroy, create,
-	// create-overlay, export, allocated, commit, rebase); its error is the
+	// create-overlay, export, allocated, commit, rebase, copy, convert); its error is the
 	// call's, and nothing is changed. It must not call the Host. Set it before use.
 	Hook func(call string) error
 

@@ -103,7 +103,7 @@ func (h *Host) Allocated(ctx context.Context, image hypervisor.Image) ([]backsta
 }
 
 // Commit merges an overlay into its backing file.
-func (h *Host) Commit(ctx context.Context, image hypervisor.Image) error {
+func (h *Host) Commit(ctx context.Context, image hypervisor.Image, o hypervisor.CommitOptions) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.enter(ctx, "commit"); err != nil {

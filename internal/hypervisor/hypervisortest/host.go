@@ -47,6 +47,8 @@ func (s HostSuite) Run(t *testing.T) {
 		{"merging the active layer puts the VM on the base", s.mergeActive},
 		{"a layer that another reads is not merged into", s.mergeLocked},
 		{"a VM starts after a layer below it was merged while it was off", s.mergeOffline},
+		{"a running VM goes on on a copy of its disk, and the files it leaves stay as they are", s.copyLive},
+		{"a copy into a file that somebody uses changes nothing", s.copyLocked},
 		{"a VM that is shut off can be given another file", s.retarget},
 		{"a running VM is not given another file", s.retargetRunning},
 		{"thawing a guest that is not frozen changes nothing", s.thawNothing},
@@ -388,7 +390,7 @@ func (s HostSuite) mergeOffline(t *testing.T) {
 		}
 		l, want := w.stack(t)
 		w.stop(t)
-		must(t, s.Images.Commit(testContext(t), hypervisor.Plain(l[0], "qcow2")))
+		must(t, s.Images.Commit(testContext(t), hypervisor.Plain(l[0], "qcow2"), hypervisor.CommitOptions{}))
 		must(t, s.Images.Rebase(testContext(t), hypervisor.Plain(l[1], "qcow2"), hypervisor.Plain(w.disks[0].Source, "qcow2")))
 		must(t, os.Remove(l[0]))
 		w.start(t)
@@ -396,6 +398,50 @@ func (s HostSuite) mergeOffline(t *testing.T) {
 		w.stop(t)
 		s.images().expect(t, l[2], hypervisor.ExportOptions{Format: "qcow2"}, 0, want)
 	}
+}
+
+func (s HostSuite) copyLive(t *testing.T) {
+	for _, format := range []string{"qcow2", "raw"} {
+		w := s.vm(t)
+		w.start(t)
+		l, want := w.stack(t)
+		to := filepath.Join(w.dir, "copy."+format)
+		must(t, s.Images.Create(testContext(t), to, format, 4*mib))
+		c := hypervisor.Copy{Target: "vda", To: hypervisor.Plain(to, format), Throttle: func() int64 { return 512 << 20 }}
+		must(t, s.Host.CopyLive(testContext(t), w.id, c, nil))
+		w.wantChain(t, "vda", to)
+		must(t, s.Host.CopyLive(testContext(t), w.id, c, nil)) // its answer was lost
+		w.wantChain(t, "vda", to)
+		w.wantChain(t, "vdb", w.disks[1].Source)
+		s.images().expect(t, l[2], hypervisor.ExportOptions{Format: "qcow2"}, 0, want)
+		w.stop(t)
+		w.wantChain(t, "vda", to)
+		for _, file := range l {
+			must(t, os.Remove(file))
+		}
+		w.start(t)
+		w.wantChain(t, "vda", to)
+		w.stop(t)
+		s.images().expect(t, to, hypervisor.ExportOptions{Format: format}, 0, want)
+		if err := s.Host.CopyLive(testContext(t), w.id, c, nil); err == nil {
+			t.Error("a disk of a VM that is off was copied")
+		}
+	}
+}
+
+func (s HostSuite) copyLocked(t *testing.T) {
+	w := s.vm(t)
+	w.start(t)
+	to := filepath.Join(w.dir, "copy")
+	must(t, s.Images.Create(testContext(t), to, "qcow2", 4*mib))
+	s.images().with(t, to, hypervisor.ExportOptions{Format: "qcow2", Writable: true}, func(Device) {
+		if err := s.Host.CopyLive(testContext(t), w.id, hypervisor.Copy{Target: "vda", To: hypervisor.Plain(to, "qcow2")}, nil); err == nil {
+			t.Error("the disk was copied into a file that is in use")
+		}
+	})
+	w.wantChain(t, "vda", w.disks[0].Source)
+	w.stop(t)
+	w.wantChain(t, "vda", w.disks[0].Source)
 }
 
 func (s HostSuite) retarget(t *testing.T) {

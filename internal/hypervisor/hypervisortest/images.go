@@ -64,6 +64,7 @@ func (s ImagesSuite) Run(t *testing.T) {
 		{"several clients read one export at once", s.concurrent},
 		{"a merged layer leaves the content of both in the backing", s.commit},
 		{"a rebased layer stands on another file of the same content", s.rebase},
+		{"a copy shows what the image showed, has mode 0600, and is never made over a file", s.convert},
 		{"closing an export ends its server and removes its socket", s.closeExport},
 		{"a read-only export cannot be written to", s.readOnly},
 		{"a missing file is an error that says so", s.missing},
@@ -282,7 +283,7 @@ func (s ImagesSuite) locked(t *testing.T) {
 	s.with(t, layer, hypervisor.ExportOptions{Format: "qcow2", Writable: true}, func(Device) {
 		_, err := s.Images.Export(testContext(t), layer, hypervisor.ExportOptions{Format: "qcow2", Writable: true})
 		wantError(t, err, hypervisor.ErrLocked)
-		wantError(t, s.Images.Commit(testContext(t), hypervisor.Plain(layer, "qcow2")), hypervisor.ErrLocked)
+		wantError(t, s.Images.Commit(testContext(t), hypervisor.Plain(layer, "qcow2"), hypervisor.CommitOptions{}), hypervisor.ErrLocked)
 		wantError(t, s.Images.Rebase(testContext(t), hypervisor.Plain(layer, "qcow2"), hypervisor.Plain(base, "qcow2")), hypervisor.ErrLocked)
 		_, err = s.Images.Export(testContext(t), base, hypervisor.ExportOptions{Format: "qcow2", Writable: true})
 		wantError(t, err, hypervisor.ErrLocked)
@@ -324,8 +325,8 @@ func (s ImagesSuite) commit(t *testing.T) {
 			must(t, d.WriteZeroes(mib, mib))
 			must(t, d.Flush())
 		})
-		must(t, s.Images.Commit(testContext(t), hypervisor.Plain(layer, "qcow2")))
-		must(t, s.Images.Commit(testContext(t), hypervisor.Plain(layer, "qcow2"))) // a repeat after a crash
+		must(t, s.Images.Commit(testContext(t), hypervisor.Plain(layer, "qcow2"), hypervisor.CommitOptions{}))
+		must(t, s.Images.Commit(testContext(t), hypervisor.Plain(layer, "qcow2"), hypervisor.CommitOptions{})) // a repeat after a crash
 		want := append(pattern(1, 4*mib), make([]byte, 4*mib)...)
 		clear(want[mib : 2*mib])
 		copy(want[5*mib:], pattern(2, mib))
@@ -350,6 +351,38 @@ func (s ImagesSuite) rebase(t *testing.T) {
 	}
 	s.expect(t, layer, hypervisor.ExportOptions{Format: "qcow2"}, 0, pattern(1, mib))
 	s.expect(t, layer, hypervisor.ExportOptions{Format: "qcow2"}, 2*mib, pattern(2, mib))
+}
+
+func (s ImagesSuite) convert(t *testing.T) {
+	for _, format := range []string{"qcow2", "raw"} {
+		base := s.image(t, format, 8*mib)
+		s.write(t, base, format, 0, pattern(1, 4*mib))
+		layer := s.overlayOn(t, base, format)
+		s.write(t, layer, "qcow2", mib, pattern(2, mib))
+		want := append(pattern(1, 4*mib), make([]byte, 4*mib)...)
+		copy(want[mib:], pattern(2, mib))
+		c := hypervisor.Conversion{From: hypervisor.Plain(layer, "qcow2"), To: hypervisor.Plain(filepath.Join(t.TempDir(), "copy"), format)}
+		var last int64
+		must(t, s.Images.Convert(testContext(t), c, func(done, total int64) { last = done * 100 / total }))
+		if last != 100 {
+			t.Errorf("progress ended at %d %%", last)
+		}
+		s.expect(t, c.To.Location, hypervisor.ExportOptions{Format: format}, 0, want)
+		s.expect(t, layer, hypervisor.ExportOptions{Format: "qcow2"}, 0, want)
+		info, err := os.Stat(c.To.Location)
+		must(t, err)
+		if info.Mode().Perm() != 0o600 {
+			t.Errorf("mode is %v", info.Mode())
+		}
+		wantError(t, s.Images.Convert(testContext(t), c, nil), hypervisor.ErrExists)
+		c.From.Location, c.To.Location = filepath.Join(t.TempDir(), "none"), filepath.Join(t.TempDir(), "copy")
+		if err := s.Images.Convert(testContext(t), c, nil); err == nil {
+			t.Error("a file that is not there was copied")
+		}
+		if _, err := os.Stat(c.To.Location); err == nil {
+			t.Error("a copy that failed left a file")
+		}
+	}
 }
 
 func (s ImagesSuite) closeExport(t *testing.T) {

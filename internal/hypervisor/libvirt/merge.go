@@ -6,19 +6,12 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"github.com/beevik/etree"
 	"github.com/digitalocean/go-libvirt"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor"
-)
-
-const (
-	mergePoll   = 100 * time.Millisecond
-	pivotTries  = 50
-	stopTimeout = 30 * time.Second
 )
 
 // MergeLive is libvirt's block commit. The merge of the active layer ends with a
@@ -33,11 +26,12 @@ func (h *Host) MergeLive(ctx context.Context, id backstay.VMID, m hypervisor.Mer
 }
 
 func (h *Host) mergeLive(ctx context.Context, id backstay.VMID, m hypervisor.Merge, progress func(done, total int64)) error {
-	active, err := h.startMerge(ctx, id, m, progress)
+	pace := &pacer{throttle: m.Throttle}
+	active, err := h.startMerge(ctx, id, m, pace, progress)
 	if err != nil {
 		return err
 	}
-	if err := h.follow(ctx, id, m.Target, active, progress); err != nil {
+	if err := h.follow(ctx, id, following{m.Target, active, pace, progress}); err != nil {
 		if ctx.Err() != nil {
 			return errors.Join(ctx.Err(), h.abort(ctx, id, m.Target))
 		}
@@ -63,7 +57,7 @@ func (h *Host) mergeLive(ctx context.Context, id backstay.VMID, m hypervisor.Mer
 
 // startMerge starts the job, or adopts the one that does just this, and tells
 // whether Top is the active layer.
-func (h *Host) startMerge(ctx context.Context, id backstay.VMID, m hypervisor.Merge, progress func(done, total int64)) (active bool, err error) {
+func (h *Host) startMerge(ctx context.Context, id backstay.VMID, m hypervisor.Merge, pace *pacer, progress func(done, total int64)) (active bool, err error) {
 	for {
 		var other bool
 		err := h.do(ctx, callPatience, func(l *libvirt.Libvirt) error {
@@ -89,20 +83,20 @@ func (h *Host) startMerge(ctx context.Context, id backstay.VMID, m hypervisor.Me
 				}
 				return errors.New("another block job runs on the disk")
 			}
-			active, err = commit(l, d, e, m)
+			active, err = commit(l, d, e, m, pace.first())
 			return err
 		})
 		if err != nil || !other {
 			return active, err
 		}
-		if err := h.follow(ctx, id, m.Target, false, progress); err != nil {
+		if err := h.follow(ctx, id, following{m.Target, false, pace, progress}); err != nil {
 			return false, err
 		}
 	}
 }
 
 // commit starts the job. Paths are given as libvirt itself writes them.
-func commit(l *libvirt.Libvirt, d libvirt.Domain, e *etree.Element, m hypervisor.Merge) (active bool, err error) {
+func commit(l *libvirt.Libvirt, d libvirt.Domain, e *etree.Element, m hypervisor.Merge, speed uint64) (active bool, err error) {
 	chain, _ := recordedChain(e)
 	index := func(path string) int {
 		return slices.IndexFunc(chain, func(l link) bool { return samePath(l.path, path) })
@@ -111,11 +105,11 @@ func commit(l *libvirt.Libvirt, d libvirt.Domain, e *etree.Element, m hypervisor
 	if top < 0 || base <= top {
 		return false, fmt.Errorf("%s is not above %s in the disk's chain", m.Top, m.Base)
 	}
-	var flags libvirt.DomainBlockCommitFlags
+	flags := libvirt.DomainBlockCommitBandwidthBytes
 	if active = top == 0; active {
-		flags = libvirt.DomainBlockCommitActive
+		flags |= libvirt.DomainBlockCommitActive
 	}
-	return active, l.DomainBlockCommit(d, string(m.Target), libvirt.OptString{chain[base].path}, libvirt.OptString{chain[top].path}, 0, flags)
+	return active, l.DomainBlockCommit(d, string(m.Target), libvirt.OptString{chain[base].path}, libvirt.OptString{chain[top].path}, speed, flags)
 }
 
 func samePath(a, b string) bool { return filepath.Clean(a) == filepath.Clean(b) }
@@ -137,84 +131,6 @@ func liveDisk(l *libvirt.Libvirt, d libvirt.Domain, target backstay.DiskTarget) 
 		return nil, errors.New("the VM has no such disk")
 	}
 	return e, nil
-}
-
-type job struct {
-	found    bool
-	kind     libvirt.DomainBlockJobType
-	cur, end uint64
-}
-
-func jobOf(l *libvirt.Libvirt, d libvirt.Domain, target backstay.DiskTarget) (job, error) {
-	found, kind, _, cur, end, err := l.DomainGetBlockJobInfo(d, string(target), 0)
-	return job{found != 0, libvirt.DomainBlockJobType(kind), cur, end}, err
-}
-
-// follow polls until the job has ended, or is ready for the pivot. libvirt's
-// events would be quicker and can be lost with the connection.
-func (h *Host) follow(ctx context.Context, id backstay.VMID, target backstay.DiskTarget, active bool, progress func(done, total int64)) error {
-	for {
-		ready, err := call(ctx, h, callPatience, func(l *libvirt.Libvirt) (bool, error) {
-			d, err := lookup(l, id)
-			if err != nil {
-				return false, err
-			}
-			j, err := jobOf(l, d, target)
-			if err != nil || !j.found {
-				return !j.found, err
-			}
-			if progress != nil {
-				progress(int64(j.cur), int64(j.end))
-			}
-			if !active || j.cur != j.end {
-				return false, nil
-			}
-			e, err := liveDisk(l, d, target)
-			return err == nil && attr(e, "mirror", "ready") == "yes", err
-		})
-		if err != nil || ready {
-			return err
-		}
-		select {
-		case <-time.After(mergePoll):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-func (h *Host) pivot(ctx context.Context, id backstay.VMID, target backstay.DiskTarget) error {
-	ctx = context.WithoutCancel(ctx) // the caller must learn where the VM is
-	return h.do(ctx, callPatience, func(l *libvirt.Libvirt) error {
-		d, err := lookup(l, id)
-		if err != nil {
-			return err
-		}
-		for range pivotTries {
-			err = l.DomainBlockJobAbort(d, string(target), libvirt.DomainBlockJobAbortPivot)
-			if !isCode(err, libvirt.ErrBlockCopyActive) {
-				return err
-			}
-			time.Sleep(mergePoll) // the guest wrote in between: not ready again yet
-		}
-		return err
-	})
-}
-
-// abort ends a job that is not wanted any more. No job is no error.
-func (h *Host) abort(ctx context.Context, id backstay.VMID, target backstay.DiskTarget) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
-	defer cancel()
-	return h.do(ctx, callPatience, func(l *libvirt.Libvirt) error {
-		d, err := lookup(l, id)
-		if err != nil {
-			return err
-		}
-		if j, err := jobOf(l, d, target); err != nil || !j.found {
-			return err
-		}
-		return l.DomainBlockJobAbort(d, string(target), 0)
-	})
 }
 
 // merged checks that the VM is where the merge should have put it: a job that

@@ -92,7 +92,7 @@ func TestABackingFileOfUnrecordedFormatIsNotOpened(t *testing.T) {
 	if _, err := im.Export(ctx, overlay, hypervisor.ExportOptions{Format: "qcow2"}); err == nil {
 		t.Error("it was exported")
 	}
-	if err := im.Commit(ctx, hypervisor.Plain(overlay, "qcow2")); err == nil {
+	if err := im.Commit(ctx, hypervisor.Plain(overlay, "qcow2"), hypervisor.CommitOptions{}); err == nil {
 		t.Error("it was merged")
 	}
 }

@@ -202,7 +202,7 @@ func (im *Images) checkChain(ctx context.Context, path, format string) ([]imageI
 
 // Commit merges an overlay into its backing file. It may be repeated: the
 // overlay keeps its content.
-func (im *Images) Commit(ctx context.Context, image hypervisor.Image) error {
+func (im *Images) Commit(ctx context.Context, image hypervisor.Image, o hypervisor.CommitOptions) error {
 	overlay := image.Location
 	chain, err := im.checkChain(ctx, overlay, "qcow2")
 	if err != nil {
@@ -213,7 +213,8 @@ func (im *Images) Commit(ctx context.Context, image hypervisor.Image) error {
 	}
 	// -d: leave the overlay as it is. Emptying it costs time and would make a
 	// repeat after a crash impossible.
-	if _, err := im.run(ctx, im.img, "commit", "-q", "-d", "-f", "qcow2", fileName(overlay)); err != nil {
+	args := append([]string{"commit", "-p", "-d", "-f", "qcow2"}, rate(o.Throttle)...)
+	if err := im.runShowing(ctx, percent(chain[0].VirtualSize, o.Progress), append(args, fileName(overlay))...); err != nil {
 		return fmt.Errorf("merge layer %s: %w", overlay, noSpace(err, overlay))
 	}
 	backing := absoluteBacking(overlay, chain[0])

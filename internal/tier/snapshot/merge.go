@@ -182,7 +182,7 @@ func (t *Tier) commitFile(ctx context.Context, m *mergeIntent, into, child *Laye
 	if info.Backing != into.File {
 		return fmt.Errorf("merge layers: %s stands on %q and not on %s as recorded", child.File, info.Backing, into.File)
 	}
-	if err := t.images.Commit(ctx, imageOf(child)); err != nil {
+	if err := t.images.Commit(ctx, imageOf(child), hypervisor.CommitOptions{}); err != nil {
 		return fmt.Errorf("merge %s: %w", child.File, err)
 	}
 	if m.Committed, err = record.StampOf(child.File); err != nil {
