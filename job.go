@@ -79,12 +79,29 @@ type JobStats struct {
 	Requests   int64 `json:"requests"`
 }
 
+// BackedUp is what a backup made of one VM.
+type BackedUp struct {
+	VM    VMRef   `json:"vm"`
+	Point PointID `json:"point"`
+	// Disks are in the point, Excluded are not, each with the reason.
+	Disks    []DiskTarget  `json:"disks"`
+	Excluded []DiskVerdict `json:"excluded"`
+	// Size is the guest-visible bytes of the disks in the point.
+	Size int64 `json:"size"`
+	// Modes say how the transfer found out what changed on each disk.
+	Modes map[DiskTarget]string `json:"modes,omitempty"`
+	// Skipped says why the point is not carried to its vault; empty if it is.
+	Skipped string `json:"skipped,omitempty"`
+}
+
 // JobResult is what a job made.
 type JobResult struct {
 	Point PointID  `json:"point,omitempty"`
 	VM    *VMRef   `json:"vm,omitempty"`
 	Disks []string `json:"disks,omitempty"` // paths on the host
 	Files []string `json:"files,omitempty"` // template and parameter files
+	// Backups are what a backup made, for each of its VMs.
+	Backups []BackedUp `json:"backups,omitempty"`
 	// SHA256 of each disk's whole content, from a verify.
 	SHA256 map[DiskTarget]string `json:"sha256,omitempty"`
 	// Reclaimed is what a reclaim did.
@@ -103,7 +120,7 @@ type Job struct {
 	ID         JobID      `json:"id"`
 	Kind       JobKind    `json:"kind"`
 	State      JobState   `json:"state"`
-	Target     string     `json:"target"` // the VM, as HOST/NAME
+	Target     string     `json:"target"` // the VM, as HOST/NAME, or group:NAME
 	Point      PointID    `json:"point"`
 	Region     string     `json:"region"`
 	User       string     `json:"user"`
@@ -157,4 +174,18 @@ type Run interface {
 	Warn(warning string) error
 	// Update changes the job's point, result and stats.
 	Update(change func(*Job)) error
+}
+
+// LongRun is the run of a job that lets others at its VMs before it ends, and
+// leaves out tasks that turn out to be needless. What is told to it is durable
+// as with Run.
+type LongRun interface {
+	Run
+	// FreeVMs lets other jobs change the job's VMs from now on, also when this
+	// one goes on in a later life. It cannot be taken back.
+	FreeVMs() error
+	// Skip ends the named task as skipped, for the reason: Step does not run it.
+	Skip(name, reason string) error
+	// Note says something about the named task, for people.
+	Note(name, detail string) error
 }

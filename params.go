@@ -3,9 +3,13 @@ package backstay
 // The parameters of a job: what the server hands to the engines through the
 // queue. They are kept with the job as JSON and hold no secret.
 
-// BackupParams ask for a new recovery point of a protected VM.
+// BackupParams ask for a new recovery point of a protected VM or, with a group,
+// for points of all its VMs at one instant.
 type BackupParams struct {
-	VM VMID `json:"vm"`
+	VM VMID `json:"vm,omitempty"`
+	// Group and VMs are the group and its VMs at the time of asking.
+	Group GroupName `json:"group,omitempty"`
+	VMs   []VMID    `json:"vms,omitempty"`
 	// Tier is how far the point is to go: SnapshotTier stops before the
 	// transfer; empty or VaultTier means both tiers.
 	Tier Tier `json:"tier,omitempty"`
@@ -14,6 +18,14 @@ type BackupParams struct {
 	// Retain keeps the point at least this long, whatever the policy says; 0
 	// means that the policy alone decides.
 	Retain Duration `json:"retain,omitempty"`
+}
+
+// Members returns the VMs of which points are taken.
+func (p *BackupParams) Members() []VMID {
+	if p.Group == "" {
+		return []VMID{p.VM}
+	}
+	return p.VMs
 }
 
 // RestoreParams ask to carry out a plan that was decided and accepted.

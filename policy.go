@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -159,6 +160,26 @@ type ProtectedItem struct {
 	Since     time.Time  `json:"since"`
 	LastPoint *time.Time `json:"lastPoint"`
 	NextDue   *time.Time `json:"nextDue"`
+}
+
+// Judge says whether a disk of the item's VM is backed up: an include list leaves
+// out all others, also those that are added later, and an exclude list names
+// those that stay out. What cannot be backed up is not, whatever the lists say.
+func (i *ProtectedItem) Judge(d Disk) DiskVerdict {
+	v := DiskVerdict{Target: d.Target, Reason: d.Reason}
+	switch {
+	case slices.Contains(i.Excluded, d.Target):
+		v.Excluded, v.Reason = true, "left out by the user"
+	case len(i.Included) > 0 && !slices.Contains(i.Included, d.Target):
+		v.Excluded, v.Reason = true, "not among the disks that the user chose"
+	case d.Reason == "":
+		v.Included = true
+	}
+	// What is no disk is nobody's choice: nothing is missing without it.
+	if v.Excluded && d.Device != "disk" && d.Reason != "" {
+		v.Excluded, v.Reason = false, d.Reason
+	}
+	return v
 }
 
 // Method is how the points of a protected item are taken.

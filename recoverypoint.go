@@ -42,15 +42,18 @@ type PointTier struct {
 // map named relative to the parent, StoredBytes what the vault grew by; SHA256
 // is of the whole guest-visible content, nil until a verify has computed it.
 type PointDisk struct {
-	Target       DiskTarget `json:"target"`
-	Size         int64      `json:"size"`
-	Format       string     `json:"format"`
-	Included     bool       `json:"included"`
-	Reason       string     `json:"reason,omitempty"`
-	ChangedBytes int64      `json:"changedBytes"`
-	StoredBytes  int64      `json:"storedBytes"`
-	DataBytes    int64      `json:"dataBytes"` // guest-visible bytes that are not known to be zero; 0 until known
-	SHA256       *string    `json:"sha256"`
+	Target   DiskTarget `json:"target"`
+	Size     int64      `json:"size"`
+	Format   string     `json:"format"`
+	Included bool       `json:"included"`
+	Reason   string     `json:"reason,omitempty"`
+	// Excluded: the user left the disk out. A disk that could not be backed up is
+	// only not Included.
+	Excluded     bool    `json:"excluded"`
+	ChangedBytes int64   `json:"changedBytes"`
+	StoredBytes  int64   `json:"storedBytes"`
+	DataBytes    int64   `json:"dataBytes"` // guest-visible bytes that are not known to be zero; 0 until known
+	SHA256       *string `json:"sha256"`
 }
 
 // Encryption says what of a point's VM was encrypted before backstay saw it.
@@ -110,8 +113,22 @@ type RecoveryPoint struct {
 	// Damage says why the point cannot be restored from its vault; empty if nothing
 	// is known to stand in the way.
 	Damage string `json:"damage,omitempty"`
+	// Group is the group whose VMs all have a point of the same instant; empty for
+	// a point that was taken alone.
+	Group GroupName `json:"group,omitempty"`
 	// Job is the job that made the point.
 	Job JobID `json:"job"`
+}
+
+// LeftOut returns the disks that the user left out of the point.
+func (p *RecoveryPoint) LeftOut() []DiskTarget {
+	var targets []DiskTarget
+	for _, d := range p.Disks {
+		if d.Excluded {
+			targets = append(targets, d.Target)
+		}
+	}
+	return targets
 }
 
 // Has tells whether the point can be restored from the tier.

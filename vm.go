@@ -81,6 +81,15 @@ type VMRef struct {
 // Ref returns the reference by which points and jobs name the VM.
 func (vm *VM) Ref() VMRef { return VMRef{Name: vm.Name, UUID: vm.ID, Host: vm.Host} }
 
+// DiskVerdict says of a disk whether it is backed up, and if not, why.
+type DiskVerdict struct {
+	Target   DiskTarget `json:"target"`
+	Included bool       `json:"included"`
+	// Excluded: the user left it out, so that it is missed by nobody.
+	Excluded bool   `json:"excluded"`
+	Reason   string `json:"reason"`
+}
+
 // Possible returns the disks that can be backed up.
 func (vm *VM) Possible() []Disk {
 	var possible []Disk

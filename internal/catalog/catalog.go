@@ -36,6 +36,7 @@ type Catalog struct {
 	Vaults   Vaults
 	Policies Policies
 	Items    Items
+	Groups   Groups
 	Points   Points
 	Jobs     Jobs
 	Audit    Audit
@@ -109,6 +110,21 @@ type Items interface {
 	DeleteItem(ctx context.Context, vm backstay.VMID) error
 }
 
+// Groups keeps the groups of VMs whose points are taken at one instant. A VM is in
+// one group at most.
+type Groups interface {
+	// CreateGroup inserts; ErrExists if the name is taken or a VM is in a group.
+	CreateGroup(ctx context.Context, g backstay.Group) error
+	// Group returns one group.
+	Group(ctx context.Context, name backstay.GroupName) (backstay.Group, error)
+	// GroupOf returns the group that a VM is in; ErrNotFound if it is in none.
+	GroupOf(ctx context.Context, vm backstay.VMID) (backstay.Group, error)
+	// ListGroups returns all groups, by name.
+	ListGroups(ctx context.Context) ([]backstay.Group, error)
+	// DeleteGroup forgets the group; its VMs stay protected as they are.
+	DeleteGroup(ctx context.Context, name backstay.GroupName) error
+}
+
 // Points keeps the index of recovery points.
 type Points interface {
 	// PutPoint inserts or replaces.
@@ -134,6 +150,8 @@ type JobRecord struct {
 	VMs   []backstay.VMID
 	Host  backstay.HostName
 	Vault backstay.VaultName
+	// VMsFree: the job has let go of its VMs, and changes them no more.
+	VMsFree bool
 	// Fence grows with each claim; a write with an old one fails with ErrFenced.
 	Fence     int64
 	Attempt   int
@@ -177,7 +195,7 @@ type Jobs interface {
 	// out or was released, for owner until the given time and returns it with a
 	// higher fence and one attempt more (JobRecord.Claim). ErrFenced if somebody
 	// else has it or it ended; ErrBusy if another claimed job that has not ended
-	// may change one of its VMs. Of many concurrent claims exactly one succeeds.
+	// may change one of its VMs; a job whose VMs are free asks for none. Of many concurrent claims exactly one succeeds.
 	ClaimJob(ctx context.Context, id backstay.JobID, owner string, now, until time.Time) (JobRecord, error)
 	// ExtendJob prolongs the lock and returns the job's present state, so that
 	// the owner learns of a cancel. ErrFenced if the lock was lost.
@@ -186,7 +204,7 @@ type Jobs interface {
 	// the caller is not the runner (a cancel); otherwise it must be the present
 	// one. The change may not touch the id or the fence; an error of it is
 	// returned and nothing is written. A job that ends lets go of its lock and its
-	// VMs in the same transaction.
+	// VMs in the same transaction, and one that sets VMsFree of its VMs.
 	UpdateJob(ctx context.Context, id backstay.JobID, fence int64, change func(*JobRecord) error) (JobRecord, error)
 }
 

@@ -82,7 +82,7 @@ func (e *engines) queueOptions(r *region) job.Options {
 		OnState: newObserver(r.catalog, r.log, r.metrics).jobChanged,
 		Weights: taskWeights,
 		Runners: map[backstay.JobKind]job.Runner{
-			backstay.JobBackup:  runner(e, e.backup.Run),
+			backstay.JobBackup:  runner(e, e.runBackup),
 			backstay.JobRestore: runner(e, e.runRestore),
 			backstay.JobExpire:  runner(e, e.expire.Run),
 			backstay.JobVerify:  runner(e, e.runVerify),
@@ -120,6 +120,15 @@ func runner[P any](e *engines, run func(context.Context, backstay.Run, P) error)
 	}
 }
 
+// runBackup runs a backup, which lets go of its VM before it ends.
+func (e *engines) runBackup(ctx context.Context, run backstay.Run, params backstay.BackupParams) error {
+	long, ok := run.(backstay.LongRun)
+	if !ok {
+		return fmt.Errorf("run a backup: %T cannot let go of a VM", run)
+	}
+	return e.backup.Run(ctx, long, params)
+}
+
 // runRestore runs a restore, and has the new VM in the catalogue when the job ends.
 func (e *engines) runRestore(ctx context.Context, run backstay.Run, params backstay.RestoreParams) error {
 	err := e.restore.Run(ctx, run, params)
@@ -140,7 +149,7 @@ func (e *engines) schedule(ctx context.Context) {
 func (e *engines) submitBackup(ctx context.Context, item backstay.ProtectedItem) error {
 	_, err := e.region.queue.Submit(ctx, job.Request{
 		Kind: backstay.JobBackup, Target: target(item.VM), User: scheduler, Params: backstay.BackupParams{VM: item.VM.UUID},
-		VMs: []backstay.VMID{item.VM.UUID}, Host: item.VM.Host, Vault: item.Vault,
+		VMs: []backstay.VMID{item.VM.UUID}, Host: item.VM.Host, Vault: item.Vault, Alone: true,
 	})
 	return err
 }

@@ -221,33 +221,19 @@ func (h *hosts) sweep(ctx context.Context, name backstay.HostName) error {
 	return h.adopt(ctx, name, live)
 }
 
-// adopt enters snapshot-tier points that are recorded beside the disks and not
-// in the catalogue. Nothing is ever taken out of the catalogue because a host
-// did not list it (I6).
+// adopt makes the catalogue agree with what is recorded beside the disks.
 func (h *hosts) adopt(ctx context.Context, name backstay.HostName, live []backstay.JobID) error {
-	points, err := h.movers[name].Points(ctx)
-	if err != nil {
-		return err
-	}
 	if len(live) > 0 {
-		return nil // their jobs enter them
+		return nil // each of their backups does so for its VM
 	}
-	for _, taken := range points {
-		if _, err := h.catalog.Points.Point(ctx, taken.Point); err == nil {
-			continue
-		}
-		var vault backstay.VaultName
-		if item, err := h.catalog.Items.Item(ctx, taken.Shape.ID); err == nil {
-			vault = item.Vault
-		}
-		point := backup.PointOf(taken, vault, h.now().UTC())
-		point.VM.Host = name
-		if err := h.catalog.Points.PutPoint(ctx, point); err != nil {
-			return fmt.Errorf("enter point %s: %w", point.ID, err)
-		}
-		h.log.Info("entered point found beside the disk", "host", name, "point", point.ID)
+	done, err := backup.Reconcile(ctx, h.catalog, h.movers[name], backup.Scope{Host: name}, h.now().UTC())
+	for _, id := range done.Entered {
+		h.log.Info("entered point found beside the disk", "host", name, "point", id)
 	}
-	return nil
+	for id, why := range done.Lost {
+		h.log.Warn("point is not in the snapshot tier any more", "host", name, "point", id, "reason", why)
+	}
+	return err
 }
 
 // waitReady waits until every host was reached and swept, or for the given time.

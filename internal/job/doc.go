@@ -51,7 +51,10 @@
 // # Who goes first
 //
 // Oldest first. One job at a time may change one VM, and a job waits behind an
-// older one that waits for the same VM. A job that finds its host or its vault
+// older one that waits for the same VM. A job may let go of its VMs before it
+// ends (LongRun.FreeVMs): a backup does once its snapshot is recorded. A job that
+// wants to be alone (Request.Alone) is refused rather than queued while another
+// one of its kind has a VM of it or waits for it. A job that finds its host or its vault
 // full lets younger ones that need neither pass; the first in such a line keeps
 // a slot of what else it needs, so nobody waits for ever.
 package job

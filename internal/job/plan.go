@@ -102,6 +102,9 @@ func (p *planner) slotsOf(j catalog.JobRecord) []slot {
 
 // holdVMs takes the job's VMs that nobody has.
 func (p *planner) holdVMs(j catalog.JobRecord) {
+	if j.VMsFree {
+		return
+	}
 	for _, vm := range j.VMs {
 		if _, taken := p.vms[vm]; !taken {
 			p.vms[vm] = j

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -106,6 +107,8 @@ type Queue struct {
 	stop    func()         // guarded by life
 	work    sync.WaitGroup // the loop and the runs
 
+	alone sync.Mutex // held while a job that wants to be alone is submitted
+
 	mu      sync.Mutex
 	live    map[backstay.JobID]*run                       // guarded by mu
 	watches map[backstay.JobID]map[chan struct{}]struct{} // guarded by mu
@@ -127,6 +130,9 @@ type Request struct {
 	Host    backstay.HostName
 	Vault   backstay.VaultName
 	Retries backstay.JobID
+	// Alone: refuse with CodeConflict, rather than queue, while another job of the
+	// kind has one of the VMs or waits for it.
+	Alone bool
 }
 
 // New makes a queue. It starts nothing: until Start, jobs can be submitted,
@@ -156,6 +162,13 @@ func (q *Queue) Submit(ctx context.Context, r Request) (backstay.Job, error) {
 	if err != nil {
 		return backstay.Job{}, fmt.Errorf("encode the parameters of a %s job: %w", r.Kind, err)
 	}
+	if r.Alone {
+		q.alone.Lock()
+		defer q.alone.Unlock()
+		if err := q.othersFor(ctx, r); err != nil {
+			return backstay.Job{}, err
+		}
+	}
 	now := q.opts.Now().UTC()
 	id, err := q.newID(now)
 	if err != nil {
@@ -177,6 +190,24 @@ func (q *Queue) Submit(ctx context.Context, r Request) (backstay.Job, error) {
 	q.stateChanged(rec.Job)
 	q.wake()
 	return rec.Job, nil
+}
+
+// othersFor refuses a job that wants to be alone while another one of its kind
+// has one of its VMs, or waits for it.
+func (q *Queue) othersFor(ctx context.Context, r Request) error {
+	active, err := q.jobs.ListJobs(ctx, 0, notEnded...)
+	if err != nil {
+		return err
+	}
+	for _, other := range slices.Backward(active) {
+		shared := slices.ContainsFunc(other.VMs, func(vm backstay.VMID) bool { return slices.Contains(r.VMs, vm) })
+		if other.Kind == r.Kind && !other.VMsFree && shared {
+			return backstay.Errorf(backstay.CodeConflict, "a %s of %s is %s already", r.Kind, other.Target, other.Job.State).
+				Becausef("job %s has not let go of the VM yet", other.ID).
+				Do("wait for job %s, or cancel it: `backstay job cancel %s`", other.ID, other.ID)
+		}
+	}
+	return nil
 }
 
 // newID makes an id that sorts behind those before it, even when the clock was
@@ -278,6 +309,7 @@ func (q *Queue) Retry(ctx context.Context, id backstay.JobID, user string) (back
 		VMs: rec.VMs, Host: rec.Host, Vault: rec.Vault, Retries: id,
 	}
 	if rec.Kind == backstay.JobBackup {
+		request.Alone = true
 		request.Point = "" // the old job made its point, the new one makes its own
 	}
 	return q.Submit(ctx, request)

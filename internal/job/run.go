@@ -20,7 +20,7 @@ var errTakenOver = fmt.Errorf("%w: %w", backstay.ErrStopping, catalog.ErrFenced)
 // writeTimeout bounds one write to the catalogue.
 const writeTimeout = 30 * time.Second
 
-// run is one life of one job. It implements backstay.Run.
+// run is one life of one job. It implements backstay.LongRun.
 type run struct {
 	q      *Queue
 	id     backstay.JobID
@@ -79,7 +79,7 @@ func (r *run) Job() backstay.Job {
 
 // Step implements backstay.Run.
 func (r *run) Step(ctx context.Context, name string, fn func(context.Context) error) error {
-	if r.taskState(name) == backstay.TaskSucceeded {
+	if state := r.taskState(name); state == backstay.TaskSucceeded || state == backstay.TaskSkipped {
 		return nil
 	}
 	if ctx.Err() == nil && r.q.opts.OnStep != nil {
@@ -209,6 +209,29 @@ func (r *run) Update(change func(*backstay.Job)) error {
 		rec.Point, rec.Result, rec.Stats = job.Point, job.Result, job.Stats
 		return nil
 	})
+}
+
+// FreeVMs implements backstay.LongRun.
+func (r *run) FreeVMs() error {
+	err := r.update(func(rec *catalog.JobRecord) error { rec.VMsFree = true; return nil })
+	if err == nil {
+		r.q.wake() // others may wait for the VMs
+	}
+	return err
+}
+
+// Skip implements backstay.LongRun.
+func (r *run) Skip(name, reason string) error {
+	r.q.opts.Log.Info("task skipped", "job", r.id, "step", name, "reason", reason)
+	return r.update(func(rec *catalog.JobRecord) error {
+		*task(&rec.Job, name) = backstay.Task{Name: name, State: backstay.TaskSkipped, Detail: reason}
+		return nil
+	})
+}
+
+// Note implements backstay.LongRun.
+func (r *run) Note(name, detail string) error {
+	return r.update(func(rec *catalog.JobRecord) error { task(&rec.Job, name).Detail = detail; return nil })
 }
 
 // update writes a change together with the progress so far. It works when the

@@ -91,10 +91,10 @@ func (s *Scheduler) look(ctx context.Context) error {
 			m = &memory{}
 		}
 		known[item.VM.UUID] = m
-		if pending[item.VM.UUID] {
+		if pending[item.VM.UUID] == changing {
 			continue
 		}
-		if err := s.serve(ctx, item, visit{m, byName[item.Policy], now}); err != nil {
+		if err := s.serve(ctx, item, visit{m, byName[item.Policy], now, pending[item.VM.UUID] == transferring}); err != nil {
 			s.opts.Log.Warn("protected item cannot be scheduled", "vm", item.VM.Name, "host", item.VM.Host, "error", err)
 		}
 	}
@@ -107,9 +107,13 @@ type visit struct {
 	*memory
 	policy backstay.Policy
 	now    time.Time
+	// transferring: a job still carries an earlier point of the item to its vault.
+	transferring bool
 }
 
-// serve queues what is due for an item that has no job pending.
+// serve queues what is due for an item whose VM no backup and no expiry has.
+// While a transfer runs the next snapshot is taken all the same; an expiry waits,
+// since what it may drop depends on what the transfer brings to the vault.
 func (s *Scheduler) serve(ctx context.Context, item backstay.ProtectedItem, v visit) error {
 	if item.LastPoint != nil && item.LastPoint.After(v.last) {
 		v.last = *item.LastPoint
@@ -126,7 +130,7 @@ func (s *Scheduler) serve(ctx context.Context, item backstay.ProtectedItem, v vi
 			return s.opts.Backup(ctx, item)
 		}
 	}
-	if s.opts.Expire != nil && v.sweep(v.last, v.now) {
+	if s.opts.Expire != nil && !v.transferring && v.sweep(v.last, v.now) {
 		return s.opts.Expire(ctx, item)
 	}
 	return nil
@@ -155,17 +159,31 @@ func (s *Scheduler) newest(ctx context.Context, vm backstay.VMID) (time.Time, er
 	return newest, nil
 }
 
-// pending returns the VMs of the backup and expire jobs that have not ended.
-func (s *Scheduler) pending(ctx context.Context) (map[backstay.VMID]bool, error) {
+// occupation is what pending jobs do with a VM.
+type occupation int
+
+const (
+	idle         occupation = iota
+	transferring            // a backup job has let go of the VM
+	changing                // a job has the VM, or waits for it
+)
+
+// pending returns what the backup and expire jobs that have not ended do with
+// their VMs.
+func (s *Scheduler) pending(ctx context.Context) (map[backstay.VMID]occupation, error) {
 	recs, err := s.opts.Catalog.Jobs.ListJobs(ctx, 0, notEnded...)
 	if err != nil {
 		return nil, fmt.Errorf("list pending jobs: %w", err)
 	}
-	pending := map[backstay.VMID]bool{}
+	pending := map[backstay.VMID]occupation{}
 	for _, rec := range recs {
+		does := changing
+		if rec.VMsFree {
+			does = transferring
+		}
 		if rec.Kind == backstay.JobBackup || rec.Kind == backstay.JobExpire {
 			for _, vm := range rec.VMs {
-				pending[vm] = true
+				pending[vm] = max(pending[vm], does)
 			}
 		}
 	}

@@ -166,6 +166,10 @@ type TransferRequest struct {
 	// rebuilt from the vault.
 	Policy backstay.PolicyName
 	Host   backstay.HostName
+	// LeftOut are the disks that are not in the point, and Group is that of the
+	// point: the manifest repeats them too.
+	LeftOut []backstay.PointDisk
+	Group   backstay.GroupName
 }
 
 // Transferred is a point in the vault, validated and committed.
@@ -246,6 +250,7 @@ type Restores interface {
 type Mover interface {
 	Inventory
 	Snapshots
+	Standings
 	Transfers
 	Restores
 }

@@ -19,6 +19,9 @@ type JobRequest struct {
 	Host    backstay.HostName
 	Vault   backstay.VaultName
 	Retries backstay.JobID
+	// Alone: refused with CodeConflict while another job of the kind has one of the
+	// VMs or waits for it.
+	Alone bool
 }
 
 // JobQueue is what the server needs of the queue of jobs. All methods may be

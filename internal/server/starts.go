@@ -61,7 +61,7 @@ func (s *server) startBackup(ctx context.Context, in *backupInput) (*started[api
 		return out, nil
 	}
 	r := JobRequest{
-		Kind: backstay.JobBackup, Target: label(vm.Ref()), VMs: []backstay.VMID{vm.ID}, Host: vm.Host, Vault: item.Vault,
+		Kind: backstay.JobBackup, Target: label(vm.Ref()), VMs: []backstay.VMID{vm.ID}, Host: vm.Host, Vault: item.Vault, Alone: true,
 		Params: backstay.BackupParams{VM: vm.ID, Tier: in.Body.Tier, Consistency: in.Body.Consistency, Retain: in.Body.Retain},
 	}
 	if in.Body.Tier == backstay.SnapshotTier {

@@ -187,6 +187,34 @@ func claimBusy(t *testing.T, c *catalog.Catalog) {
 	claim(t, c, "j2")
 }
 
+// claimFree frees the VMs of a running job: another may have them at once, and
+// the first asks for none when it is claimed again.
+func claimFree(t *testing.T, c *catalog.Catalog) {
+	ctx := context.Background()
+	insert(t, c, job("j1", "a"), job("j2", "a"))
+	first := claim(t, c, "j1")
+	_, err := c.Jobs.ClaimJob(ctx, "j2", "two", at, at.Add(lease))
+	wantErr(t, err, catalog.ErrBusy)
+	_, err = c.Jobs.UpdateJob(ctx, "j1", first.Fence, func(rec *catalog.JobRecord) error {
+		rec.VMsFree = true
+		rec.Release()
+		return nil
+	})
+	must(t, err)
+	claim(t, c, "j2")
+	again := claim(t, c, "j1")
+	if !again.VMsFree || len(again.VMs) != 1 {
+		t.Errorf("claimed again: %+v", again)
+	}
+	// What the first job writes takes nothing from the second.
+	_, err = c.Jobs.UpdateJob(ctx, "j1", again.Fence, func(rec *catalog.JobRecord) error { rec.BytesDone++; return nil })
+	must(t, err)
+	end(t, c, "j1", again.Fence)
+	insert(t, c, job("j3", "a"))
+	_, err = c.Jobs.ClaimJob(ctx, "j3", "two", at, at.Add(lease))
+	wantErr(t, err, catalog.ErrBusy)
+}
+
 func fenced(t *testing.T, c *catalog.Catalog) {
 	ctx := context.Background()
 	insert(t, c, job("j1", "a"))

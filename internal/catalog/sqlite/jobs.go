@@ -16,7 +16,7 @@ import (
 )
 
 const jobColumns = `id, kind, state, created_us, host, vault, vms, fence, attempt,
-	locked_by, lock_until_us, params, runner_state, body`
+	locked_by, lock_until_us, params, runner_state, body, vms_free`
 
 // InsertJob implements catalog.Jobs.
 func (s *store) InsertJob(ctx context.Context, j catalog.JobRecord) error {
@@ -26,7 +26,7 @@ func (s *store) InsertJob(ctx context.Context, j catalog.JobRecord) error {
 			return err
 		}
 		result, err := tx.ExecContext(ctx, `INSERT INTO jobs (`+jobColumns+`)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
 			ON CONFLICT (id) DO NOTHING`, row...)
 		if err != nil {
 			return err
@@ -87,7 +87,11 @@ func (s *store) ClaimJob(ctx context.Context, id backstay.JobID, owner string, n
 		if err := rec.Claim(owner, now, until); err != nil {
 			return err
 		}
-		for _, vm := range rec.VMs {
+		vms := rec.VMs
+		if rec.VMsFree {
+			vms = nil
+		}
+		for _, vm := range vms {
 			if err := lockVM(ctx, tx, vm, id); err != nil {
 				return err
 			}
@@ -151,6 +155,8 @@ func (s *store) UpdateJob(ctx context.Context, id backstay.JobID, fence int64, c
 		rec.ID, rec.Fence = before.ID, before.Fence
 		if rec.Job.State.Ended() {
 			rec.Release()
+		}
+		if rec.Job.State.Ended() || rec.VMsFree {
 			if _, err := tx.ExecContext(ctx, `DELETE FROM vm_locks WHERE job = $1`, string(id)); err != nil {
 				return err
 			}
@@ -173,7 +179,7 @@ func jobRow(j catalog.JobRecord) ([]any, error) {
 		return nil, err
 	}
 	return []any{string(j.ID), string(j.Kind), string(j.Job.State), micros(j.Created), string(j.Host), string(j.Vault),
-		vms, j.Fence, j.Attempt, j.LockedBy, micros(j.LockUntil), string(j.Params), string(j.State), body}, nil
+		vms, j.Fence, j.Attempt, j.LockedBy, micros(j.LockUntil), string(j.Params), string(j.State), body, number(j.VMsFree)}, nil
 }
 
 func updateJob(ctx context.Context, tx *sql.Tx, j catalog.JobRecord, before []backstay.Task) error {
@@ -183,7 +189,7 @@ func updateJob(ctx context.Context, tx *sql.Tx, j catalog.JobRecord, before []ba
 	}
 	if _, err := tx.ExecContext(ctx, `UPDATE jobs SET kind = $2, state = $3, created_us = $4, host = $5, vault = $6,
 		vms = $7, fence = $8, attempt = $9, locked_by = $10, lock_until_us = $11, params = $12, runner_state = $13,
-		body = $14 WHERE id = $1`, row...); err != nil {
+		body = $14, vms_free = $15 WHERE id = $1`, row...); err != nil {
 		return err
 	}
 	return writeTasks(ctx, tx, j.ID, before, j.Tasks)
@@ -252,9 +258,9 @@ func readJobs(ctx context.Context, q querier, query string, args ...any) ([]cata
 func scanJob(rows *sql.Rows) (catalog.JobRecord, error) {
 	var rec catalog.JobRecord
 	var id, kind, state, host, vault, vms, params, saved, body string
-	var created, until int64
+	var created, until, free int64
 	if err := rows.Scan(&id, &kind, &state, &created, &host, &vault, &vms, &rec.Fence, &rec.Attempt,
-		&rec.LockedBy, &until, &params, &saved, &body); err != nil {
+		&rec.LockedBy, &until, &params, &saved, &body, &free); err != nil {
 		return rec, err
 	}
 	if err := errors.Join(json.Unmarshal([]byte(body), &rec.Job), json.Unmarshal([]byte(vms), &rec.VMs)); err != nil {
@@ -262,8 +268,15 @@ func scanJob(rows *sql.Rows) (catalog.JobRecord, error) {
 	}
 	rec.Job.State, rec.Job.Tasks = backstay.JobState(state), []backstay.Task{}
 	rec.Host, rec.Vault, rec.LockUntil = backstay.HostName(host), backstay.VaultName(vault), instant(until)
-	rec.Params, rec.State = raw(params), raw(saved)
+	rec.Params, rec.State, rec.VMsFree = raw(params), raw(saved), free != 0
 	return rec, nil
+}
+
+func number(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 func raw(s string) json.RawMessage {

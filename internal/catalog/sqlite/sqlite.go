@@ -54,7 +54,7 @@ func Open(ctx context.Context, path string) (*catalog.Catalog, error) {
 		return nil, errors.Join(fmt.Errorf("open catalogue %s: %w", path, err), s.close())
 	}
 	return &catalog.Catalog{
-		Hosts: s, VMs: s, Vaults: s, Policies: s, Items: s,
+		Hosts: s, VMs: s, Vaults: s, Policies: s, Items: s, Groups: s,
 		Points: s, Jobs: s, Audit: s, Tokens: s, Trash: s, Health: s, Close: s.close,
 	}, nil
 }

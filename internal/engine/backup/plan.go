@@ -14,7 +14,7 @@ import (
 	backstay "github.com/backstay/backstay"
 )
 
-// Plan is what one backup will do.
+// Plan is what one backup of one VM will do.
 type Plan struct {
 	VM          backstay.VMRef
 	Vault       backstay.VaultName
@@ -30,18 +30,42 @@ type PlannedDisk struct {
 	Size     int64
 	Format   string
 	Included bool
+	// Excluded: the user left it out.
+	Excluded bool
 	Reason   string
 }
 
 // Targets returns the disks that the point will hold.
 func (p Plan) Targets() []backstay.DiskTarget {
-	var targets []backstay.DiskTarget
+	targets := []backstay.DiskTarget{}
 	for _, d := range p.Disks {
 		if d.Included {
 			targets = append(targets, d.Target)
 		}
 	}
 	return targets
+}
+
+// leftOut are the disks that the point will not hold.
+func (p Plan) leftOut() []backstay.PointDisk {
+	var out []backstay.PointDisk
+	for _, d := range p.Disks {
+		if !d.Included {
+			out = append(out, backstay.PointDisk{Target: d.Target, Size: d.Size, Format: d.Format, Reason: d.Reason, Excluded: d.Excluded})
+		}
+	}
+	return out
+}
+
+// size is the guest-visible bytes of the disks that the point will hold.
+func (p Plan) size() int64 {
+	var total int64
+	for _, d := range p.Disks {
+		if d.Included {
+			total += d.Size
+		}
+	}
+	return total
 }
 
 // Wish is what the user asked for, with what the item says.
@@ -59,17 +83,21 @@ func NewPlan(vm backstay.VM, w Wish) (Plan, error) {
 	plan := Plan{VM: vm.Ref(), Vault: w.Item.Vault}
 	var impossible []string
 	for _, d := range vm.Disks {
-		planned := PlannedDisk{Target: d.Target, Size: d.Size, Format: d.Format, Reason: d.Reason}
-		switch {
-		case slices.Contains(w.Item.Excluded, d.Target):
-			planned.Reason = "left out by the user"
-		case d.Reason == "":
-			planned.Included = true
-		case d.Device == "disk":
-			plan.Warnings = append(plan.Warnings, fmt.Sprintf("disk %s is not in the point: %s", d.Target, d.Reason))
-			impossible = append(impossible, fmt.Sprintf("%s: %s", d.Target, d.Reason))
+		v := w.Item.Judge(d)
+		plan.Disks = append(plan.Disks, PlannedDisk{
+			Target: d.Target, Size: d.Size, Format: d.Format, Included: v.Included, Excluded: v.Excluded, Reason: v.Reason,
+		})
+		chosen := slices.Contains(w.Item.Included, d.Target)
+		if !v.Included && !v.Excluded && (d.Device == "disk" || chosen) {
+			plan.Warnings = append(plan.Warnings, fmt.Sprintf("disk %s is not in the point: %s", d.Target, v.Reason))
+			impossible = append(impossible, fmt.Sprintf("%s: %s", d.Target, v.Reason))
 		}
-		plan.Disks = append(plan.Disks, planned)
+	}
+	for _, target := range w.Item.Included {
+		if !slices.ContainsFunc(vm.Disks, func(d backstay.Disk) bool { return d.Target == target }) {
+			plan.Warnings = append(plan.Warnings, fmt.Sprintf("disk %s is not in the point: it was chosen, and the VM has no such disk any more", target))
+			impossible = append(impossible, fmt.Sprintf("%s: the VM has no such disk any more", target))
+		}
 	}
 	if len(plan.Targets()) == 0 {
 		cause := "it has no disk that is included"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -28,10 +29,21 @@ type world struct {
 	saved    json.RawMessage
 	done     map[string]bool
 	warnings []string
+	notes    []string
+	skipped  map[string]string
+	free     bool // the job let go of its VM
 
 	mover.Mover
 	prepared backstay.PointID
 	taken    map[backstay.PointID]mover.Taken
+	lost     map[backstay.PointID]string // points that are gone, with the reason
+	inUse    map[backstay.PointID]string // points that cannot be dropped
+	dropped  []backstay.PointID
+	depth    int              // as the last Prepare was told
+	parent   backstay.PointID // as the last Transfer was told
+	leftOut  []backstay.PointDisk
+	request  mover.TakeRequest // the last one
+	ids      int
 	inVault  []backstay.PointID
 	packs    []string // those that the last transfer was told of
 	// killAt ends the process before (or, with "after ", behind) the named call.
@@ -56,7 +68,7 @@ func newWorld(t *testing.T) *world {
 	must(t, c.Vaults.CreateVault(t.Context(), backstay.Vault{Name: "default"}))
 	must(t, c.Policies.CreatePolicy(t.Context(), backstay.Policy{Name: "daily", Consistency: backstay.FileSystemConsistent}))
 	must(t, c.Items.PutItem(t.Context(), backstay.ProtectedItem{VM: v.Ref(), Policy: "daily", Vault: "default"}))
-	return &world{t: t, catalog: c, done: map[string]bool{}, seen: map[backstay.VaultName]backstay.VaultHead{}, taken: map[backstay.PointID]mover.Taken{}, job: backstay.Job{ID: "J", Kind: backstay.JobBackup}}
+	return &world{t: t, catalog: c, done: map[string]bool{}, skipped: map[string]string{}, seen: map[backstay.VaultName]backstay.VaultHead{}, taken: map[backstay.PointID]mover.Taken{}, lost: map[backstay.PointID]string{}, inUse: map[backstay.PointID]string{}, job: backstay.Job{ID: "J", Kind: backstay.JobBackup}}
 }
 
 func must(t *testing.T, err error) {
@@ -78,7 +90,8 @@ func (w *world) runner() *Runner {
 			return nil
 		},
 		NewPoint: func() backstay.PointID {
-			return backstay.PointID("P" + strings.Repeat("'", len(w.taken)))
+			w.ids++
+			return backstay.PointID(fmt.Sprint("P", w.ids))
 		},
 	}
 }
@@ -129,6 +142,15 @@ func (w *world) Warn(warning string) error {
 	return nil
 }
 func (w *world) Update(change func(*backstay.Job)) error { change(&w.job); return nil }
+func (w *world) FreeVMs() error                          { w.free = true; return nil }
+func (w *world) Skip(name, reason string) error {
+	w.done[name], w.skipped[name] = true, reason
+	return nil
+}
+func (w *world) Note(name, detail string) error {
+	w.notes = append(w.notes, name+": "+detail)
+	return nil
+}
 
 // The host.
 
@@ -144,7 +166,32 @@ func (w *world) Settle(_ context.Context, _ backstay.VMID, p backstay.PointID) (
 	taken, found := w.taken[p]
 	return taken, found, nil
 }
+func (w *world) Points(context.Context) ([]mover.Taken, error) {
+	var all []mover.Taken
+	for _, p := range w.taken {
+		all = append(all, p)
+	}
+	return all, nil
+}
+func (w *world) Lost(_ context.Context, places []mover.PointPlace) (map[backstay.PointID]string, error) {
+	lost := map[backstay.PointID]string{}
+	for _, p := range places {
+		if why := w.lost[p.Point]; why != "" {
+			lost[p.Point] = why
+		}
+	}
+	return lost, nil
+}
+func (w *world) DropPoint(_ context.Context, p backstay.PointID, _ mover.Progress) error {
+	if why := w.inUse[p]; why != "" {
+		return backstay.Errorf(backstay.CodeLayerInUse, "it is in use").Becausef("%s", why)
+	}
+	delete(w.taken, p)
+	w.dropped = append(w.dropped, p)
+	return nil
+}
 func (w *world) Prepare(ctx context.Context, r mover.PrepareRequest) (mover.Prepared, error) {
+	w.depth = r.Depth
 	if err := w.die(ctx, "prepare"); err != nil {
 		return mover.Prepared{}, err
 	}
@@ -158,6 +205,7 @@ func (w *world) Take(ctx context.Context, r mover.TakeRequest) (mover.Taken, err
 	if err := w.die(ctx, "take"); err != nil {
 		return mover.Taken{}, err
 	}
+	w.request = r
 	if w.prepared != r.Point {
 		w.t.Errorf("took %s, prepared is %q", r.Point, w.prepared)
 	}
@@ -174,7 +222,7 @@ func (w *world) Take(ctx context.Context, r mover.TakeRequest) (mover.Taken, err
 	return w.taken[r.Point], w.die(ctx, "after take")
 }
 func (w *world) Transfer(ctx context.Context, r mover.TransferRequest, progress mover.Progress) (mover.Transferred, error) {
-	w.packs = r.Packs
+	w.packs, w.parent, w.leftOut = r.Packs, r.Parent, r.LeftOut
 	progress(mover.Report{Phase: "transfer", Done: 1, Total: 2, Pack: "pack-" + string(rune('1'+len(r.Packs)))})
 	if err := w.die(ctx, "transfer"); err != nil {
 		return mover.Transferred{}, err

@@ -71,6 +71,15 @@ func (h *Host) Points(ctx context.Context) ([]mover.Taken, error) {
 	return points, nil
 }
 
+// Lost returns the points that are not in the snapshot tier any more.
+func (h *Host) Lost(ctx context.Context, places []mover.PointPlace) (map[backstay.PointID]string, error) {
+	asked := make([]snapshot.Place, len(places))
+	for i, p := range places {
+		asked[i] = snapshot.Place(p)
+	}
+	return h.tier.Lost(ctx, asked)
+}
+
 // DropPoint takes a point out of the snapshot tier. No error if it is not there.
 func (h *Host) DropPoint(ctx context.Context, p backstay.PointID, progress mover.Progress) error {
 	record, err := h.tier.Record(p)

@@ -184,6 +184,22 @@ func (f *Fake) Points(ctx context.Context) ([]mover.Taken, error) {
 	return all, nil
 }
 
+// Lost is mover.Standings': nothing is ever lost in memory.
+func (f *Fake) Lost(ctx context.Context, places []mover.PointPlace) (map[backstay.PointID]string, error) {
+	if err := f.enter(ctx, "Lost"); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	lost := map[backstay.PointID]string{}
+	for _, place := range places {
+		if p := f.points[place.Point]; p == nil || !p.snapshot {
+			lost[place.Point] = "there is no record of it"
+		}
+	}
+	return lost, nil
+}
+
 // point returns a point that the tier has.
 func (f *Fake) point(id backstay.PointID, in backstay.Tier) (*fakePoint, error) {
 	f.mu.Lock()

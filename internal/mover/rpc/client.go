@@ -143,6 +143,11 @@ func (c *Client) Points(ctx context.Context) ([]mover.Taken, error) {
 	return call[[]mover.Taken, none](ctx, c, "Points", none{}, nil)
 }
 
+// Lost is mover.Standings'.
+func (c *Client) Lost(ctx context.Context, places []mover.PointPlace) (map[backstay.PointID]string, error) {
+	return call[map[backstay.PointID]string, none](ctx, c, "Lost", places, nil)
+}
+
 // DropPoint is mover.Snapshots'.
 func (c *Client) DropPoint(ctx context.Context, p backstay.PointID, progress mover.Progress) error {
 	_, err := call[none](ctx, c, "DropPoint", p, progress)

@@ -68,6 +68,9 @@ func handler(base context.Context, m mover.Mover, log *slog.Logger, tm timing) h
 	})
 	registerInventory(s, m)
 	registerSnapshots(s, m)
+	handle(s, "Lost", func(ctx context.Context, places []mover.PointPlace, _ func(none)) (map[backstay.PointID]string, error) {
+		return m.Lost(ctx, places)
+	})
 	registerTransfers(s, m)
 	registerRestores(s, m)
 	return s.mux

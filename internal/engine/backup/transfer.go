@@ -1,0 +1,246 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/catalog"
+	"github.com/backstay/backstay/internal/mover"
+)
+
+// decideTransfer decides whether the point goes on to its vault: not if only a
+// snapshot was asked for, and not while an earlier backup of the VM still
+// transfers. That is decided while the VM is this job's, so that of two jobs
+// never both leave it to the other. What is skipped is not made up for by this
+// job: the next transfer starts from the newest point in the vault, and so
+// carries it.
+func (b *backupRun) decideTransfer(ctx context.Context, m *member) error {
+	m.Skip = ""
+	if b.params.Tier == backstay.SnapshotTier {
+		m.Skip = "only the snapshot tier was asked for"
+		return nil
+	}
+	recs, err := b.Catalog.Jobs.ListJobs(ctx, 0, backstay.JobRunning, backstay.JobCancelling)
+	if err != nil {
+		return fmt.Errorf("list jobs: %w", err)
+	}
+	for _, rec := range recs {
+		if rec.Kind == backstay.JobBackup && rec.VMsFree && rec.ID != b.run.Job().ID && slices.Contains(rec.VMs, m.VM) {
+			m.Skip = fmt.Sprintf("job %s still transfers an earlier point of the VM; the next transfer carries what changed", rec.ID)
+			return nil
+		}
+	}
+	return nil
+}
+
+// toTransfer returns the members whose points are still to be carried.
+func (b *backupRun) toTransfer() []*member {
+	var todo []*member
+	for _, m := range b.state.Members {
+		if m.Skip == "" && !m.InVault {
+			todo = append(todo, m)
+		}
+	}
+	return todo
+}
+
+// transferTasks are the steps behind the snapshot.
+var transferTasks = []string{"transfer", "validate"}
+
+// nothingLeft ends a job of which nothing is to be carried: either an earlier
+// life did, or it is skipped, with the reason.
+func (b *backupRun) nothingLeft(ctx context.Context) error {
+	skip := ""
+	for _, m := range b.state.Members {
+		if m.InVault {
+			skip = ""
+			break
+		}
+		skip = m.Skip
+	}
+	for _, name := range transferTasks {
+		var err error
+		if skip != "" {
+			err = b.run.Skip(name, skip)
+		} else {
+			err = b.run.Step(ctx, name, func(context.Context) error { return nil })
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// transfers carries the points to their vaults, one after another. A failure of
+// one does not keep the others back.
+func (b *backupRun) transfers(ctx context.Context, todo []*member) error {
+	failures := make([]error, len(todo))
+	call := func(ctx context.Context, progress mover.Progress) (mover.Transferred, error) {
+		var before, most int64 // bytes of the members before this one, and with it
+		for i, m := range todo {
+			last := i == len(todo)-1
+			each := func(r mover.Report) {
+				if !last {
+					r.Phase = "transfer" // of the job, which validates at its end
+				}
+				r.Done, r.Total = r.Done+before, r.Total+before
+				progress(r)
+				m.keepPack(b, r)
+				most = max(most, r.Total)
+			}
+			failures[i] = b.transfer(ctx, m, each)
+			before = most
+			if failures[i] != nil && ctx.Err() != nil {
+				return mover.Transferred{}, failures[i]
+			}
+		}
+		return mover.Transferred{}, errors.Join(failures...)
+	}
+	_, err := mover.Phases(ctx, b.run, transferTasks, call, nil)
+	if err == nil || errors.Is(context.Cause(ctx), backstay.ErrStopping) {
+		return err
+	}
+	var ended error
+	for i, m := range todo {
+		if m.InVault {
+			continue
+		}
+		failure := failures[i]
+		if failure == nil {
+			failure = err
+		}
+		ended = errors.Join(ended, b.endTransfer(ctx, m, failure))
+	}
+	return ended
+}
+
+// transfer carries one point to its vault.
+func (b *backupRun) transfer(ctx context.Context, m *member, progress mover.Progress) error {
+	access, err := b.Vault(ctx, m.item.Vault)
+	if err != nil {
+		return err
+	}
+	point, err := b.Catalog.Points.Point(ctx, m.Point)
+	if err != nil {
+		return fmt.Errorf("read point %s: %w", m.Point, err)
+	}
+	parent, err := b.newestInVault(ctx, point)
+	if err != nil {
+		return err
+	}
+	health, err := b.Catalog.Health.VaultHealth(ctx, m.item.Vault)
+	if err != nil {
+		return err
+	}
+	t, err := m.mover.Transfer(ctx, mover.TransferRequest{
+		Avoid: health.LostPacks(),
+		Job:   b.run.Job().ID, Point: point.ID, Vault: access, Parent: parent,
+		Packs: m.Packs, Expires: point.Expires, Policy: m.item.Policy, Host: point.VM.Host,
+		LeftOut: m.Plan.leftOut(), Group: point.Group,
+	}, progress)
+	if err != nil {
+		return err
+	}
+	return b.recordVault(context.WithoutCancel(ctx), m, t)
+}
+
+// keepPack remembers a durable pack, so that a broken transfer goes on behind it.
+func (m *member) keepPack(b *backupRun, r mover.Report) {
+	if r.Pack == "" {
+		return
+	}
+	m.Packs = append(m.Packs, r.Pack)
+	// A pack that is not remembered is only written again; nothing is lost.
+	_ = b.run.Save(b.state)
+}
+
+// newestInVault returns the newest point that the vault has of the VM, from
+// before the point that is to be carried.
+func (b *backupRun) newestInVault(ctx context.Context, of backstay.RecoveryPoint) (backstay.PointID, error) {
+	points, err := b.Catalog.Points.ListPoints(ctx, of.VM.UUID)
+	if err != nil {
+		return "", fmt.Errorf("list points: %w", err)
+	}
+	var newest backstay.PointID
+	for _, p := range points {
+		if p.ID != of.ID && !p.Time.After(of.Time) && p.Vault == of.Vault && p.Has(backstay.VaultTier) {
+			newest = p.ID
+		}
+	}
+	return newest, nil
+}
+
+func (b *backupRun) recordVault(ctx context.Context, m *member, t mover.Transferred) error {
+	if err := b.Saw(ctx, m.item.Vault, t.Head); err != nil {
+		return err
+	}
+	err := b.Catalog.Points.ChangePoint(ctx, m.Point, func(p *backstay.RecoveryPoint) error {
+		p.SetTier(backstay.VaultTier, backstay.TierAvailable, b.Now())
+		for i := range p.Disks {
+			for _, d := range t.Disks {
+				if d.Target == p.Disks[i].Target {
+					p.Disks[i].ChangedBytes, p.Disks[i].StoredBytes, p.Disks[i].DataBytes = d.ChangedBytes, d.StoredBytes, d.DataBytes
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("record point %s in the vault tier: %w", m.Point, err)
+	}
+	m.InVault = true
+	if err := b.run.Save(b.state); err != nil {
+		return err
+	}
+	return b.run.Update(func(j *backstay.Job) {
+		j.Stats.BytesRead += t.Stats.BytesRead
+		j.Stats.BytesDirty += t.Stats.BytesDirty
+		j.Stats.BytesNew += t.Stats.BytesNew
+		j.Stats.ChunksNew += t.Stats.ChunksNew
+		j.Stats.Requests += t.Stats.Requests
+		for i := range j.Result.Backups {
+			if j.Result.Backups[i].VM.UUID == m.VM {
+				j.Result.Backups[i].Modes = t.Modes
+			}
+		}
+	})
+}
+
+// endTransfer ends the transfer of a point whose snapshot tier stands. A transfer
+// that failed makes the job end with a warning (requirements A5): the point stays
+// restorable where it is, and is never offered from the vault.
+func (b *backupRun) endTransfer(ctx context.Context, m *member, failure error) error {
+	if failure == nil || errors.Is(context.Cause(ctx), backstay.ErrStopping) {
+		return failure
+	}
+	clean := context.WithoutCancel(ctx)
+	err := b.Catalog.Points.ChangePoint(clean, m.Point, func(p *backstay.RecoveryPoint) error {
+		if !p.Has(backstay.VaultTier) {
+			p.DropTier(backstay.VaultTier)
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, catalog.ErrNotFound) {
+		return fmt.Errorf("take the vault tier off point %s: %w", m.Point, err)
+	}
+	if errors.Is(context.Cause(ctx), backstay.ErrCancelled) {
+		return failure
+	}
+	coded, what := transferError(failure), "the point"
+	if b.params.Group != "" {
+		what = "the point of " + m.label()
+	}
+	return b.run.Warn(fmt.Sprintf("%s; %s is kept in the snapshot tier and is not offered from the vault; %s", coded.Error(), what, coded.Action))
+}
+
+func transferError(err error) *backstay.Error {
+	var coded *backstay.Error
+	if errors.As(err, &coded) {
+		return coded
+	}
+	return backstay.Errorf(backstay.CodeTransferFailed, "the transfer to the vault broke").Because(err)
+}
