@@ -161,6 +161,7 @@ type Host interface {
 	Disks
 	Copies
 	VMs
+	Stats
 	// Close lets go of what is open; the VMs go on.
 	Close() error
 }

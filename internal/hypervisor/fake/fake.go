@@ -64,7 +64,8 @@ type vm struct {
 	live     *definition // nil when shut off
 	paused   bool
 	agent    backstay.AgentState
-	quiesce  error // what a freeze fails with
+	quiesce  error                                      // what a freeze fails with
+	io       map[backstay.DiskTarget]hypervisor.IOStats // since the start
 	frozen   bool
 	keeps    func(*hypervisor.Domain) // what the hypervisor keeps of the VM besides; nil for nothing
 }
@@ -342,7 +343,7 @@ func (h *Host) Start(ctx context.Context, id backstay.VMID) error {
 			}
 		}
 	}
-	v.live = v.inactive.copy()
+	v.live, v.io = v.inactive.copy(), nil
 	h.changed(id)
 	return nil
 }

@@ -54,6 +54,7 @@ func (s HostSuite) Run(t *testing.T) {
 		{"thawing a guest that is not frozen changes nothing", s.thawNothing},
 		{"a watcher sees that it is connected, and each change", s.watch},
 		{"a silent agent fails a ping within its timeout", s.ping},
+		{"what the disks of a running VM have done for its guest is told", s.ioStats},
 		{"the host tells its emulators and a pool with room", s.facts},
 	} {
 		t.Run(check.rule, check.fn)
