@@ -129,9 +129,6 @@ type Disks interface {
 	// running, paused and shut-off VMs. A freeze never outlives the call, also
 	// when the caller dies in it.
 	SwitchAll(ctx context.Context, id backstay.VMID, disks []Switch, o SwitchOptions) (Switched, error)
-	// Thaw thaws the guest's file systems if they are frozen, and tells whether
-	// they were.
-	Thaw(ctx context.Context, id backstay.VMID) (bool, error)
 	// MergeLive merges layers of a running VM and returns when done; the merged
 	// files are left in place, unused. progress gets bytes done and total.
 	MergeLive(ctx context.Context, id backstay.VMID, m Merge, progress func(done, total int64)) error
@@ -151,8 +148,6 @@ type VMs interface {
 	Start(ctx context.Context, id backstay.VMID) error
 	// Destroy ends a running VM at once. No error if it does not run.
 	Destroy(ctx context.Context, id backstay.VMID) error
-	// PingAgent returns nil if the guest agent answered within the timeout.
-	PingAgent(ctx context.Context, id backstay.VMID, timeout time.Duration) error
 }
 
 // Host is all of a host's hypervisor.
@@ -162,6 +157,7 @@ type Host interface {
 	Copies
 	VMs
 	Stats
+	Guests
 	// Close lets go of what is open; the VMs go on.
 	Close() error
 }

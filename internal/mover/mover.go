@@ -68,6 +68,9 @@ type PrepareRequest struct {
 	Point backstay.PointID
 	VM    backstay.VMID
 	Disks []backstay.DiskTarget
+	// Consistency is what Take will wish for; with crash no guest agent is waited
+	// for. Empty means file-system.
+	Consistency backstay.Consistency
 	// Depth is the most points that a disk's chain may hold with the new one;
 	// beyond it Prepare fails with CodeTooDeep. 0 means backstay.MaxDepth.
 	Depth int

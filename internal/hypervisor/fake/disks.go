@@ -72,19 +72,6 @@ func (h *Host) checkSwitch(v *vm, s hypervisor.Switch, id backstay.VMID) error {
 	return h.conflict(overlay, true, id)
 }
 
-// Thaw thaws a guest.
-func (h *Host) Thaw(ctx context.Context, id backstay.VMID) (bool, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	v, err := h.enterVM(ctx, "thaw", id)
-	if err != nil {
-		return false, err
-	}
-	was := v.frozen
-	v.frozen = false
-	return was, nil
-}
-
 // MergeLive merges layers of a running VM.
 func (h *Host) MergeLive(ctx context.Context, id backstay.VMID, m hypervisor.Merge, progress func(done, total int64)) error {
 	h.mu.Lock()

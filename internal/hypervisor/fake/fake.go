@@ -15,7 +15,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor"
@@ -26,8 +25,9 @@ type Host struct {
 	// FactsValue is what Facts returns. Set it before use.
 	FactsValue backstay.HostFacts
 	// Hook, if set, is called first in each changing call with the call's name
-	// (switch, thaw, merge, retarget, define, undefine, start, destroy, create,
-	// create-overlay, export, allocated, commit, rebase, copy, convert); its error is the
+	// (switch, freeze, thaw, pause, resume, the names of agent commands, merge,
+	// retarget, define, undefine, start, destroy, create, create-overlay, export,
+	// allocated, commit, rebase, copy, convert); its error is the
 	// call's, and nothing is changed. It must not call the Host. Set it before use.
 	Hook func(call string) error
 
@@ -68,6 +68,10 @@ type vm struct {
 	io       map[backstay.DiskTarget]hypervisor.IOStats // since the start
 	frozen   bool
 	keeps    func(*hypervisor.Domain) // what the hypervisor keeps of the VM besides; nil for nothing
+	// frozenMounts is how many file systems are.
+	frozenMounts int
+	guest        Guest
+	ran          []ranProgram
 }
 
 func (h *Host) enter(ctx context.Context, call string) error {
@@ -361,20 +365,6 @@ func (h *Host) Destroy(ctx context.Context, id backstay.VMID) error {
 	}
 	v.live, v.paused, v.frozen = nil, false, false
 	h.changed(id)
-	return nil
-}
-
-// PingAgent says at once whether the agent answers.
-func (h *Host) PingAgent(ctx context.Context, id backstay.VMID, timeout time.Duration) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	v, err := h.enterVM(ctx, "ping", id)
-	if err != nil {
-		return err
-	}
-	if v.live == nil || v.agent != backstay.AgentConnected {
-		return fmt.Errorf("guest agent of %s does not answer", id)
-	}
 	return nil
 }
 

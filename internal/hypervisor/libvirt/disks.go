@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/beevik/etree"
@@ -266,39 +265,6 @@ func (h *Host) Retarget(ctx context.Context, id backstay.VMID, target backstay.D
 	return nil
 }
 
-// Thaw asks the guest agent, and thaws if need be. It is bounded by a few
-// seconds: a hung agent cannot be made to thaw.
-func (h *Host) Thaw(ctx context.Context, id backstay.VMID) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, 4*thawTimeout)
-	defer cancel()
-	was, err := call(ctx, h, callPatience, func(l *libvirt.Libvirt) (bool, error) {
-		d, err := lookup(l, id)
-		if err != nil {
-			return false, err
-		}
-		state, err := vmState(l, d)
-		if err != nil || state != backstay.VMRunning {
-			return false, err // a guest that does not run has no agent to ask
-		}
-		answer, err := l.QEMUDomainAgentCommand(d, `{"execute":"guest-fsfreeze-status"}`, seconds(thawTimeout), 0)
-		if err != nil {
-			return false, err
-		}
-		if len(answer) == 0 || !strings.Contains(answer[0], `"frozen"`) {
-			return false, nil
-		}
-		_, err = l.DomainFsthaw(d, nil, 0)
-		return true, err
-	})
-	if errors.Is(err, hypervisor.ErrNoVM) {
-		return false, err
-	}
-	if err != nil {
-		return was, fmt.Errorf("thaw VM %s: %w", id, err)
-	}
-	return was, nil
-}
-
 // thawLater sees to it that a guest whose freezing went wrong does not end up
 // frozen: an agent that was slow may still do what libvirt has given up waiting
 // for. It tries until the agent says that nothing is frozen, or the VM is gone.
@@ -317,7 +283,7 @@ func (h *Host) thawLater(id backstay.VMID) {
 		}()
 		for range thawTries {
 			was, err := h.Thaw(h.ctx, id)
-			if was && err == nil {
+			if was > 0 && err == nil {
 				h.log.Warn("a guest was found frozen and was thawed", "vm", string(id))
 			}
 			if err == nil || errors.Is(err, hypervisor.ErrNoVM) {

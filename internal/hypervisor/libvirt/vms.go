@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"os"
 	"strings"
 	"time"
 
@@ -110,37 +109,6 @@ func (h *Host) Destroy(ctx context.Context, id backstay.VMID) error {
 		return fmt.Errorf("destroy VM %s: %w", id, err)
 	}
 	return nil
-}
-
-// PingAgent asks the guest agent for a sign of life. libvirt counts in seconds,
-// so a timeout is rounded up to the next, and its own wait for the agent to be
-// in step may come on top; ctx bounds all of it.
-func (h *Host) PingAgent(ctx context.Context, id backstay.VMID, timeout time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	_, err := h.agent(ctx, id, `{"execute":"guest-ping"}`, timeout)
-	if errors.Is(err, context.DeadlineExceeded) {
-		err = os.ErrDeadlineExceeded
-	}
-	if err != nil {
-		return fmt.Errorf("ping guest agent of %s: %w", id, err)
-	}
-	return nil
-}
-
-// agent sends one command to the guest agent and returns its answer.
-func (h *Host) agent(ctx context.Context, id backstay.VMID, command string, timeout time.Duration) (string, error) {
-	return call(ctx, h, timeout+callPatience, func(l *libvirt.Libvirt) (string, error) {
-		d, err := lookup(l, id)
-		if err != nil {
-			return "", err
-		}
-		answer, err := l.QEMUDomainAgentCommand(d, command, seconds(timeout), 0)
-		if err != nil || len(answer) == 0 {
-			return "", err
-		}
-		return answer[0], nil
-	})
 }
 
 func seconds(d time.Duration) int32 {

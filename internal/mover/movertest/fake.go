@@ -35,6 +35,7 @@ type fakePoint struct {
 	taken             mover.Taken
 	prepared          mover.Prepared
 	snapshot, inVault bool
+	held              *mover.Held
 }
 
 var _ mover.Mover = (*Fake)(nil)
@@ -161,6 +162,9 @@ func (f *Fake) Settle(ctx context.Context, _ backstay.VMID, id backstay.PointID)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	p := f.points[id]
+	if p != nil {
+		p.held = nil
+	}
 	if p == nil || !p.snapshot {
 		delete(f.points, id)
 		return mover.Taken{}, false, nil
@@ -198,6 +202,60 @@ func (f *Fake) Lost(ctx context.Context, places []mover.PointPlace) (map[backsta
 		}
 	}
 	return lost, nil
+}
+
+// Ready is mover.Holds'.
+func (f *Fake) Ready(ctx context.Context, r mover.HoldRequest) error {
+	if err := f.enter(ctx, "Ready"); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.points[r.Point] == nil || r.VM != f.Machine.ID {
+		return backstay.Errorf(backstay.CodeSnapshotFailed, "point %s was not prepared", r.Point)
+	}
+	return nil
+}
+
+// Hold is mover.Holds'.
+func (f *Fake) Hold(ctx context.Context, r mover.HoldRequest) (mover.Held, error) {
+	if err := f.enter(ctx, "Hold"); err != nil {
+		return mover.Held{}, err
+	}
+	if err := f.Ready(ctx, r); err != nil {
+		return mover.Held{}, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	held := mover.Held{Consistency: r.Consistency, Reason: "as wished"}
+	f.points[r.Point].held = &held
+	return held, nil
+}
+
+// LetGo is mover.Holds'.
+func (f *Fake) LetGo(ctx context.Context, r mover.HoldRequest) (mover.Held, error) {
+	if err := f.enter(ctx, "LetGo"); err != nil {
+		return mover.Held{}, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p := f.points[r.Point]
+	if p == nil {
+		return mover.Held{}, nil
+	}
+	held := mover.Held{Consistency: p.taken.Consistency, Reason: p.taken.Reason}
+	if p.held != nil {
+		held, p.held = *p.held, nil
+	}
+	return held, nil
+}
+
+// Held tells whether the VM is held for a point.
+func (f *Fake) Held(id backstay.PointID) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p := f.points[id]
+	return p != nil && p.held != nil
 }
 
 // point returns a point that the tier has.

@@ -165,6 +165,22 @@ func (c *Client) Release(ctx context.Context, vm backstay.VMID, progress mover.P
 	return err
 }
 
+// Ready is mover.Holds'.
+func (c *Client) Ready(ctx context.Context, r mover.HoldRequest) error {
+	_, err := call[none, none](ctx, c, "Ready", r, nil)
+	return err
+}
+
+// Hold is mover.Holds'.
+func (c *Client) Hold(ctx context.Context, r mover.HoldRequest) (mover.Held, error) {
+	return call[mover.Held, none](ctx, c, "Hold", r, nil)
+}
+
+// LetGo is mover.Holds'.
+func (c *Client) LetGo(ctx context.Context, r mover.HoldRequest) (mover.Held, error) {
+	return call[mover.Held, none](ctx, c, "LetGo", r, nil)
+}
+
 // Transfer is mover.Transfers'.
 func (c *Client) Transfer(ctx context.Context, r mover.TransferRequest, progress mover.Progress) (mover.Transferred, error) {
 	return call[mover.Transferred](ctx, c, "Transfer", toTransferWire(r), progress)

@@ -63,7 +63,7 @@ func (t *Tier) thaw(ctx context.Context, in *intent) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("thaw %s: %w", in.VM.Name, err)
 	}
-	return was, nil
+	return was > 0, nil
 }
 
 // settle decides by the files that the VM uses, and by nothing else.
