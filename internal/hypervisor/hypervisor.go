@@ -158,6 +158,7 @@ type Host interface {
 	VMs
 	Stats
 	Guests
+	Stalls
 	// Close lets go of what is open; the VMs go on.
 	Close() error
 }

@@ -256,4 +256,5 @@ type Mover interface {
 	Standings
 	Transfers
 	Restores
+	Rooms
 }

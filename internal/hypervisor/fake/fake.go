@@ -67,6 +67,7 @@ type vm struct {
 	quiesce  error                                      // what a freeze fails with
 	io       map[backstay.DiskTarget]hypervisor.IOStats // since the start
 	frozen   bool
+	stalled  bool                     // stands still since a disk failed it
 	keeps    func(*hypervisor.Domain) // what the hypervisor keeps of the VM besides; nil for nothing
 	// frozenMounts is how many file systems are.
 	frozenMounts int
@@ -363,7 +364,7 @@ func (h *Host) Destroy(ctx context.Context, id backstay.VMID) error {
 	if err != nil {
 		return err
 	}
-	v.live, v.paused, v.frozen = nil, false, false
+	v.live, v.paused, v.frozen, v.stalled = nil, false, false, false
 	h.changed(id)
 	return nil
 }

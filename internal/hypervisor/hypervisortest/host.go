@@ -52,6 +52,7 @@ func (s HostSuite) Run(t *testing.T) {
 		{"a VM that is shut off can be given another file", s.retarget},
 		{"a running VM is not given another file", s.retargetRunning},
 		{"thawing a guest that is not frozen changes nothing", s.thawNothing},
+		{"a VM that found room everywhere is not stalled", s.notStalled},
 		{"a watcher sees that it is connected, and each change", s.watch},
 		{"a silent agent fails a ping within its timeout", s.ping},
 		{"what the disks of a running VM have done for its guest is told", s.ioStats},

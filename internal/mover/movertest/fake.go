@@ -24,6 +24,8 @@ type Fake struct {
 	Hook func(ctx context.Context, method string) error
 	// Reports is how many reports each phase of a long call makes; 0 means 4.
 	Reports int
+	// Stalled says that the VM stands still since a disk failed it.
+	Stalled bool
 
 	mu     sync.Mutex
 	points map[backstay.PointID]*fakePoint

@@ -55,6 +55,7 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		"ACancelledCallEndsAndCanBeMadeAgain":     testCancel,
 		"AFileThatWasThereStays":                  testExisting,
 		"TheVaultsKeyIsInNoLogAndNoError":         testSecrets,
+		"APointTakesRoomSomewhere":                testRoom,
 		"WatchEndsWithItsContext":                 testWatch,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })

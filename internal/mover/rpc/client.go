@@ -212,6 +212,16 @@ func (c *Client) Abandon(ctx context.Context, r mover.StageRequest) error {
 	return err
 }
 
+// Room is mover.Rooms'.
+func (c *Client) Room(ctx context.Context) ([]backstay.Room, error) {
+	return call[[]backstay.Room, none](ctx, c, "Room", none{}, nil)
+}
+
+// Unstall is mover.Rooms'.
+func (c *Client) Unstall(ctx context.Context, vm backstay.VMID) (bool, error) {
+	return call[bool, none](ctx, c, "Unstall", vm, nil)
+}
+
 // call makes one call: R is its result, P what is reported on the way.
 func call[R, P any](ctx context.Context, c *Client, method string, request any, progress func(P)) (R, error) {
 	var result R

@@ -73,6 +73,7 @@ func handler(base context.Context, m mover.Mover, log *slog.Logger, tm timing) h
 	})
 	registerTransfers(s, m)
 	registerRestores(s, m)
+	registerRooms(s, m)
 	return s.mux
 }
 
@@ -132,6 +133,11 @@ func registerRestores(s *side, m mover.Mover) {
 	handle(s, "Abandon", func(ctx context.Context, r stageWire, _ func(none)) (none, error) {
 		return none{}, m.Abandon(ctx, r.request())
 	})
+}
+
+func registerRooms(s *side, m mover.Mover) {
+	handle(s, "Room", func(ctx context.Context, _ none, _ func(none)) ([]backstay.Room, error) { return m.Room(ctx) })
+	handle(s, "Unstall", func(ctx context.Context, vm backstay.VMID, _ func(none)) (bool, error) { return m.Unstall(ctx, vm) })
 }
 
 // side is the host's side of the protocol.

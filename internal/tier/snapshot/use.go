@@ -212,15 +212,18 @@ func (b *book) standing(id backstay.LayerID) []string {
 			continue
 		}
 		for _, u := range l.Users {
-			if u.Kind == UserTransfer {
-				who = append(who, fmt.Sprintf("job %s reads %s", u.ID, l.File))
-			} else {
-				who = append(who, fmt.Sprintf("VM %s was restored on %s", u.ID, l.File))
-			}
+			who = append(who, userInWords(u, l))
 		}
 	}
 	slices.Sort(who)
 	return who
+}
+
+func userInWords(u User, l *Layer) string {
+	if u.Kind == UserTransfer {
+		return fmt.Sprintf("job %s reads %s", u.ID, l.File)
+	}
+	return fmt.Sprintf("VM %s was restored on %s", u.ID, l.File)
 }
 
 func inUse(id backstay.PointID, who ...string) error {
