@@ -34,6 +34,7 @@ internal/hypervisor/*    -> . internal/hypervisor
 internal/keyring         -> .
 internal/keyring/*       -> . internal/keyring
 internal/nbd             ->
+internal/pace            -> . internal/hypervisor
 internal/undo            ->
 internal/tier            -> .
 internal/direct          ->
@@ -45,7 +46,7 @@ internal/tier/vault      -> . internal/tier internal/blob internal/tier/vault/*
 internal/tier/vault/*    -> . internal/blob internal/tier/vault/*
 internal/mover           -> .
 internal/mover/rpc       -> . internal/mover
-internal/mover/host      -> . internal/mover internal/tier internal/tier/* internal/hypervisor internal/blob internal/keyring internal/nbd internal/undo
+internal/mover/host      -> . internal/mover internal/pace internal/tier internal/tier/* internal/hypervisor internal/blob internal/keyring internal/nbd internal/undo
 internal/mover/movertest -> . internal/mover
 internal/engine/*        -> . internal/mover internal/catalog
 internal/job             -> . internal/catalog

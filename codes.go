@@ -63,6 +63,7 @@ const (
 	CodeHookTimeout     Code = "hook-timed-out"
 	CodeHookForbidden   Code = "hook-exec-forbidden"
 	CodeCheckpointLost  Code = "checkpoint-lost"
+	CodeGuestBusy       Code = "guest-too-busy"
 )
 
 type codeEntry struct {
@@ -129,6 +130,7 @@ var codes = map[Code]codeEntry{
 	CodeHookTimeout:     {KindFailed, "make the script faster, or raise its timeout in the configuration"},
 	CodeHookForbidden:   {KindFailed, "allow guest-exec in the guest agent's configuration, or let its own fsfreeze-hook run the hooks (--hooks agent)"},
 	CodeCheckpointLost:  {KindFailed, "nothing is to be done: everything was compared, and the next run has a change map again"},
+	CodeGuestBusy:       {KindFailed, "retry the job when the guest has less to do, put its disks on faster storage, or raise the policy's latency limit"},
 	CodeCatalogNewer:    {KindRefused, "start the newer release again, or restore the catalogue's file from before the upgrade"},
 }
 
