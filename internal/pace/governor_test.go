@@ -169,7 +169,7 @@ func TestTheGuestsOwnLatencyIsThatSinceOurLastWork(t *testing.T) {
 		g := &guest{}
 		p := New(g, slog.New(slog.DiscardHandler))
 		_, first := p.Start(t.Context(), Work{VM: vm})
-		time.Sleep(time.Second)
+		time.Sleep(time.Second + every/2)
 		first.Close()
 		g.feels(80 * ms) // nobody of ours is at work
 		_, second := p.Start(t.Context(), Work{VM: vm})
