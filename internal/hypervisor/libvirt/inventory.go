@@ -263,8 +263,9 @@ func snapshotFiles(xml string) ([]string, error) {
 		return nil, err
 	}
 	var files []string
-	for _, path := range []string{"/domainsnapshot/disks/disk/source", "/domainsnapshot/domain/devices/disk/source", "/domainsnapshot/inactiveDomain/devices/disk/source"} {
-		for _, e := range doc.FindElements(path) {
+	// A definition in it spells out the whole chain of each disk.
+	for _, disk := range []string{"/domainsnapshot/disks/disk", "/domainsnapshot/domain/devices/disk", "/domainsnapshot/inactiveDomain/devices/disk"} {
+		for _, e := range doc.FindElements(disk + "//source") {
 			if file := first(attr(e, "", "file"), attr(e, "", "dev")); file != "" {
 				files = append(files, file)
 			}
