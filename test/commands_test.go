@@ -222,6 +222,7 @@ func bringUp(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("SERVERLOG", w.Region.ServerLog())
 	ts.Setenv("IMAGES", sandbox.Images)
 	ts.Setenv("BIN", binaries)
+	ts.Setenv("WORLD", w.Dir)
 	for i, unit := range w.Region.Units {
 		ts.Setenv(fmt.Sprintf("UNIT%d", i+1), strings.TrimPrefix(unit, "file://"))
 	}

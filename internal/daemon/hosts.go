@@ -157,6 +157,9 @@ func (h *hosts) refresh(ctx context.Context, name backstay.HostName) error {
 	if err := h.catalog.VMs.ReplaceVMs(ctx, name, vms); err != nil {
 		return fmt.Errorf("record VMs of host %s: %w", name, err)
 	}
+	if err := h.followItems(ctx); err != nil {
+		return err
+	}
 	return h.catalog.Hosts.PutHost(ctx, backstay.Host{Name: name, State: "connected", LastSeen: h.now().UTC(), Facts: facts})
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	backstay "github.com/backstay/backstay"
@@ -160,11 +161,33 @@ func (r *Runner) dropTier(ctx context.Context, run backstay.Run, point backstay.
 		}
 		return v.DropPoint(ctx, point.ID, r.Now())
 	}
-	m, err := r.Mover(point.VM.Host)
+	m, err := r.holder(ctx, point)
 	if err != nil {
 		return err
 	}
 	return m.DropPoint(ctx, point.ID, func(p mover.Report) { run.Progress(p.Done, p.Total) })
+}
+
+// holder is the mover through which a point leaves the snapshot tier: that of the
+// host on which the VM is now, if its layers came along with it. Only there is it
+// known what the VM has open.
+func (r *Runner) holder(ctx context.Context, point backstay.RecoveryPoint) (mover.Mover, error) {
+	vm, err := r.Catalog.VMs.VM(ctx, point.VM.UUID)
+	if err != nil || vm.Host == point.VM.Host {
+		return r.Mover(point.VM.Host)
+	}
+	m, err := r.Mover(vm.Host)
+	if err != nil {
+		return nil, err
+	}
+	there, err := m.Points(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if slices.ContainsFunc(there, func(t mover.Taken) bool { return t.Point == point.ID }) {
+		return m, nil
+	}
+	return r.Mover(point.VM.Host)
 }
 
 // forgetIfGone takes a point that is in no tier any more out of the catalogue.

@@ -82,7 +82,7 @@ func (h *Host) Lost(ctx context.Context, places []mover.PointPlace) (map[backsta
 
 // DropPoint takes a point out of the snapshot tier. No error if it is not there.
 func (h *Host) DropPoint(ctx context.Context, p backstay.PointID, progress mover.Progress) error {
-	record, err := h.tier.Record(p)
+	record, err := h.tier.Record(ctx, p)
 	if backstay.IsCode(err, backstay.CodeUnknownPoint) {
 		return nil
 	}

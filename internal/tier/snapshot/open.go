@@ -33,14 +33,11 @@ type PointLayers struct {
 // Open opens a point. CodeUnknownPoint if there is no record of it,
 // CodeNotRestorable if it is being dropped or a layer of it is gone.
 func (t *Tier) Open(ctx context.Context, id backstay.PointID) (*Point, error) {
-	b, err := t.load()
+	b, err := t.find(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	record, ok := b.Points[id]
-	if !ok {
-		return nil, backstay.Errorf(backstay.CodeUnknownPoint, "no point %s in the snapshot tier of host %s", id, t.host)
-	}
+	record := b.Points[id]
 	if reason := b.Unusable(record); reason != "" {
 		return nil, backstay.Errorf(backstay.CodeNotRestorable, "point %s cannot be read from the snapshot tier", id).Becausef("%s", reason)
 	}
@@ -89,14 +86,26 @@ func (p *Point) FormatOf(target backstay.DiskTarget) string {
 
 // Record returns what is recorded of a point, in whatever state it is.
 // CodeUnknownPoint if there is no record of it.
-func (t *Tier) Record(id backstay.PointID) (PointRecord, error) {
-	b, err := t.load()
+func (t *Tier) Record(ctx context.Context, id backstay.PointID) (PointRecord, error) {
+	b, err := t.find(ctx, id)
 	if err != nil {
 		return PointRecord{}, err
 	}
-	p := b.Points[id]
-	if p == nil {
-		return PointRecord{}, backstay.Errorf(backstay.CodeUnknownPoint, "no point %s in the snapshot tier of host %s", id, t.host)
+	return *b.Points[id], nil
+}
+
+// find reads all records, that of the point among them: it may lie beside disks
+// that came to this host since it was last looked around.
+func (t *Tier) find(ctx context.Context, id backstay.PointID) (*book, error) {
+	b, err := t.load()
+	if err != nil || b.Points[id] != nil {
+		return b, err
 	}
-	return *p, nil
+	if err := t.lookAround(ctx); err != nil {
+		return nil, hypervisorError(err, "host %s cannot be looked at", t.host)
+	}
+	if b, err = t.load(); err == nil && b.Points[id] == nil {
+		err = backstay.Errorf(backstay.CodeUnknownPoint, "no point %s in the snapshot tier of host %s", id, t.host)
+	}
+	return b, err
 }

@@ -50,6 +50,11 @@ type PreparedDisk struct {
 // intent, makes the overlays beside the disks, and pings the guest agent.
 // Repeating it for the same point starts over.
 func (t *Tier) Prepare(ctx context.Context, r Request) (Prepared, error) {
+	// A VM may have come from another host with its disks: what is recorded beside
+	// them counts from the first point here on.
+	if err := t.lookAround(ctx); err != nil {
+		return Prepared{}, hypervisorError(err, "host %s cannot be looked at", t.host)
+	}
 	if err := t.settleOthers(ctx, r.VM); err != nil {
 		return Prepared{}, err
 	}
