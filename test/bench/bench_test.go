@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/test/bench/show"
 )
 
 // someResults has a figure for each subject, so that all goals are measured.
@@ -36,9 +37,9 @@ func someResults() *results {
 	return &results{Figures: f, Machine: map[string]string{}}
 }
 
-func find(t *testing.T, goals []goal, name string) goal {
+func find(t *testing.T, goals []show.Goal, name string) show.Goal {
 	t.Helper()
-	i := slices.IndexFunc(goals, func(g goal) bool { return g.name == name })
+	i := slices.IndexFunc(goals, func(g show.Goal) bool { return g.Name == name })
 	if i < 0 {
 		t.Fatalf("there is no goal %s", name)
 	}
@@ -71,7 +72,7 @@ func TestAGoalThatIsMissedIsShort(t *testing.T) {
 	f.Wall = 30
 	r.Figures["backstay/first"] = f
 	for _, name := range []string{"first-vs-fastest-peer", "first-of-limit"} {
-		if g := find(t, r.goals(), name); g.holds || !strings.HasSuffix(g.String(), ": short") {
+		if g := find(t, r.goals(), name); g.Holds || !strings.HasSuffix(g.String(), ": short") {
 			t.Errorf("%s", g)
 		}
 	}
@@ -80,7 +81,7 @@ func TestAGoalThatIsMissedIsShort(t *testing.T) {
 func TestWhatWasNotMeasuredNeverHolds(t *testing.T) {
 	r := &results{Figures: map[string]figure{}, Machine: map[string]string{}}
 	for _, g := range r.goals() {
-		if g.holds || !strings.Contains(g.String(), "not measured") {
+		if g.Holds || !strings.Contains(g.String(), "not measured") {
 			t.Errorf("without a figure: %s", g)
 		}
 	}

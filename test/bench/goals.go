@@ -4,52 +4,9 @@ import (
 	"fmt"
 	"math"
 	"strings"
+
+	"github.com/backstay/backstay/test/bench/show"
 )
-
-// goal is one thing that the project wants of itself.
-type goal struct {
-	name  string
-	value string
-	want  string
-	holds bool
-	// unmeasured: the figures it needs are not there.
-	unmeasured bool
-}
-
-// String is the line that every bench target of the project ends with.
-func (g goal) String() string {
-	switch {
-	case g.unmeasured:
-		return fmt.Sprintf("goal: %s = not measured (want %s): short", g.name, g.want)
-	case g.holds:
-		return fmt.Sprintf("goal: %s = %s (want %s): holds", g.name, g.value, g.want)
-	default:
-		return fmt.Sprintf("goal: %s = %s (want %s): short", g.name, g.value, g.want)
-	}
-}
-
-// bound is a goal's measure: at least or at most a limit, in a unit.
-type bound struct {
-	name    string
-	atLeast bool
-	limit   float64
-	format  string
-}
-
-// of makes the goal of a value; NaN is one that was not measured.
-func (b bound) of(value float64) goal {
-	sign := "<="
-	if b.atLeast {
-		sign = ">="
-	}
-	g := goal{name: b.name, want: sign + " " + fmt.Sprintf(b.format, b.limit), unmeasured: math.IsNaN(value)}
-	g.value = fmt.Sprintf(b.format, value)
-	g.holds = !g.unmeasured && (b.atLeast && value >= b.limit || !b.atLeast && value <= b.limit)
-	return g
-}
-
-func least(name string, limit float64, format string) bound { return bound{name, true, limit, format} }
-func most(name string, limit float64, format string) bound  { return bound{name, false, limit, format} }
 
 // perPoint is the constant of the object goals: the requests of one point that do
 // not grow with it (indexes, tables, manifest, chain, header).
@@ -59,34 +16,34 @@ const perPoint = 8
 const objectBytes = 16 * mib
 
 // goals are all of the table, in its order.
-func (r *results) goals() []goal {
+func (r *results) goals() []show.Goal {
 	change := r.get("change").Said
 	squeezed := nan(change["squeezed"])
 	first, second, restore := r.get("backstay/first"), r.get("backstay/second"), r.get("backstay/restore")
-	goals := []goal{
-		least("first-vs-fastest-peer", 2, "%.2f").of(ratio(r.best("first", wall), first.Wall)),
-		least("first-of-limit", 0.8, "%.2f").of(ratio(r.get("primitives").Said["limit"], first.Wall)),
-		most("stored-vs-smallest-peer", 1.05, "%.3f").of(ratio(float64(first.Stored), r.best("first", stored))),
-		most("second-vs-fastest-peer", 0.1, "%.3f").of(ratio(second.Wall, r.best("second", wall))),
-		most("second-added", 1.3, "%.2f").of(ratio(float64(second.Added), squeezed)),
-		most("restore-vs-copy", 1.25, "%.2f").of(ratio(restore.Wall, r.get("cp/restore").Wall)),
-		least("restore-vs-fastest-peer", 1, "%.2f").of(ratio(r.best("restore", wall), restore.Wall)),
-		least("restore-after-increments", 0.8, "%.2f").of(ratio(r.get("backstay/restore-fresh").Wall, r.get("backstay/restore-increments").Wall)),
+	goals := []show.Goal{
+		show.Least("first-vs-fastest-peer", 2, "%.2f").Of(ratio(r.best("first", wall), first.Wall)),
+		show.Least("first-of-limit", 0.8, "%.2f").Of(ratio(r.get("primitives").Said["limit"], first.Wall)),
+		show.Most("stored-vs-smallest-peer", 1.05, "%.3f").Of(ratio(float64(first.Stored), r.best("first", stored))),
+		show.Most("second-vs-fastest-peer", 0.1, "%.3f").Of(ratio(second.Wall, r.best("second", wall))),
+		show.Most("second-added", 1.3, "%.2f").Of(ratio(float64(second.Added), squeezed)),
+		show.Most("restore-vs-copy", 1.25, "%.2f").Of(ratio(restore.Wall, r.get("cp/restore").Wall)),
+		show.Least("restore-vs-fastest-peer", 1, "%.2f").Of(ratio(r.best("restore", wall), restore.Wall)),
+		show.Least("restore-after-increments", 0.8, "%.2f").Of(ratio(r.get("backstay/restore-fresh").Wall, r.get("backstay/restore-increments").Wall)),
 	}
 	return append(append(append(goals, r.readGoals()...), r.memoryGoals()...), r.objectGoals()...)
 }
 
-func (r *results) readGoals() []goal {
+func (r *results) readGoals() []show.Goal {
 	cold, warm, qemu := r.get("backstay/cold").Said, r.get("backstay/warm").Said, r.get("qemu/warm").Said
-	return []goal{
-		most("cold-read-requests", 3, "%.0f").of(nan(cold["requests"])),
-		most("cold-read-MiB", 2, "%.2f").of(nan(cold["bytes"]) / mib),
-		least("warm-iops-depth-1", 0.5, "%.2f").of(ratio(warm["warm1"], qemu["warm1"])),
-		least("warm-iops-depth-16", 0.5, "%.2f").of(ratio(warm["warm16"], qemu["warm16"])),
+	return []show.Goal{
+		show.Most("cold-read-requests", 3, "%.0f").Of(nan(cold["requests"])),
+		show.Most("cold-read-MiB", 2, "%.2f").Of(nan(cold["bytes"]) / mib),
+		show.Least("warm-iops-depth-1", 0.5, "%.2f").Of(ratio(warm["warm1"], qemu["warm1"])),
+		show.Least("warm-iops-depth-16", 0.5, "%.2f").Of(ratio(warm["warm16"], qemu["warm16"])),
 	}
 }
 
-func (r *results) memoryGoals() []goal {
+func (r *results) memoryGoals() []show.Goal {
 	var peak int64
 	for name, f := range r.Figures {
 		if strings.HasPrefix(name, "backstay/") && name != "backstay/plan" || strings.HasPrefix(name, "three/") {
@@ -100,21 +57,21 @@ func (r *results) memoryGoals() []goal {
 	if open != nil {
 		reads = 0 // the process that looked up had no store to read
 	}
-	return []goal{
-		most("memory-MiB", 256, "%.0f").of(nan(float64(peak)) / mib),
-		most("memory-plan-1TiB-MiB", 256, "%.0f").of(nan(float64(r.get("backstay/plan").RSS)) / mib),
-		most("index-MiB", 1024, "%.0f").of(nan(r.get(whole + "/make").Said["disk"]) / mib),
-		most("index-open-vs-tenth", 2, "%.2f").of(ratio(max(open["open"], 1e-3*sign(open["open"])), max(before["open"], 1e-3*sign(before["open"])))),
-		most("index-lookup-store-reads", 0, "%.0f").of(reads),
-		most("index-memory-MiB", 256, "%.0f").of(nan(float64(r.get(whole+"/open").RSS)) / mib),
+	return []show.Goal{
+		show.Most("memory-MiB", 256, "%.0f").Of(nan(float64(peak)) / mib),
+		show.Most("memory-plan-1TiB-MiB", 256, "%.0f").Of(nan(float64(r.get("backstay/plan").RSS)) / mib),
+		show.Most("index-MiB", 1024, "%.0f").Of(nan(r.get(whole + "/make").Said["disk"]) / mib),
+		show.Most("index-open-vs-tenth", 2, "%.2f").Of(ratio(max(open["open"], 1e-3*sign(open["open"])), max(before["open"], 1e-3*sign(before["open"])))),
+		show.Most("index-lookup-store-reads", 0, "%.0f").Of(reads),
+		show.Most("index-memory-MiB", 256, "%.0f").Of(nan(float64(r.get(whole+"/open").RSS)) / mib),
 	}
 }
 
-func (r *results) objectGoals() []goal {
+func (r *results) objectGoals() []show.Goal {
 	first, restore := r.get("backstay/first"), r.get("backstay/restore")
-	return []goal{
-		most("puts-per-16MiB-stored", 1, "%.2f").of(ratio(constantless(first.Said["puts"]), float64(first.Added)/objectBytes)),
-		most("gets-per-16MiB-restored", 1.3, "%.2f").of(ratio(constantless(restore.Said["gets"]), restore.Said["written"]/objectBytes)),
+	return []show.Goal{
+		show.Most("puts-per-16MiB-stored", 1, "%.2f").Of(ratio(constantless(first.Said["puts"]), float64(first.Added)/objectBytes)),
+		show.Most("gets-per-16MiB-restored", 1.3, "%.2f").Of(ratio(constantless(restore.Said["gets"]), restore.Said["written"]/objectBytes)),
 	}
 }
 

@@ -1,33 +1,15 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"fmt"
-	"os"
-	"os/exec"
-	"runtime"
-	"runtime/debug"
-	"strconv"
-	"strings"
-	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/backstay/backstay/test/bench/show"
 )
 
 // machine describes where and of what the figures are.
 func machine(ctx context.Context, o options) map[string]string {
-	m := map[string]string{"date": time.Now().UTC().Format("2006-01-02"), "cores": strconv.Itoa(runtime.NumCPU()), "go": runtime.Version()}
-	m["cpu"] = field("/proc/cpuinfo", "model name")
-	if kib, err := strconv.ParseInt(strings.TrimSuffix(field("/proc/meminfo", "MemTotal"), " kB"), 10, 64); err == nil {
-		m["memory"] = fmt.Sprintf("%.0f GiB", float64(kib)/mib)
-	}
-	var u unix.Utsname
-	if unix.Uname(&u) == nil {
-		m["kernel"] = string(bytes.TrimRight(u.Release[:], "\x00"))
-	}
-	m["commit"] = commit(ctx)
+	m := show.Machine(ctx)
 	m["image"] = fmt.Sprintf("%d GiB, generated", o.gib)
 	if o.image != "" {
 		m["image"] = "given by BENCH_IMAGE"
@@ -36,40 +18,4 @@ func machine(ctx context.Context, o options) map[string]string {
 		m["version "+name] = version
 	}
 	return m
-}
-
-// commit is that of the checkout, if this runs in one, or that of the program.
-func commit(ctx context.Context) string {
-	out, err := exec.CommandContext(ctx, "git", "-c", "safe.directory=*", "rev-parse", "--short=12", "HEAD").Output()
-	if err == nil {
-		text := strings.TrimSpace(string(out))
-		// Untracked files do not change what was built.
-		if exec.CommandContext(ctx, "git", "-c", "safe.directory=*", "diff", "--quiet", "HEAD", "--", "*.go", "go.mod").Run() != nil {
-			text += ", changed"
-		}
-		return text
-	}
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				return s.Value
-			}
-		}
-	}
-	return "unknown"
-}
-
-// field returns the value of the first line of a file of the form "key : value".
-func field(path, key string) string {
-	f, err := os.Open(path)
-	if err != nil {
-		return ""
-	}
-	defer func() { _ = f.Close() }()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if k, v, ok := strings.Cut(lines.Text(), ":"); ok && strings.TrimSpace(k) == key {
-			return strings.TrimSpace(v)
-		}
-	}
-	return ""
 }

@@ -8,7 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"text/tabwriter"
+
+	"github.com/backstay/backstay/test/bench/show"
 )
 
 // row is one subject of the table.
@@ -22,26 +23,6 @@ var rows = []row{
 	{"restic", "restic"}, {"kopia", "kopia, fixed 1 MiB, zstd-fastest"}, {"borg", "borg, fixed 1 MiB, zstd 1"},
 	{"qemu-zstd", "qemu-img convert -c, zstd"}, {"qemu-zlib", "qemu-img convert -c, zlib"},
 	{"virtnbd", "virtnbdbackup"}, {"qemu-convert", "qemu-img convert, plain"}, {"cp", "cp --sparse=always"},
-}
-
-// table is text in rows and columns; the first row is its head.
-type table [][]string
-
-func (t table) text(w io.Writer) {
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, r := range t {
-		_, _ = fmt.Fprintln(tw, strings.Join(r, "\t"))
-	}
-	_ = tw.Flush() // to memory or standard output
-}
-
-func (t table) markdown(w io.Writer) {
-	for i, r := range t {
-		_, _ = fmt.Fprintf(w, "| %s |\n", strings.Join(r, " | "))
-		if i == 0 {
-			_, _ = fmt.Fprintf(w, "|%s\n", strings.Repeat("---|", len(r)))
-		}
-	}
 }
 
 // seconds, megabytes and times render a figure, or nothing if there is none.
@@ -67,8 +48,8 @@ func times(v, base float64) string {
 }
 
 // mainTable is the table: absolute, and as ratios to backstay.
-func (r *results) mainTable() table {
-	t := table{{"", "first backup", "stored", "second backup", "added", "restore", "CPU, first", "memory"}}
+func (r *results) mainTable() show.Table {
+	t := show.Table{{"", "first backup", "stored", "second backup", "added", "restore", "CPU, first", "memory"}}
 	own := func(step string) figure { return r.get("backstay/" + step) }
 	for _, s := range rows {
 		first, second, restore := r.get(s.name+"/first"), r.get(s.name+"/second"), r.get(s.name+"/restore")
@@ -92,12 +73,12 @@ func (r *results) mainTable() table {
 }
 
 // limitTable says what the primitives allow.
-func (r *results) limitTable() table {
+func (r *results) limitTable() show.Table {
 	p := r.get("primitives").Said
 	if p == nil {
 		return nil
 	}
-	t := table{{"primitive, all cores", "MiB/s"}}
+	t := show.Table{{"primitive, all cores", "MiB/s"}}
 	for _, name := range []string{"read", "hash", "compress", "seal", "write"} {
 		t = append(t, []string{name, fmt.Sprintf("%.0f", p[name])})
 	}
@@ -114,12 +95,12 @@ func (r *results) limitTable() table {
 }
 
 // changeTable says what the change is.
-func (r *results) changeTable() table {
+func (r *results) changeTable() show.Table {
 	c := r.get("change").Said
 	if c == nil {
 		return nil
 	}
-	t := table{{"the change, counted in", "bytes"}}
+	t := show.Table{{"the change, counted in", "bytes"}}
 	for _, k := range [][2]string{{"4k", "4 KiB blocks"}, {"64k", "64 KiB blocks"}, {"1m", "1 MiB blocks"}, {"4m", "4 MiB blocks"}} {
 		t = append(t, []string{k[1], megabytes(c[k[0]])})
 	}
@@ -129,13 +110,13 @@ func (r *results) changeTable() table {
 }
 
 // readTable is about random reads of 4 KiB.
-func (r *results) readTable() table {
+func (r *results) readTable() show.Table {
 	cold, warm, qemu := r.get("backstay/cold").Said, r.get("backstay/warm").Said, r.get("qemu/warm").Said
 	if cold == nil || warm == nil {
 		return nil
 	}
 	n := func(v float64) string { return fmt.Sprintf("%.0f", v) }
-	return table{{"reads of 4 KiB, in a second", "depth 1", "depth 16"},
+	return show.Table{{"reads of 4 KiB, in a second", "depth 1", "depth 16"},
 		{fmt.Sprintf("backstay by NBD, working set of %s, read before", megabytes(warm["set"])), n(warm["warm1"]), n(warm["warm16"])},
 		{"qemu-nbd, local qcow2, the same", n(qemu["warm1"]), n(qemu["warm16"])},
 		{fmt.Sprintf("backstay, anywhere in the disk (%.2f requests a read)", warm["requestsPerRead"]), n(warm["uncached1"]), n(warm["uncached16"])},
@@ -158,13 +139,13 @@ func coldKinds(cold map[string]float64) string {
 }
 
 // incrementTable is about restoring after many increments.
-func (r *results) incrementTable() table {
+func (r *results) incrementTable() show.Table {
 	inc := r.get("backstay/increments")
 	last, fresh := r.get("backstay/restore-increments"), r.get("backstay/restore-fresh")
 	if inc.Said["points"] == 0 {
 		return nil
 	}
-	return table{{"", "time", "", ""},
+	return show.Table{{"", "time", "", ""},
 		{fmt.Sprintf("%.0f increments, sum", inc.Said["points"]), seconds(inc.Wall), megabytes(inc.Said["changed"]) + " changed in 4 KiB blocks", megabytes(float64(inc.Added)) + " added"},
 		{"restore of the last one", seconds(last.Wall), fmt.Sprintf("%.0f GETs", last.Said["gets"]), megabytes(last.Said["getBytes"]) + " read"},
 		{"restore of a first backup of the same state", seconds(fresh.Wall), fmt.Sprintf("%.0f GETs", fresh.Said["gets"]), megabytes(fresh.Said["getBytes"]) + " read"},
@@ -172,8 +153,8 @@ func (r *results) incrementTable() table {
 }
 
 // indexTable is about the synthetic index and the synthetic disk.
-func (r *results) indexTable() table {
-	t := table{{"chunks", "on disk", "made in", "memory, making", "opened in", "memory, open", "lookups/s, there", "lookups/s, not there"}}
+func (r *results) indexTable() show.Table {
+	t := show.Table{{"chunks", "on disk", "made in", "memory, making", "opened in", "memory, open", "lookups/s, there", "lookups/s, not there"}}
 	whole := r.get("index").Said["chunks"]
 	for _, n := range []float64{whole / 100, whole / 10, whole} {
 		built, open := r.get(fmt.Sprintf("index/%.0f/make", n)), r.get(fmt.Sprintf("index/%.0f/open", n))
@@ -189,12 +170,12 @@ func (r *results) indexTable() table {
 	return t
 }
 
-func (r *results) planTable() table {
+func (r *results) planTable() show.Table {
 	f := r.get("backstay/plan")
 	if f.Said == nil {
 		return nil
 	}
-	return table{{"disk of 1 TiB with 100 GiB of data, without its content", ""},
+	return show.Table{{"disk of 1 TiB with 100 GiB of data, without its content", ""},
 		{"peak memory of making and reading back", megabytes(float64(f.RSS))},
 		{"time", seconds(f.Wall)},
 		{fmt.Sprintf("%.0f pages", f.Said["pages"]), megabytes(f.Said["pageBytes"])},
@@ -204,8 +185,8 @@ func (r *results) planTable() table {
 }
 
 // objectTable counts requests to the one copy.
-func (r *results) objectTable() table {
-	t := table{{"requests", "PUT", "GET", "other", "put", "got"}}
+func (r *results) objectTable() show.Table {
+	t := show.Table{{"requests", "PUT", "GET", "other", "put", "got"}}
 	for _, k := range []struct{ name, title string }{{"first", "first backup"}, {"second", "second backup"}, {"second-nomap", "second backup without a map"}, {"restore", "restore of the newest"}} {
 		s := r.get("backstay/" + k.name).Said
 		if s == nil {
@@ -219,12 +200,12 @@ func (r *results) objectTable() table {
 	return t
 }
 
-func (r *results) sweepTable() table {
+func (r *results) sweepTable() show.Table {
 	s := r.get("sweep").Said
 	if s == nil {
 		return nil
 	}
-	t := table{{"zstd", "chunk", "frame", "ratio, first", "MiB/s, one core", "second, extents", "second, fixed chunks"}}
+	t := show.Table{{"zstd", "chunk", "frame", "ratio, first", "MiB/s, one core", "second, extents", "second, fixed chunks"}}
 	for _, k := range settings() {
 		if s[k.key()+"/ratio"] == 0 {
 			continue
@@ -238,11 +219,11 @@ func (r *results) sweepTable() table {
 // tables are all that there are, with their headings.
 func (r *results) tables() []struct {
 	title string
-	table table
+	table show.Table
 } {
 	return []struct {
 		title string
-		table table
+		table show.Table
 	}{
 		{"Backups and restores", r.mainTable()}, {"The limit", r.limitTable()}, {"The change", r.changeTable()},
 		{"After many increments", r.incrementTable()}, {"Random reads", r.readTable()}, {"Requests", r.objectTable()},
@@ -255,7 +236,7 @@ func (b *bench) print(w io.Writer) {
 	for _, t := range b.results.tables() {
 		if len(t.table) > 1 {
 			_, _ = fmt.Fprintf(w, "\n%s\n\n", t.title)
-			t.table.text(w)
+			t.table.Text(w)
 		}
 	}
 	if note := b.results.get("virtnbd/first").Note; note != "" {
@@ -287,19 +268,11 @@ func (b *bench) write(path, picture string) error {
 	fmt.Fprintf(&out, "![first backup, second backup and restore in seconds](pictures/%s)\n\n", filepath.Base(picture))
 	out.WriteString(method)
 	fmt.Fprint(&out, "## Goals\n\n")
-	goals := table{{"goal", "value", "want", ""}}
-	for _, g := range r.goals() {
-		word := map[bool]string{true: "holds", false: "short"}[g.holds]
-		if g.unmeasured {
-			g.value = "not measured"
-		}
-		goals = append(goals, []string{g.name, g.value, g.want, word})
-	}
-	goals.markdown(&out)
+	show.GoalTable(r.goals()).Markdown(&out)
 	for _, t := range r.tables() {
 		if len(t.table) > 1 {
 			fmt.Fprintf(&out, "\n## %s\n\n", t.title)
-			t.table.markdown(&out)
+			t.table.Markdown(&out)
 		}
 	}
 	if err := os.MkdirAll(filepath.Dir(picture), 0o755); err != nil {
