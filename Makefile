@@ -3,8 +3,11 @@
 # test    the fast tests, then the integration tests with real libvirt, QEMU and guests (root)
 # bench   measure backstay and its peers on one image (root; BENCH_IMAGE=FILE for one of yours, BENCH="flags", see test/bench);
 #         bench-sweep tries chunk sizes, framings and levels of compression
+# bench-snapshot  measure what points, merges and transfers cost a guest (root; BENCH="flags", see test/benchsnap)
+# soak    all cases of the kill matrices and other long tests with real guests, of which `make test` runs a sample (root, long;
+#         BACKSTAY_SEED=N repeats a run)
 # check   what a change must pass besides: format, vet, staticcheck, modules, generated files
-.PHONY: build demo test bench bench-sweep check deps root
+.PHONY: build demo test soak bench bench-sweep bench-snapshot check deps root
 .DEFAULT_GOAL := build
 
 # A root who came by `su` has no sbin in the PATH.
@@ -13,6 +16,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 # Version stamping runs git, which refuses a checkout that belongs to another user.
 GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false
 STATICCHECK = go tool -modfile=tools/go.mod staticcheck
+SOAK = $$(grep -rlE '^//go:build .*soak' --include='*_test.go' . | xargs -n1 dirname | sort -u)
 INTEGRATION = $$(grep -rl '^//go:build integration' --include='*_test.go' . | xargs -n1 dirname | sort -u)
 
 build:
@@ -36,6 +40,10 @@ test:
 	@scripts/test-servers >/dev/null
 	@scripts/go-test -tags integration -p 1 -timeout 40m $(INTEGRATION)
 
+soak: deps root
+	@scripts/test-servers >/dev/null
+	@scripts/go-test -tags 'integration soak' -p 1 -timeout 6h -v $(SOAK)
+
 # Images, repositories and results stay in .work/bench, so that a run can be taken
 # up again (BENCH="--only reads,index") and rendered (BENCH="--only none --write docs/benchmarks.md").
 bench: root
@@ -46,6 +54,11 @@ bench: root
 bench-sweep: root
 	@$(GOBUILD) -o bin/ ./test/bench
 	@bin/bench --keep .work/bench --only sweep $(BENCH)
+
+bench-snapshot: root
+	@scripts/install-deps virtnbdbackup
+	@$(GOBUILD) -o bin/ ./cmd/... ./test/benchsnap
+	@bin/benchsnap $(BENCH)
 
 check:
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt these:"; echo "$$unformatted"; exit 1; }
