@@ -49,6 +49,20 @@ type VM struct {
 	NICs      []NIC      `json:"nics"`
 	// Reason says why the VM cannot be protected; empty if it can.
 	Reason string `json:"reason,omitempty"`
+	// Checkpoints are the names of the VM's checkpoints, with which dirty bitmaps
+	// tell what changed since a backup: ours and those of other tools.
+	Checkpoints []string `json:"checkpoints,omitempty"`
+}
+
+// CheckpointPrefix begins the names of the checkpoints that backstay makes.
+const CheckpointPrefix = "backstay-"
+
+// Obstacle says why the VM cannot be protected by the method; empty if it can.
+func (vm *VM) Obstacle(m Method) string {
+	if vm.Reason == "" && m != MethodPull && vm.State == VMShutOff && len(vm.Checkpoints) > 0 {
+		return "it is shut off and has libvirt checkpoints, with which libvirt makes no new layer; start it, or delete them (virsh checkpoint-list, checkpoint-delete)"
+	}
+	return vm.Reason
 }
 
 // Disk is one disk device of a VM.

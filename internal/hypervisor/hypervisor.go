@@ -159,6 +159,7 @@ type Host interface {
 	Stats
 	Guests
 	Stalls
+	Pulls
 	// Close lets go of what is open; the VMs go on.
 	Close() error
 }

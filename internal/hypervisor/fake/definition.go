@@ -158,6 +158,9 @@ func (v *vm) describe() backstay.VM {
 		}
 		m.NICs = append(m.NICs, n)
 	}
+	for _, c := range v.checkpoints {
+		m.Checkpoints = append(m.Checkpoints, c.Name)
+	}
 	if len(m.Possible()) == 0 {
 		m.Reason = "no disk of the VM can be backed up"
 	}

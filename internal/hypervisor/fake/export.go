@@ -28,6 +28,12 @@ type export struct {
 	mu       sync.Mutex
 	conns    map[net.Conn]bool // guarded by mu
 	once     sync.Once
+
+	// A pull's exports share the socket of the first.
+	name     string
+	siblings []*export
+	bitmap   string // the meta context of dirty; "" for none
+	dirty    map[int64]bool
 }
 
 // Export serves an image.
@@ -68,14 +74,7 @@ func (e *export) Name() string   { return "disk" }
 
 func (e *export) Close() error {
 	e.once.Do(func() {
-		_ = e.listener.Close()
-		e.mu.Lock()
-		for c := range e.conns {
-			_ = c.Close()
-		}
-		e.conns = nil
-		e.mu.Unlock()
-		e.clients.Wait()
+		e.hangUp()
 		e.top.close()
 		_ = os.Remove(e.socket)
 		e.host.mu.Lock()
@@ -83,6 +82,28 @@ func (e *export) Close() error {
 		e.host.mu.Unlock()
 	})
 	return nil
+}
+
+// hangUp ends the connections and waits for them.
+func (e *export) hangUp() {
+	_ = e.listener.Close()
+	e.mu.Lock()
+	for c := range e.conns {
+		_ = c.Close()
+	}
+	e.conns = nil
+	e.mu.Unlock()
+	e.clients.Wait()
+}
+
+// named is the export that a client asks for: a length comes before the name.
+func (e *export) named(body []byte) *export {
+	for _, s := range e.siblings {
+		if len(body) >= 4 && strings.HasPrefix(string(body[4:]), s.name) {
+			return s
+		}
+	}
+	return e
 }
 
 func (e *export) accept() {
@@ -127,29 +148,29 @@ func (e *export) serve(c net.Conn) error {
 	if err := binary.Read(c, binary.BigEndian, new(uint32)); err != nil {
 		return err
 	}
-	contexts, err := e.negotiate(c)
+	chosen, contexts, err := e.negotiate(c)
 	for err == nil {
-		err = e.request(c, contexts)
+		err = chosen.request(c, contexts)
 	}
 	return err
 }
 
 // negotiate answers options until the client goes on to transmission.
-func (e *export) negotiate(c net.Conn) (contexts []string, err error) {
+func (e *export) negotiate(c net.Conn) (chosen *export, contexts []string, err error) {
 	for {
 		var head struct {
 			Magic          uint64
 			Option, Length uint32
 		}
 		if err := binary.Read(c, binary.BigEndian, &head); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if head.Length > pageSize {
-			return nil, fmt.Errorf("option of %d bytes", head.Length)
+			return nil, nil, fmt.Errorf("option of %d bytes", head.Length)
 		}
 		body := make([]byte, head.Length)
 		if _, err := io.ReadFull(c, body); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		reply := func(kind uint32, b []byte) {
 			if err == nil {
@@ -160,26 +181,27 @@ func (e *export) negotiate(c net.Conn) (contexts []string, err error) {
 		case 8: // structured replies
 			reply(1, nil)
 		case 10: // meta contexts: ids count from 1
-			for _, name := range []string{"base:allocation", "qemu:allocation-depth"} {
-				if strings.Contains(string(body), name) {
+			for _, name := range []string{"base:allocation", "qemu:allocation-depth", e.named(body).bitmap} {
+				if name != "" && strings.Contains(string(body), name) {
 					contexts = append(contexts, name)
 					reply(4, pack(uint32(len(contexts)), name))
 				}
 			}
 			reply(1, nil)
 		case 7: // go
+			e = e.named(body)
 			flags := uint16(1<<0 | 1<<2 | 1<<6)
 			if !e.writable {
 				flags |= 1 << 1
 			}
 			reply(3, pack(uint16(0), uint64(e.top.h.Size), flags))
 			reply(1, nil)
-			return contexts, err
+			return e, contexts, err
 		default:
 			reply(1<<31|1, nil)
 		}
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 }
@@ -243,10 +265,16 @@ func (e *export) blockStatus(cookie uint64, off, length int64, contexts []string
 			n := uint32(min((page+1)*pageSize, off+length) - at)
 			depth, zero := e.top.depth(page)
 			flags := depth
-			if name == "base:allocation" {
+			switch {
+			case name == "base:allocation":
 				flags = 0
 				if zero {
 					flags = 3
+				}
+			case name == e.bitmap:
+				flags = 0
+				if e.dirty[page] {
+					flags = 1
 				}
 			}
 			if last := len(extents) - 2; last >= 0 && extents[last+1] == flags {

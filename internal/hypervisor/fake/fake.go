@@ -26,7 +26,7 @@ type Host struct {
 	FactsValue backstay.HostFacts
 	// Hook, if set, is called first in each changing call with the call's name
 	// (switch, freeze, thaw, pause, resume, the names of agent commands, merge,
-	// retarget, define, undefine, start, destroy, create, create-overlay, export,
+	// retarget, begin-pull, end-pull, drop-checkpoint, define, undefine, start, destroy, create, create-overlay, export,
 	// allocated, commit, rebase, copy, convert); its error is the
 	// call's, and nothing is changed. It must not call the Host. Set it before use.
 	Hook func(call string) error
@@ -73,6 +73,9 @@ type vm struct {
 	frozenMounts int
 	guest        Guest
 	ran          []ranProgram
+	pull         *pull
+	// checkpoints are in the order in which they were made.
+	checkpoints []*checkpoint
 }
 
 func (h *Host) enter(ctx context.Context, call string) error {
@@ -144,20 +147,20 @@ func (h *Host) SetKept(id backstay.VMID, keeps func(*hypervisor.Domain)) {
 
 // WriteGuest writes to a disk as the guest would, to the active layer.
 func (h *Host) WriteGuest(id backstay.VMID, target backstay.DiskTarget, off int64, p []byte) error {
-	return h.guest(id, target, func(l *layer) error { return l.writeAt(p, off) })
+	return h.guest(id, target, func(v *vm, l *layer) error { v.noteWrite(target, off, int64(len(p))); return l.writeAt(p, off) })
 }
 
 // ZeroGuest discards a part of a disk as the guest would.
 func (h *Host) ZeroGuest(id backstay.VMID, target backstay.DiskTarget, off, length int64) error {
-	return h.guest(id, target, func(l *layer) error { return l.writeZeroes(off, length) })
+	return h.guest(id, target, func(v *vm, l *layer) error { v.noteWrite(target, off, length); return l.writeZeroes(off, length) })
 }
 
 // ReadGuest reads a disk as the guest would see it.
 func (h *Host) ReadGuest(id backstay.VMID, target backstay.DiskTarget, off int64, p []byte) error {
-	return h.guest(id, target, func(l *layer) error { return l.readAt(p, off) })
+	return h.guest(id, target, func(_ *vm, l *layer) error { return l.readAt(p, off) })
 }
 
-func (h *Host) guest(id backstay.VMID, target backstay.DiskTarget, fn func(*layer) error) error {
+func (h *Host) guest(id backstay.VMID, target backstay.DiskTarget, fn func(*vm, *layer) error) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	v, ok := h.vms[id]
@@ -174,7 +177,7 @@ func (h *Host) guest(id backstay.VMID, target backstay.DiskTarget, fn func(*laye
 			defer l.close()
 			h.io.Lock()
 			defer h.io.Unlock()
-			return fn(l)
+			return fn(v, l)
 		}
 	}
 	return fmt.Errorf("no disk %s", target)
@@ -365,6 +368,10 @@ func (h *Host) Destroy(ctx context.Context, id backstay.VMID) error {
 		return err
 	}
 	v.live, v.paused, v.frozen, v.stalled = nil, false, false, false
+	if v.pull != nil {
+		v.pull.close() // the servers end with QEMU
+		v.pull = nil
+	}
 	h.changed(id)
 	return nil
 }

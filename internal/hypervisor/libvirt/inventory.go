@@ -14,7 +14,7 @@ import (
 )
 
 // marks are what libvirt keeps of a VM that forbids protecting it.
-type marks struct{ inside, checkpoints, saved, transient bool }
+type marks struct{ inside, checkpoints, saved, transient bool } // checkpoints alone forbid nothing
 
 func (m marks) reason(vm *backstay.VM) string {
 	switch {
@@ -22,8 +22,6 @@ func (m marks) reason(vm *backstay.VM) string {
 		return "it has no persistent definition (a transient VM)"
 	case m.inside:
 		return "it has libvirt snapshots inside its images, which a new layer would hide; delete them first (virsh snapshot-list, snapshot-delete)"
-	case m.checkpoints && vm.State == backstay.VMShutOff:
-		return "it is shut off and has libvirt checkpoints, with which libvirt makes no new layer; start it, or delete them (virsh checkpoint-list, checkpoint-delete)"
 	case m.saved:
 		return "its memory is saved to disk (managed save); start it, or remove the saved state"
 	case len(vm.Disks) == 0:
@@ -82,6 +80,11 @@ func (h *Host) VMs(ctx context.Context) ([]backstay.VM, error) {
 				excludePassing(&vm, inactive)
 			}
 			vm.Reason = marked[d.UUID].reason(&vm)
+			if marked[d.UUID].checkpoints {
+				if vm.Checkpoints, err = checkpointNames(l, d); err != nil && !isCode(err, libvirt.ErrNoDomain) {
+					return nil, err
+				}
+			}
 			vms = append(vms, vm)
 		}
 		return vms, nil
@@ -228,7 +231,10 @@ func describeDomain(l *libvirt.Libvirt, d libvirt.Domain) (hypervisor.Domain, er
 	m.inside = out.Inside
 	out.Saved, out.Checkpoints = m.saved, m.checkpoints
 	out.VM.Reason = m.reason(&out.VM)
-	return out, nil
+	if m.checkpoints {
+		out.VM.Checkpoints, err = checkpointNames(l, d)
+	}
+	return out, err
 }
 
 // describeSnapshots tells which snapshots of libvirt's own a VM has, and which

@@ -112,8 +112,8 @@ func (t *Tier) settleOthers(ctx context.Context, vm backstay.VMID) error {
 // or of the disk.
 func chooseDisks(domain hypervisor.Domain, wanted []backstay.DiskTarget) ([]backstay.Disk, error) {
 	vm := &domain.VM
-	if vm.Reason != "" {
-		return nil, backstay.Errorf(backstay.CodeNoDisks, "%s cannot be backed up", vm.Name).Becausef("%s", vm.Reason)
+	if reason := vm.Obstacle(backstay.MethodLayers); reason != "" {
+		return nil, backstay.Errorf(backstay.CodeNoDisks, "%s cannot be backed up", vm.Name).Becausef("%s", reason)
 	}
 	if domain.Inside {
 		return nil, backstay.Errorf(backstay.CodeNoDisks, "%s cannot be backed up", vm.Name).
