@@ -155,6 +155,9 @@ type ProtectedItem struct {
 	// Excluded are the disks that the user left out; a disk that is added later
 	// is backed up.
 	Excluded []DiskTarget `json:"excluded"`
+	// Adopted are the VMs that were deleted, moved or made again by hand and whose
+	// points are this item's by consent.
+	Adopted []VMID `json:"adopted,omitempty"`
 	// Method is how points are taken; empty means MethodLayers.
 	Method    Method     `json:"method,omitempty"`
 	Since     time.Time  `json:"since"`

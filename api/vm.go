@@ -17,6 +17,9 @@ type ProtectRequest struct {
 	// most one of the two may be given.
 	IncludeDisks []backstay.DiskTarget `json:"includeDisks,omitempty"`
 	ExcludeDisks []backstay.DiskTarget `json:"excludeDisks,omitempty"`
+	// Adopt is the protected item, or the VM that points are of, whose points become
+	// this VM's: UUID, NAME or HOST/NAME. No host may have that VM any more.
+	Adopt string `json:"adopt,omitempty"`
 }
 
 // ProtectResponse is the new item. Warnings name the disks that cannot be

@@ -176,7 +176,7 @@ func (a *app) protectCommand() *cobra.Command {
 	var include, exclude []string
 	c := &cobra.Command{
 		Use: "protect VM --policy P --vault V", Short: "Put a VM under a policy, in a vault",
-		Example: "  backstay protect web01 --policy daily --vault default\n  backstay protect db01 --policy daily --vault default --exclude-disk vdb",
+		Example: "  backstay protect web01 --policy daily --vault default\n  backstay protect db01 --policy daily --vault default --exclude-disk vdb\n  backstay protect web01 --policy daily --vault default --adopt 5f6c2f3e-…",
 		Args:    exactly("VM"), ValidArgsFunction: a.completeVMs(),
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
 			r.Policy, r.Vault = backstay.PolicyName(policy), backstay.VaultName(vault)
@@ -198,6 +198,7 @@ func (a *app) protectCommand() *cobra.Command {
 	f.StringVar(&vault, "vault", "", "the vault")
 	f.StringSliceVar(&include, "include-disk", nil, "back up only these disks")
 	f.StringSliceVar(&exclude, "exclude-disk", nil, "leave these disks out")
+	f.StringVar(&r.Adopt, "adopt", "", "take over the points of this VM, which was deleted, moved or made again by hand")
 	mustHave(c, "policy", "vault")
 	return c
 }

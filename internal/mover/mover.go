@@ -257,4 +257,5 @@ type Mover interface {
 	Transfers
 	Restores
 	Rooms
+	Adopts
 }

@@ -105,8 +105,17 @@ func (s *server) protect(ctx context.Context, in *protectInput) (*answer[api.Pro
 	if old != nil {
 		item.Since, item.LastPoint = old.Since, old.LastPoint
 	}
+	gone, err := s.adopting(ctx, in.Body.Adopt, &item, old)
+	if err != nil {
+		return nil, err
+	}
 	if err := s.Catalog.Items.PutItem(ctx, item); err != nil {
 		return nil, err
+	}
+	if gone != nil {
+		if err := s.takeOver(ctx, *gone, vm.Ref()); err != nil {
+			return nil, err
+		}
 	}
 	if err := s.fillDue(ctx, &item); err != nil {
 		return nil, err

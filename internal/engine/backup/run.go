@@ -189,6 +189,11 @@ func (b *backupRun) plan(ctx context.Context) error {
 // planOne makes the catalogue agree with what lies beside the disks, and then
 // decides what the backup of one VM does.
 func (b *backupRun) planOne(ctx context.Context, m *member) error {
+	if len(m.item.Adopted) > 0 {
+		if err := m.mover.Adopt(ctx, mover.AdoptRequest{VM: m.item.VM, Old: m.item.Adopted}); err != nil {
+			return err
+		}
+	}
 	reconciled, err := Reconcile(ctx, b.Catalog, m.mover, Scope{Host: m.item.VM.Host, VM: m.VM}, b.Now())
 	if err != nil {
 		return err

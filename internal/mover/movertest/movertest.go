@@ -56,6 +56,7 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		"AFileThatWasThereStays":                  testExisting,
 		"TheVaultsKeyIsInNoLogAndNoError":         testSecrets,
 		"APointTakesRoomSomewhere":                testRoom,
+		"AdoptingNobodyChangesNothing":            testAdopt,
 		"WatchEndsWithItsContext":                 testWatch,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })

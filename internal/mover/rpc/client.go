@@ -245,3 +245,9 @@ func call[R, P any](ctx context.Context, c *Client, method string, request any, 
 }
 
 func protocolNumber() string { return strconv.Itoa(Protocol) }
+
+// Adopt is mover.Adopts'.
+func (c *Client) Adopt(ctx context.Context, r mover.AdoptRequest) error {
+	_, err := call[none, none](ctx, c, "Adopt", r, nil)
+	return err
+}

@@ -53,3 +53,23 @@ func TestAVMThatComesFromAnotherHostGoesOnWithItsLayers(t *testing.T) {
 		t.Error("dropping the old host's point changed content")
 	}
 }
+
+// TestPointsAreAdoptedOnlyFromAVMThatIsGone: the owner's word joins what a deleted
+// VM left with the one that goes on for it.
+func TestPointsAreAdoptedOnlyFromAVMThatIsGone(t *testing.T) {
+	w := newWorld(t, false)
+	id, at := w.take()
+	other := backstay.VMRef{Name: "web02", UUID: "22222222-2222-4222-8222-222222222222", Host: "h1"}
+	if err := w.tier.Adopt(background, vmID, other); !backstay.IsCode(err, backstay.CodeConflict) {
+		t.Errorf("adopting from a VM that is there ended with %v", err)
+	}
+	must(t, w.hv.Undefine(background, vmID))
+	for range 2 {
+		must(t, w.tier.Adopt(background, vmID, other))
+		points, err := w.tier.Points(background)
+		must(t, err)
+		if len(points) != 1 || points[0].VM != other || points[0].Shape.ID != other.UUID || w.point(id) != at {
+			t.Errorf("adopted %+v", points)
+		}
+	}
+}
