@@ -70,12 +70,26 @@ type Disk struct {
 	Target DiskTarget `json:"target"`
 	Device string     `json:"device"` // disk, cdrom, floppy, lun
 	Bus    string     `json:"bus"`
-	Source string     `json:"source"` // path of the active layer on the host; "" when there is none
+	Source string     `json:"source"` // path of the active layer on the host, or its URI; "" when there is none
 	Format string     `json:"format"` // of the active layer: qcow2, raw
 	Size   int64      `json:"size"`   // guest-visible bytes
+	// Kind is what the active layer is where it is no file of its own name: block,
+	// volume, network. Empty for a file.
+	Kind string `json:"kind,omitempty"`
+	// Secret is the UUID of the host's secret that the disk is encrypted with,
+	// never the secret. Empty for a disk that is not encrypted on the host.
+	Secret string `json:"secret,omitempty"`
 	// Reason says why the disk cannot be backed up; empty if it can.
 	Reason string `json:"reason,omitempty"`
 }
+
+// The kinds of disk that are no plain file. A volume of a pool of folders is a
+// file that only its definition names otherwise.
+const (
+	BlockDisk   = "block"
+	VolumeDisk  = "volume"
+	NetworkDisk = "network"
+)
 
 // NIC is one network interface of a VM.
 type NIC struct {

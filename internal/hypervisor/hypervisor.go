@@ -51,6 +51,9 @@ type Domain struct {
 	Checkpoints bool
 	// Chains lists for each disk its image files from the active layer down.
 	Chains map[backstay.DiskTarget][]string
+	// Elements holds for each disk its element in the persistent definition, as
+	// text, so that the owner's own words can be put back (I15).
+	Elements map[backstay.DiskTarget]string
 	// ConsoleLog is the file that the serial console is written to, if any, or
 	// its pty.
 	Console string
@@ -155,6 +158,7 @@ type Host interface {
 	Inventory
 	Disks
 	Copies
+	Secrets
 	VMs
 	Stats
 	Guests
@@ -201,6 +205,7 @@ type Export interface {
 // writes to; QEMU's own locks are respected.
 type Images interface {
 	Converts
+	Encrypts
 	// Create makes an empty image of the given guest-visible size, mode 0600.
 	// ErrExists if the file is there.
 	Create(ctx context.Context, path, format string, size int64) error

@@ -1,5 +1,7 @@
 package hypervisor
 
+import backstay "github.com/backstay/backstay"
+
 // Image names one disk image, and says how it must be opened. Nothing of it is
 // ever probed: a guest could forge a header on its raw disk.
 type Image struct {
@@ -16,6 +18,15 @@ type Image struct {
 
 // Plain is an image that is not encrypted.
 func Plain(location, format string) Image { return Image{Location: location, Format: format} }
+
+// ImageOf is a disk's active layer.
+func ImageOf(d backstay.Disk) Image {
+	i := Image{Location: d.Source, Format: d.Format, Secret: d.Secret}
+	if i.Format == "raw" && i.Secret != "" {
+		i.Format = "luks"
+	}
+	return i
+}
 
 // Overlay is the request for an overlay. It is encrypted, with the same secret,
 // if its backing image names one: an overlay of an encrypted image would

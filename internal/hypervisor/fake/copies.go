@@ -26,14 +26,14 @@ func (h *Host) CopyLive(ctx context.Context, id backstay.VMID, c hypervisor.Copy
 		return fmt.Errorf("copy disk of %s: no disk %s", id, c.Target)
 	}
 	to := absolute(c.To.Location)
-	if el.SelectElement("source").SelectAttrValue("file", "") == to {
+	if locationOf(el) == to {
 		return nil
 	}
 	if err := h.conflict(to, true, ""); err != nil {
 		return fmt.Errorf("copy disk %s of %s: %w", c.Target, id, err)
 	}
-	source := el.SelectElement("source").SelectAttrValue("file", "")
-	format := el.SelectElement("driver").SelectAttrValue("type", "")
+	source := locationOf(el)
+	format := formatOf(el)
 	if err := copyImage(source, format, to, c.To.Format); err != nil {
 		return fmt.Errorf("copy disk %s of %s: %w", c.Target, id, err)
 	}
@@ -41,7 +41,7 @@ func (h *Host) CopyLive(ctx context.Context, id backstay.VMID, c hypervisor.Copy
 		progress(1, 1)
 	}
 	h.changed(id)
-	return errors.Join(v.live.setDisk(c.Target, to, c.To.Format), v.inactive.setDisk(c.Target, to, c.To.Format))
+	return errors.Join(v.live.setDisk(c.Target, to), v.inactive.setDisk(c.Target, to))
 }
 
 // Convert copies what an image shows into a new image.
@@ -58,13 +58,19 @@ func (h *Host) Convert(ctx context.Context, c hypervisor.Conversion, progress fu
 	if err := h.conflict(from, false, ""); err != nil {
 		return err
 	}
+	if err := h.unlocks(c.From, false); err != nil {
+		return err
+	}
+	if c.From.Secret != c.To.Secret {
+		return fmt.Errorf("copy image %s: the copy would not be encrypted with the same secret", from)
+	}
 	l, err := openLayer(from, c.From.Format, false)
 	if err != nil {
 		return fmt.Errorf("copy image: %w", err)
 	}
 	size := l.h.Size
 	l.close()
-	if err := createLayer(to, c.To.Format, header{Size: size}); err != nil {
+	if err := createLayer(to, c.To.Format, header{Size: size, Secret: c.To.Secret}); err != nil {
 		return err
 	}
 	if err := copyImage(from, c.From.Format, to, c.To.Format); err != nil {

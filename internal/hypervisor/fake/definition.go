@@ -13,7 +13,7 @@ import (
 )
 
 // XML makes a definition that this fake and libvirt understand. A Disk needs
-// Target, Source and Format.
+// Target, Source and Format; Kind and Secret are understood.
 func XML(name string, uuid backstay.VMID, disks ...backstay.Disk) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "<domain type='qemu'><name>%s</name>", name)
@@ -22,7 +22,14 @@ func XML(name string, uuid backstay.VMID, disks ...backstay.Disk) string {
 	}
 	b.WriteString("<memory unit='MiB'>64</memory><vcpu>1</vcpu><os><type arch='x86_64' machine='q35'>hvm</type></os><devices>")
 	for _, d := range disks {
-		fmt.Fprintf(&b, "<disk type='file' device='disk'><driver name='qemu' type='%s'/><source file='%s'/><target dev='%s' bus='virtio'/></disk>", d.Format, d.Source, d.Target)
+		kind, source, inside := "file", "file='"+d.Source+"'", ""
+		if d.Kind == backstay.BlockDisk {
+			kind, source = "block", "dev='"+d.Source+"'"
+		}
+		if d.Secret != "" {
+			inside = "<encryption format='luks'><secret type='passphrase' uuid='" + d.Secret + "'/></encryption>"
+		}
+		fmt.Fprintf(&b, "<disk type='%s' device='disk'><driver name='qemu' type='%s'/><source %s>%s</source><target dev='%s' bus='virtio'/></disk>", kind, d.Format, source, inside, d.Target)
 	}
 	b.WriteString("<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel></devices></domain>")
 	return b.String()
@@ -88,10 +95,16 @@ func (d *definition) disks() []backstay.Disk {
 			disk.Target, disk.Bus = backstay.DiskTarget(t.SelectAttrValue("dev", "")), t.SelectAttrValue("bus", "")
 		}
 		if s := el.SelectElement("source"); s != nil {
-			disk.Source = s.SelectAttrValue("file", "")
+			disk.Source = locationOf(el)
 		}
 		if s := el.SelectElement("driver"); s != nil {
 			disk.Format = s.SelectAttrValue("type", "raw")
+		}
+		if kind := el.SelectAttrValue("type", ""); kind == "block" {
+			disk.Kind = backstay.BlockDisk
+		}
+		if s := el.FindElement("./source/encryption/secret"); s != nil {
+			disk.Secret = s.SelectAttrValue("uuid", "")
 		}
 		switch info, err := imageInfo(disk.Source); {
 		case disk.Device != "disk":
@@ -112,17 +125,92 @@ func (d *definition) disks() []backstay.Disk {
 	return disks
 }
 
-func (d *definition) setDisk(target backstay.DiskTarget, path, format string) error {
+func locationOf(disk *etree.Element) string {
+	source := disk.SelectElement("source")
+	if source == nil {
+		return ""
+	}
+	return source.SelectAttrValue("file", source.SelectAttrValue("dev", ""))
+}
+
+func formatOf(disk *etree.Element) string {
+	format := disk.SelectElement("driver").SelectAttrValue("type", "")
+	if format == "raw" && disk.FindElement("./source/encryption") != nil {
+		return "luks"
+	}
+	return format
+}
+
+// setDisk lets a disk use a file, in the hypervisor's own words.
+func (d *definition) setDisk(target backstay.DiskTarget, path string) error {
 	el := d.diskElement(target)
 	if el == nil {
 		return fmt.Errorf("no disk %s", target)
 	}
+	info, err := imageInfo(path)
+	if err != nil {
+		return err
+	}
 	if b := el.SelectElement("backingStore"); b != nil {
 		el.RemoveChild(b)
 	}
-	el.SelectElement("source").CreateAttr("file", path)
-	el.SelectElement("driver").CreateAttr("type", format)
+	el.CreateAttr("type", "file")
+	source := el.SelectElement("source")
+	for _, c := range source.ChildElements() {
+		source.RemoveChild(c)
+	}
+	source.RemoveAttr("dev")
+	source.CreateAttr("file", path)
+	if info.Format == "luks" {
+		info.Format = "raw"
+	}
+	el.SelectElement("driver").CreateAttr("type", info.Format)
+	if head, err := imageHeader(path); err == nil && head.Secret != "" {
+		encryption := source.CreateElement("encryption")
+		encryption.CreateAttr("format", "luks")
+		secret := encryption.CreateElement("secret")
+		secret.CreateAttr("type", "passphrase")
+		secret.CreateAttr("uuid", head.Secret)
+	}
 	return nil
+}
+
+// putBack lets a disk use what an element of before says.
+func (d *definition) putBack(target backstay.DiskTarget, element string) error {
+	el := d.diskElement(target)
+	if el == nil {
+		return fmt.Errorf("no disk %s", target)
+	}
+	doc := etree.NewDocument()
+	if err := doc.ReadFromString(element); err != nil {
+		return err
+	}
+	old := doc.Root()
+	el.CreateAttr("type", old.SelectAttrValue("type", "file"))
+	for _, tag := range []string{"driver", "source", "backingStore"} {
+		at := 0
+		if e := el.SelectElement(tag); e != nil {
+			at = e.Index()
+			el.RemoveChild(e)
+		}
+		if e := old.SelectElement(tag); e != nil {
+			el.InsertChildAt(at, e.Copy())
+		}
+	}
+	return nil
+}
+
+// elements is each disk's element as text.
+func (d *definition) elements() map[backstay.DiskTarget]string {
+	all := map[backstay.DiskTarget]string{}
+	for _, disk := range d.disks() {
+		doc := etree.NewDocument()
+		doc.SetRoot(d.diskElement(disk.Target).Copy())
+		if text, err := doc.WriteToString(); err == nil {
+			all[disk.Target] = text
+		}
+	}
+	return all
 }
 
 func (d *definition) uefi() bool {

@@ -35,7 +35,7 @@ func (h *Host) SwitchAll(ctx context.Context, id backstay.VMID, disks []hypervis
 			if d == nil {
 				continue
 			}
-			if err := d.setDisk(s.Target, absolute(s.Overlay), "qcow2"); err != nil {
+			if err := d.setDisk(s.Target, absolute(s.Overlay)); err != nil {
 				return hypervisor.Switched{}, fmt.Errorf("switch disk: %w", err)
 			}
 		}
@@ -87,7 +87,7 @@ func (h *Host) MergeLive(ctx context.Context, id backstay.VMID, m hypervisor.Mer
 	if el == nil {
 		return fmt.Errorf("merge layers of %s: no disk %s", id, m.Target)
 	}
-	chain := chainOf(el.SelectElement("source").SelectAttrValue("file", ""))
+	chain := chainOf(locationOf(el))
 	top, base := slices.Index(chain, absolute(m.Top)), slices.Index(chain, absolute(m.Base))
 	if top < 0 || base <= top {
 		return fmt.Errorf("merge layers of %s: %s is not above %s in the chain of %s", id, m.Top, m.Base, m.Target)
@@ -106,7 +106,8 @@ func (h *Host) MergeLive(ctx context.Context, id backstay.VMID, m hypervisor.Mer
 		return setBacking(chain[top-1], chain[base], format)
 	}
 	h.changed(id)
-	return errors.Join(v.live.setDisk(m.Target, chain[base], format), v.inactive.setDisk(m.Target, chain[base], format))
+	// As libvirt, this forgets in which words the owner had named the base.
+	return errors.Join(v.live.setDisk(m.Target, chain[base]), v.inactive.setDisk(m.Target, chain[base]))
 }
 
 // mergeFiles puts the layers chain[top] to the one above chain[base] into the
@@ -146,8 +147,13 @@ func (h *Host) Retarget(ctx context.Context, id backstay.VMID, target backstay.D
 		return err
 	}
 	if v.live != nil {
-		return fmt.Errorf("retarget disk %s of %s: the VM is running", target, id)
+		if el := v.live.diskElement(target); el == nil || locationOf(el) != absolute(to.Location) {
+			return fmt.Errorf("retarget disk %s of %s: the VM is running, on another image", target, id)
+		}
 	}
 	h.changed(id)
-	return v.inactive.setDisk(target, absolute(to.Location), to.Format)
+	if to.Element != "" {
+		return v.inactive.putBack(target, to.Element)
+	}
+	return v.inactive.setDisk(target, absolute(to.Location))
 }

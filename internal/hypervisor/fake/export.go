@@ -44,6 +44,9 @@ func (h *Host) Export(ctx context.Context, path string, o hypervisor.ExportOptio
 		return nil, err
 	}
 	path = absolute(path)
+	if err := h.unlocks(hypervisor.Image{Location: path, Format: o.Format, Secret: o.Secret}, o.Alone); err != nil {
+		return nil, err
+	}
 	top, err := openLayer(path, o.Format, o.Alone)
 	if err != nil {
 		return nil, err

@@ -39,6 +39,7 @@ type Host struct {
 	exports map[*export]bool
 	away    bool
 	watch   map[chan hypervisor.Event]bool
+	secrets map[string]secret
 }
 
 var (
@@ -49,7 +50,7 @@ var (
 // New returns a host without VMs. dir is a folder for its sockets and firmware
 // files; its path must be short.
 func New(dir string) *Host {
-	h := &Host{dir: dir, vms: map[backstay.VMID]*vm{}, exports: map[*export]bool{}, watch: map[chan hypervisor.Event]bool{}}
+	h := &Host{dir: dir, vms: map[backstay.VMID]*vm{}, exports: map[*export]bool{}, watch: map[chan hypervisor.Event]bool{}, secrets: map[string]secret{}}
 	h.FactsValue = backstay.HostFacts{
 		Hypervisor: "fake", Networks: []string{"default"}, UEFI: true, TPM: true,
 		Emulators: []backstay.Emulator{{Arch: "x86_64", Path: "/usr/bin/qemu-system-x86_64", Machines: []string{"q35", "pc"}}},
@@ -170,7 +171,7 @@ func (h *Host) guest(id backstay.VMID, target backstay.DiskTarget, fn func(*vm, 
 	d := v.current()
 	for _, disk := range d.disks() {
 		if disk.Target == target {
-			l, err := openLayer(disk.Source, disk.Format, false)
+			l, err := openLayer(disk.Source, hypervisor.ImageOf(disk).Format, false)
 			if err != nil {
 				return err
 			}
@@ -235,6 +236,7 @@ func (h *Host) Domain(ctx context.Context, id backstay.VMID) (hypervisor.Domain,
 	if d.VM.TPM {
 		d.TPMState = filepath.Join(h.dir, "swtpm", string(id))
 	}
+	d.Elements = v.inactive.elements()
 	for _, disk := range d.VM.Disks {
 		if disk.Source != "" {
 			d.Chains[disk.Target] = chainOf(disk.Source)

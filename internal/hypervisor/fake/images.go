@@ -20,23 +20,31 @@ func (h *Host) Create(ctx context.Context, path, format string, size int64) erro
 	if err := known(format); err != nil {
 		return err
 	}
+	if format == "luks" {
+		return fmt.Errorf("create image %s: it would be encrypted, and no secret is named", path)
+	}
 	return createLayer(absolute(path), format, header{Size: size})
 }
 
 // CreateOverlay makes an overlay.
 func (h *Host) CreateOverlay(ctx context.Context, o hypervisor.Overlay) error {
-	path, backing, backingFormat := o.Path, o.Backing.Location, o.Backing.Format
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.enter(ctx, "create-overlay"); err != nil {
 		return err
 	}
-	l, err := openLayer(absolute(backing), backingFormat, true)
+	if err := h.unlocks(o.Backing, true); err != nil {
+		return fmt.Errorf("create overlay: %w", err)
+	}
+	l, err := openLayer(absolute(o.Backing.Location), o.Backing.Format, true)
 	if err != nil {
 		return fmt.Errorf("create overlay: %w", err)
 	}
 	defer l.close()
-	return createLayer(absolute(path), "qcow2", header{Size: l.h.Size, Backing: l.path, BackingFormat: backingFormat})
+	if o.Size <= 0 {
+		o.Size = l.h.Size
+	}
+	return createLayer(absolute(o.Path), "qcow2", header{Size: o.Size, Backing: l.path, BackingFormat: o.Backing.Format, Secret: o.Backing.Secret})
 }
 
 // Info describes a file.
@@ -62,9 +70,21 @@ func imageInfo(path string) (hypervisor.ImageInfo, error) {
 		info.DiskSize = sys.Blocks * 512
 	}
 	if head, err := readHeader(f); err == nil {
-		info.Format, info.VirtualSize, info.Backing = "qcow2", head.Size, head.Backing
+		info.Format, info.VirtualSize, info.Backing, info.Encrypted = "qcow2", head.Size, head.Backing, head.Secret != ""
+		if head.Magic == luksMagic {
+			info.Format = "luks"
+		}
 	}
 	return info, nil
+}
+
+func imageHeader(path string) (header, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return header{}, err
+	}
+	defer f.Close()
+	return readHeader(f)
 }
 
 // Allocated lists what a layer alone holds.
@@ -76,6 +96,9 @@ func (h *Host) Allocated(ctx context.Context, image hypervisor.Image) ([]backsta
 	}
 	path, format := absolute(image.Location), image.Format
 	if err := h.conflict(path, false, ""); err != nil {
+		return nil, err
+	}
+	if err := h.unlocks(image, true); err != nil {
 		return nil, err
 	}
 	l, err := openLayer(path, format, true)
@@ -109,6 +132,9 @@ func (h *Host) Commit(ctx context.Context, image hypervisor.Image, o hypervisor.
 	if err := h.enter(ctx, "commit"); err != nil {
 		return err
 	}
+	if err := h.unlocks(image, false); err != nil {
+		return err
+	}
 	overlay := absolute(image.Location)
 	l, err := openLayer(overlay, "qcow2", false)
 	if err != nil {
@@ -132,6 +158,9 @@ func (h *Host) Rebase(ctx context.Context, image, backing hypervisor.Image) erro
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.enter(ctx, "rebase"); err != nil {
+		return err
+	}
+	if err := h.unlocks(image, true); err != nil {
 		return err
 	}
 	overlay := absolute(image.Location)

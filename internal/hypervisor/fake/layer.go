@@ -31,22 +31,29 @@ type header struct {
 	Size          int64  `json:"size"`
 	Backing       string `json:"backing"`
 	BackingFormat string `json:"backingFormat"`
+	// Secret is the UUID of the secret that opens the image, "" for plain ones.
+	Secret string `json:"secret,omitempty"`
 }
 
-const magic = "backstay fake qcow2"
+// A fake luks image has a header in its first page and raw content behind it.
+const (
+	magic     = "backstay fake qcow2"
+	luksMagic = "backstay fake luks"
+)
 
 // layer is an open image with what lies below it.
 type layer struct {
 	path  string
 	f     *os.File
 	h     header
-	pages []byte // nil for raw
+	pages []byte // nil for raw and luks
+	start int64  // where raw content begins
 	below *layer
 }
 
 func known(format string) error {
-	if format != "qcow2" && format != "raw" {
-		return fmt.Errorf("format %q is not one of qcow2 and raw", format)
+	if format != "qcow2" && format != "raw" && format != "luks" {
+		return fmt.Errorf("format %q is not one of qcow2, raw and luks", format)
 	}
 	return nil
 }
@@ -86,6 +93,13 @@ func (l *layer) load(format string) error {
 	if l.h, err = readHeader(l.f); err != nil {
 		return err
 	}
+	if (l.h.Magic == luksMagic) != (format == "luks") {
+		return fmt.Errorf("not a %s image", format)
+	}
+	if format == "luks" {
+		l.start = pageSize
+		return nil
+	}
 	l.pages = make([]byte, (l.h.Size+pageSize-1)/pageSize)
 	_, err = l.f.ReadAt(l.pages, pageSize)
 	return err
@@ -101,14 +115,16 @@ func readHeader(r io.ReaderAt) (header, error) {
 	for end < len(b) && b[end] != 0 {
 		end++
 	}
-	if err := json.Unmarshal(b[:end], &h); err != nil || h.Magic != magic {
+	if err := json.Unmarshal(b[:end], &h); err != nil || h.Magic != magic && h.Magic != luksMagic {
 		return h, errors.New("not a qcow2 image")
 	}
 	return h, nil
 }
 
 func writeHeader(f *os.File, h header) error {
-	h.Magic = magic
+	if h.Magic == "" {
+		h.Magic = magic
+	}
 	b, err := json.Marshal(h)
 	if err != nil {
 		return err
@@ -131,8 +147,12 @@ func createLayer(path, format string, h header) error {
 		return err
 	}
 	defer f.Close()
-	if format == "raw" {
+	switch format {
+	case "raw":
 		return f.Truncate(h.Size)
+	case "luks":
+		h.Magic = luksMagic
+		return errors.Join(writeHeader(f, h), f.Truncate(pageSize+h.Size))
 	}
 	if err := writeHeader(f, h); err != nil {
 		return err
@@ -171,7 +191,7 @@ func (l *layer) depth(page int64) (depth uint32, zero bool) {
 func (l *layer) readPage(p []byte, page int64) error {
 	clear(p)
 	for ; l != nil && page*pageSize < l.h.Size; l = l.below {
-		off := page * pageSize
+		off := l.start + page*pageSize
 		if l.pages != nil {
 			if l.pages[page] == absent {
 				continue
@@ -184,9 +204,28 @@ func (l *layer) readPage(p []byte, page int64) error {
 		if _, err := l.f.ReadAt(p, off); err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
+		l.cipher(p)
 		return nil
 	}
 	return nil
+}
+
+// cipher makes plain content of what an encrypted file holds, and the other way
+// round. It is no cipher, and enough to tell whether plain content is in a file.
+func (l *layer) cipher(p []byte) {
+	if l.h.Secret == "" {
+		return
+	}
+	for i := range p {
+		p[i] ^= 0x80 | l.h.Secret[i%len(l.h.Secret)]
+	}
+}
+
+// sealed is the content as the file holds it.
+func (l *layer) sealed(p []byte) []byte {
+	p = append([]byte(nil), p...)
+	l.cipher(p)
+	return p
 }
 
 // setPage makes a page of this layer data, or zeros if p is nil.
@@ -195,13 +234,13 @@ func (l *layer) setPage(p []byte, page int64) error {
 		if p == nil {
 			p = make([]byte, pageSize)
 		}
-		_, err := l.f.WriteAt(p[:min(pageSize, l.h.Size-page*pageSize)], page*pageSize)
+		_, err := l.f.WriteAt(l.sealed(p[:min(pageSize, l.h.Size-page*pageSize)]), l.start+page*pageSize)
 		return err
 	}
 	l.pages[page] = zeros
 	if p != nil {
 		l.pages[page] = data
-		if _, err := l.f.WriteAt(p, l.dataOffset(page)); err != nil {
+		if _, err := l.f.WriteAt(l.sealed(p), l.dataOffset(page)); err != nil {
 			return err
 		}
 	}
@@ -264,6 +303,7 @@ func (l *layer) mergeDown(base *layer) error {
 		switch l.pages[page] {
 		case data:
 			if _, err = l.f.ReadAt(buf, l.dataOffset(page)); err == nil {
+				l.cipher(buf)
 				err = base.setPage(buf, page)
 			}
 		case zeros:

@@ -22,19 +22,16 @@ func (im *Images) Allocated(ctx context.Context, image hypervisor.Image) ([]back
 	if err := known(format); err != nil {
 		return nil, fmt.Errorf("map layer %s: %w", path, err)
 	}
+	ctx, cancel := bounded(ctx, path)
+	defer cancel()
 	info, err := im.info(ctx, path, format)
 	if err != nil {
 		return nil, fmt.Errorf("map layer: %w", err)
 	}
-	if format == "raw" {
+	if format != "qcow2" {
 		return []backstay.Range{{Offset: 0, Length: info.VirtualSize}}, nil
 	}
-	name, err := nodeName(path, format, true)
-	if err != nil {
-		return nil, fmt.Errorf("map layer %s: %w", path, err)
-	}
-	r, w := io.Pipe()
-	p, err := start(im.img, w, "map", "--output=json", name)
+	p, r, w, err := im.startMap(ctx, image)
 	if err != nil {
 		return nil, fmt.Errorf("map layer %s: %w", path, err)
 	}
@@ -56,6 +53,27 @@ func (im *Images) Allocated(ctx context.Context, image hypervisor.Image) ([]back
 		return nil, fmt.Errorf("map layer %s: %w", path, err)
 	}
 	return ranges, nil
+}
+
+// startMap starts the tool; its answer is read from r, and w is closed when it
+// has ended.
+func (im *Images) startMap(ctx context.Context, image hypervisor.Image) (p *process, r *io.PipeReader, w *io.PipeWriter, err error) {
+	n, err := alone(image)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	key, err := im.keyFile(ctx, image.Secret)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	args := []string{"map", "--output=json"}
+	if key != nil {
+		defer key.Close()
+		args = append(args, secretArgs...)
+	}
+	r, w = io.Pipe()
+	p, err = startWith(im.img, w, key, append(args, n.String())...)
+	return p, r, w, err
 }
 
 // readMap decodes qemu-img's list. It returns the ranges that are present,

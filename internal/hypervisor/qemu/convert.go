@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 
 	"github.com/backstay/backstay/internal/hypervisor"
@@ -18,13 +19,22 @@ func (im *Images) Convert(ctx context.Context, c hypervisor.Conversion, progress
 	if err := known(c.From.Format); err != nil {
 		return fmt.Errorf("copy image %s: %w", c.From.Location, err)
 	}
-	chain, err := im.checkChain(ctx, c.From.Location, c.From.Format)
+	if c.From.Secret != "" && c.To.Secret != c.From.Secret {
+		return fmt.Errorf("copy image %s: it is encrypted, and the copy would not be with the same secret", c.From.Location)
+	}
+	n, chain, err := im.whole(ctx, c.From)
 	if err != nil {
 		return fmt.Errorf("copy image: %w", err)
 	}
+	args := append([]string{"convert", "-p", "-O", c.To.Format}, rate(c.Throttle)...)
+	if c.To.Secret != "" {
+		args = append(args, "-o", encryption(c.To.Format))
+	}
+	args = append(args, n.String(), fileName(c.To.Location))
 	return im.create(c.To.Location, func() error {
-		args := append([]string{"convert", "-p", "-f", c.From.Format, "-O", c.To.Format}, rate(c.Throttle)...)
-		return im.runShowing(ctx, percent(chain[0].VirtualSize, progress), append(args, fileName(c.From.Location), fileName(c.To.Location))...)
+		return again(func() error {
+			return im.runShowing(ctx, c.To.Secret, percent(chain[0].VirtualSize, progress), args...)
+		})
 	})
 }
 
@@ -41,12 +51,21 @@ func rate(t hypervisor.Throttle) []string {
 	return []string{"-r", strconv.FormatInt(max(limit, slowest), 10)}
 }
 
-// runShowing runs qemu-img with its standard output read by out.
-func (im *Images) runShowing(ctx context.Context, out io.Writer, args ...string) error {
+// runShowing runs qemu-img with the key of a secret, if one is named, and with
+// its standard output read by out.
+func (im *Images) runShowing(ctx context.Context, secret string, out io.Writer, args ...string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	p, err := start(im.img, out, args...)
+	key, err := im.keyFile(ctx, secret)
+	if err != nil {
+		return err
+	}
+	if key != nil {
+		defer key.Close()
+		args = slices.Concat(args[:1], secretArgs, args[1:])
+	}
+	p, err := startWith(im.img, out, key, args...)
 	if err != nil {
 		return err
 	}

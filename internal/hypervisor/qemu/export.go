@@ -3,7 +3,6 @@ package qemu
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -25,35 +24,6 @@ const (
 	stopPatience   = 10 * time.Second // for a server to flush and go
 	stopAgain      = 20 * time.Millisecond
 )
-
-// node is an image as QEMU's block layer wants it: driver and file spelt out, so
-// that nothing is probed.
-type node struct {
-	Driver  string           `json:"driver"`
-	File    fileNode         `json:"file"`
-	Backing *json.RawMessage `json:"backing,omitempty"`
-}
-
-type fileNode struct {
-	Driver   string `json:"driver"`
-	Filename string `json:"filename"`
-}
-
-// nodeName is the pseudo file name that opens an image; alone cuts off what is
-// below it.
-func nodeName(path, format string, alone bool) (string, error) {
-	abs, err := filepath.Abs(path)
-	if err != nil {
-		return "", err
-	}
-	n := node{Driver: format, File: fileNode{"file", abs}}
-	if alone && format == "qcow2" {
-		null := json.RawMessage("null")
-		n.Backing = &null
-	}
-	b, err := json.Marshal(n)
-	return "json:" + string(b), err
-}
 
 // export is one qemu-nbd.
 type export struct {
@@ -83,15 +53,10 @@ func (im *Images) export(ctx context.Context, path string, o hypervisor.ExportOp
 	if err := known(o.Format); err != nil {
 		return nil, err
 	}
-	if _, err := os.Stat(path); err != nil {
+	if err := exists(path); err != nil {
 		return nil, err
 	}
-	if !o.Alone && o.Format == "qcow2" {
-		if _, err := im.checkChain(ctx, path, o.Format); err != nil {
-			return nil, err
-		}
-	}
-	image, err := nodeName(path, o.Format, o.Alone)
+	image, err := im.served(ctx, hypervisor.Image{Location: path, Format: o.Format, Secret: o.Secret}, o.Alone)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +79,15 @@ func (im *Images) export(ctx context.Context, path string, o hypervisor.ExportOp
 	} else {
 		args = append(args, "--read-only")
 	}
-	proc, err := start(im.nbd, nil, append(args, image)...)
+	key, err := im.keyFile(ctx, o.Secret)
+	if err != nil {
+		return nil, err
+	}
+	if key != nil {
+		defer key.Close()
+		args = append(args, secretArgs...)
+	}
+	proc, err := startWith(im.nbd, nil, key, append(args, image.String())...)
 	if err != nil {
 		return nil, err
 	}
@@ -124,6 +97,15 @@ func (im *Images) export(ctx context.Context, path string, o hypervisor.ExportOp
 		return nil, noSpace(err, path)
 	}
 	return e, nil
+}
+
+// served describes the image that is to be exported.
+func (im *Images) served(ctx context.Context, image hypervisor.Image, only bool) (*node, error) {
+	if only || image.Format != "qcow2" {
+		return alone(image)
+	}
+	n, _, err := im.whole(ctx, image)
+	return n, err
 }
 
 // ready waits until the server listens: it writes its pid file right after. A

@@ -16,15 +16,6 @@ import (
 	"github.com/backstay/backstay/internal/hypervisor"
 )
 
-// fileName is a path as QEMU's tools must get it: without the prefix, a name
-// with a colon would be read as a protocol, and one with a dash as an option.
-func fileName(path string) string {
-	if abs, err := filepath.Abs(path); err == nil {
-		path = abs
-	}
-	return "file:" + path
-}
-
 // process is a child that dies with us.
 type process struct {
 	cmd    *exec.Cmd
@@ -37,9 +28,17 @@ type process struct {
 // each child keeps a goroutine on a locked thread for as long as it lives:
 // otherwise the runtime might end the thread, and the child with it.
 func start(name string, stdout io.Writer, args ...string) (*process, error) {
+	return startWith(name, stdout, nil, args...)
+}
+
+// startWith is start with a file that the child finds as its fourth; nil for none.
+func startWith(name string, stdout io.Writer, extra *os.File, args ...string) (*process, error) {
 	p := &process{cmd: exec.Command(name, args...), stderr: &tail{}, done: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), "LC_ALL=C") // errors are matched by their words
 	p.cmd.Stdout, p.cmd.Stderr = stdout, p.stderr
+	if extra != nil {
+		p.cmd.ExtraFiles = []*os.File{extra}
+	}
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	started := make(chan error, 1)
 	go func() {

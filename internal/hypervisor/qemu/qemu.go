@@ -4,8 +4,9 @@
 //
 // Every image is opened with the format that the caller names, and a backing
 // file only if the image records its format: a guest that writes a qcow2 header
-// onto its raw disk gains nothing. Images of other formats than qcow2 and raw,
-// and encrypted ones, are not opened at all.
+// onto its raw disk gains nothing. Images of other formats than qcow2, raw and
+// luks are not opened at all, and encrypted ones only with a secret that the
+// caller names; its value goes to the tools through a pipe.
 //
 // It decides nothing about layers; it does not know VMs.
 package qemu
@@ -33,6 +34,8 @@ type Options struct {
 	// mode 0700. Its path must be short: a socket's is limited to 107 bytes.
 	// Empty means a folder in os.TempDir().
 	Dir string
+	// Secrets knows the keys of encrypted images; nil refuses them.
+	Secrets hypervisor.Secrets
 	// Img and NBD are the programs; empty means "qemu-img" and "qemu-nbd" in PATH.
 	Img, NBD string
 }
@@ -42,6 +45,7 @@ type Options struct {
 type Images struct {
 	img, nbd string
 	dir      string // of this process: Options.Dir/exports-PID
+	secrets  hypervisor.Secrets
 }
 
 var _ hypervisor.Images = (*Images)(nil)
@@ -59,7 +63,7 @@ func New(o Options) *Images {
 		o.NBD = "qemu-nbd"
 	}
 	sweep(o.Dir)
-	return &Images{img: o.Img, nbd: o.NBD, dir: filepath.Join(o.Dir, exportsPrefix+strconv.Itoa(os.Getpid()))}
+	return &Images{img: o.Img, nbd: o.NBD, secrets: o.Secrets, dir: filepath.Join(o.Dir, exportsPrefix+strconv.Itoa(os.Getpid()))}
 }
 
 // Create makes an empty image, durably. A crash in it can leave an unfinished
@@ -81,20 +85,36 @@ func (im *Images) Create(ctx context.Context, path, format string, size int64) e
 }
 
 // CreateOverlay makes an overlay, durably; see Create for a crash. The backing
-// file is not locked, so it may be in use by a running VM.
+// image is not locked, so it may be in use by a running VM.
 func (im *Images) CreateOverlay(ctx context.Context, o hypervisor.Overlay) error {
-	path, backing, backingFormat := o.Path, o.Backing.Location, o.Backing.Format
-	if err := known(backingFormat); err != nil {
-		return fmt.Errorf("create overlay %s: %w", path, err)
+	if err := known(o.Backing.Format); err != nil {
+		return fmt.Errorf("create overlay %s: %w", o.Path, err)
 	}
-	info, err := im.info(ctx, backing, backingFormat)
+	ctx, cancel := bounded(ctx, o.Backing.Location)
+	defer cancel()
+	info, err := im.info(ctx, o.Backing.Location, o.Backing.Format)
 	if err != nil {
-		return fmt.Errorf("create overlay %s: %w", path, err)
+		return fmt.Errorf("create overlay %s: %w", o.Path, err)
 	}
-	return im.create(path, func() error {
+	if info.Encrypted && o.Backing.Secret == "" {
+		return fmt.Errorf("create overlay %s: %s is encrypted, and no secret is named: it would hold plain data", o.Path, o.Backing.Location)
+	}
+	if o.Size <= 0 {
+		o.Size = info.VirtualSize
+	}
+	return im.create(o.Path, func() error { return im.fillOverlay(ctx, o) })
+}
+
+// fillOverlay makes the overlay in a file that is there.
+func (im *Images) fillOverlay(ctx context.Context, o hypervisor.Overlay) error {
+	options := "cluster_size=128k,extended_l2=on"
+	if o.Backing.Secret != "" {
+		options += "," + encryptedQcow2
+	}
+	return again(func() error {
 		// -u: the backing file is named, not opened. Its size is given instead.
-		_, err := im.run(ctx, im.img, "create", "-q", "-f", "qcow2", "-u", "-F", backingFormat, "-b", backing,
-			"-o", "cluster_size=128k,extended_l2=on", fileName(path), strconv.FormatInt(info.VirtualSize, 10))
+		_, err := im.runKeyed(ctx, o.Backing.Secret, "create", "-q", "-f", "qcow2", "-u", "-F", o.Backing.Format, "-b", o.Backing.Location,
+			"-o", options, fileName(o.Path), strconv.FormatInt(o.Size, 10))
 		return err
 	})
 }
@@ -145,9 +165,11 @@ func (im *Images) info(ctx context.Context, path, format string) (hypervisor.Ima
 	if format != "" {
 		args = append(args, "-f", format)
 	}
-	if _, err := os.Stat(path); err != nil {
+	if err := exists(path); err != nil {
 		return hypervisor.ImageInfo{}, fmt.Errorf("describe image: %w", err)
 	}
+	ctx, cancel := bounded(ctx, path)
+	defer cancel()
 	out, err := im.run(ctx, im.img, append(args, fileName(path))...)
 	if err != nil {
 		return hypervisor.ImageInfo{}, fmt.Errorf("describe image %s: %w", path, err)
@@ -172,29 +194,31 @@ func absoluteBacking(path string, i imageInfo) string {
 	if file, ok := strings.CutPrefix(backing, "file:"); ok && filepath.IsAbs(file) {
 		return filepath.Clean(file) // our own prefix, carried over to a relative name
 	}
-	if backing == "" || filepath.IsAbs(backing) || i.FullBackingFilename != "" {
-		return backing // a path, or nbd://… and the like
+	if backing == "" || filepath.IsAbs(backing) || i.FullBackingFilename != "" || strings.Contains(backing, ":") {
+		return hypervisor.Location(backing) // a path, or nbd://… and the like
 	}
 	return filepath.Join(filepath.Dir(path), backing)
 }
 
 // checkChain walks the chain below an image and refuses what must not be opened:
-// a backing file of unrecorded or unknown format, and encryption.
-func (im *Images) checkChain(ctx context.Context, path, format string) ([]imageInfo, error) {
-	out, err := im.run(ctx, im.img, "info", "-U", "--output=json", "--backing-chain", "-f", format, fileName(path))
+// a backing file of unrecorded or unknown format, and encryption without a key.
+func (im *Images) checkChain(ctx context.Context, image hypervisor.Image) ([]imageInfo, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*networkPatience) // what lies below may be on the network
+	defer cancel()
+	out, err := im.run(ctx, im.img, "info", "-U", "--output=json", "--backing-chain", "-f", image.Format, fileName(image.Location))
 	if err != nil {
-		return nil, fmt.Errorf("describe chain of %s: %w", path, err)
+		return nil, fmt.Errorf("describe chain of %s: %w", image.Location, err)
 	}
 	var chain []imageInfo
 	if err := json.Unmarshal(out, &chain); err != nil {
-		return nil, fmt.Errorf("describe chain of %s: %w", path, err)
+		return nil, fmt.Errorf("describe chain of %s: %w", image.Location, err)
 	}
 	for _, layer := range chain {
 		switch {
-		case layer.Encrypted:
-			return nil, fmt.Errorf("image %s is encrypted", layer.Filename)
+		case layer.Encrypted && image.Secret == "":
+			return nil, fmt.Errorf("image %s is encrypted, and no secret is named", layer.Filename)
 		case layer.BackingFilename != "" && !slices.Contains(formats, layer.BackingFormat):
-			return nil, fmt.Errorf("image %s does not record that its backing file is qcow2 or raw (%q)", layer.Filename, layer.BackingFormat)
+			return nil, fmt.Errorf("image %s does not record that its backing file is qcow2, raw or luks (%q)", layer.Filename, layer.BackingFormat)
 		}
 	}
 	return chain, nil
@@ -202,24 +226,23 @@ func (im *Images) checkChain(ctx context.Context, path, format string) ([]imageI
 
 // Commit merges an overlay into its backing file. It may be repeated: the
 // overlay keeps its content.
-func (im *Images) Commit(ctx context.Context, image hypervisor.Image, o hypervisor.CommitOptions) error {
-	overlay := image.Location
-	chain, err := im.checkChain(ctx, overlay, "qcow2")
+func (im *Images) Commit(ctx context.Context, overlay hypervisor.Image, o hypervisor.CommitOptions) error {
+	n, chain, err := im.whole(ctx, overlay)
 	if err != nil {
 		return fmt.Errorf("merge layer: %w", err)
 	}
 	if len(chain) < 2 {
-		return fmt.Errorf("merge layer %s: it has no backing file", overlay)
+		return fmt.Errorf("merge layer %s: it has no backing file", overlay.Location)
 	}
 	// -d: leave the overlay as it is. Emptying it costs time and would make a
 	// repeat after a crash impossible.
-	args := append([]string{"commit", "-p", "-d", "-f", "qcow2"}, rate(o.Throttle)...)
-	if err := im.runShowing(ctx, percent(chain[0].VirtualSize, o.Progress), append(args, fileName(overlay))...); err != nil {
-		return fmt.Errorf("merge layer %s: %w", overlay, noSpace(err, overlay))
+	args := append([]string{"commit", "-p", "-d"}, rate(o.Throttle)...)
+	if err := im.runShowing(ctx, overlay.Secret, percent(chain[0].VirtualSize, o.Progress), append(args, n.String())...); err != nil {
+		return fmt.Errorf("merge layer %s: %w", overlay.Location, noSpace(err, overlay.Location))
 	}
-	backing := absoluteBacking(overlay, chain[0])
+	backing := absoluteBacking(overlay.Location, chain[0])
 	if err := syncFile(backing); err != nil {
-		return fmt.Errorf("merge layer %s: %w", overlay, noSpace(err, backing))
+		return fmt.Errorf("merge layer %s: %w", overlay.Location, noSpace(err, backing))
 	}
 	return nil
 }
@@ -228,36 +251,30 @@ func (im *Images) Commit(ctx context.Context, image hypervisor.Image, o hypervis
 // ("unsafe" in QEMU's words). That is right because the contract says that both
 // hold the same content: the safe mode would compare them block by block to copy
 // nothing, and needs the old one, which a merge has just made meaningless.
-func (im *Images) Rebase(ctx context.Context, top, base hypervisor.Image) error {
-	overlay, backing, backingFormat := top.Location, base.Location, base.Format
-	if err := known(backingFormat); err != nil {
-		return fmt.Errorf("rebase layer %s: %w", overlay, err)
+func (im *Images) Rebase(ctx context.Context, overlay, backing hypervisor.Image) error {
+	if err := known(backing.Format); err != nil {
+		return fmt.Errorf("rebase layer %s: %w", overlay.Location, err)
 	}
-	over, err := im.info(ctx, overlay, "qcow2")
+	over, err := im.info(ctx, overlay.Location, "qcow2")
 	if err != nil {
 		return fmt.Errorf("rebase layer: %w", err)
 	}
-	below, err := im.info(ctx, backing, backingFormat)
+	below, err := im.info(ctx, backing.Location, backing.Format)
 	if err != nil {
 		return fmt.Errorf("rebase layer: %w", err)
 	}
 	if below.VirtualSize > over.VirtualSize {
-		return fmt.Errorf("rebase layer %s: new backing file has %d bytes, more than its own %d", overlay, below.VirtualSize, over.VirtualSize)
+		return fmt.Errorf("rebase layer %s: new backing file has %d bytes, more than its own %d", overlay.Location, below.VirtualSize, over.VirtualSize)
 	}
-	if _, err := im.run(ctx, im.img, "rebase", "-q", "-u", "-f", "qcow2", "-F", backingFormat, "-b", backing, fileName(overlay)); err != nil {
-		return fmt.Errorf("rebase layer %s: %w", overlay, noSpace(err, overlay))
+	n, err := alone(overlay)
+	if err != nil {
+		return fmt.Errorf("rebase layer %s: %w", overlay.Location, err)
 	}
-	if err := syncFile(overlay); err != nil {
-		return fmt.Errorf("rebase layer %s: %w", overlay, noSpace(err, overlay))
+	if _, err := im.runKeyed(ctx, overlay.Secret, "rebase", "-q", "-u", "-F", backing.Format, "-b", backing.Location, n.String()); err != nil {
+		return fmt.Errorf("rebase layer %s: %w", overlay.Location, noSpace(err, overlay.Location))
 	}
-	return nil
-}
-
-var formats = []string{"qcow2", "raw"}
-
-func known(format string) error {
-	if !slices.Contains(formats, format) {
-		return fmt.Errorf("format %q is not one of qcow2 and raw", format)
+	if err := syncFile(overlay.Location); err != nil {
+		return fmt.Errorf("rebase layer %s: %w", overlay.Location, noSpace(err, overlay.Location))
 	}
 	return nil
 }
@@ -270,7 +287,12 @@ func syncAll(path string) error {
 	return syncFile(filepath.Dir(path))
 }
 
+// syncFile makes a file's or device's content durable. What lies on the network
+// was flushed by the tool that wrote it.
 func syncFile(path string) error {
+	if _, ok := hypervisor.ParseNBD(path); ok {
+		return nil
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return err
