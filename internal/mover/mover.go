@@ -147,9 +147,10 @@ type Snapshots interface {
 	// Sweep mends what a crash left on the host. live are the points and plans
 	// of jobs that will go on by themselves.
 	Sweep(ctx context.Context, live []backstay.JobID) (SweepReport, error)
-	// Release ends protection of a VM: its remaining layers are merged and it
-	// is on its own file again.
-	Release(ctx context.Context, vm backstay.VMID, progress Progress) error
+	// Release ends protection of a VM: its remaining layers are merged and it is
+	// on its own file again. Where others stand on its layers it is put on a copy.
+	// CodeLayerInUse if a point of it is pinned or being read. Safe to repeat.
+	Release(ctx context.Context, vm backstay.VMID, progress Progress) (Released, error)
 }
 
 // TransferRequest asks to carry a snapshot-tier point into a vault.
@@ -254,6 +255,7 @@ type Mover interface {
 	Inventory
 	Snapshots
 	Standings
+	Keeps
 	Transfers
 	Restores
 	Rooms

@@ -17,7 +17,7 @@ func (h *Host) Prepare(ctx context.Context, r mover.PrepareRequest) (mover.Prepa
 		return mover.Prepared{}, err
 	}
 	defer unlock()
-	p, err := h.tier.Prepare(ctx, snapshot.Request{Job: r.Job, Point: r.Point, VM: r.VM, Disks: r.Disks})
+	p, err := h.tier.Prepare(ctx, snapshot.Request{Job: r.Job, Point: r.Point, VM: r.VM, Disks: r.Disks, Depth: r.Depth})
 	if err != nil {
 		return mover.Prepared{}, err
 	}
@@ -82,6 +82,11 @@ func (h *Host) Lost(ctx context.Context, places []mover.PointPlace) (map[backsta
 
 // DropPoint takes a point out of the snapshot tier. No error if it is not there.
 func (h *Host) DropPoint(ctx context.Context, p backstay.PointID, progress mover.Progress) error {
+	return h.ending(ctx, p, func() error { return h.tier.Drop(ctx, p, mergeProgress(progress)) })
+}
+
+// ending calls end for a point while nobody else changes its VM.
+func (h *Host) ending(ctx context.Context, p backstay.PointID, end func() error) error {
 	record, err := h.tier.Record(ctx, p)
 	if backstay.IsCode(err, backstay.CodeUnknownPoint) {
 		return nil
@@ -98,7 +103,7 @@ func (h *Host) DropPoint(ctx context.Context, p backstay.PointID, progress mover
 	if err := h.tier.ForgetVMs(ctx, h.staging); err != nil {
 		return err
 	}
-	err = h.tier.Drop(ctx, p, mergeProgress(progress))
+	err = end()
 	if backstay.IsCode(err, backstay.CodeUnknownPoint) {
 		return nil // dropped while we waited for the VM
 	}
@@ -110,13 +115,28 @@ func (h *Host) DropPoint(ctx context.Context, p backstay.PointID, progress mover
 }
 
 // Release ends protection of a VM.
-func (h *Host) Release(ctx context.Context, vm backstay.VMID, progress mover.Progress) error {
+func (h *Host) Release(ctx context.Context, vm backstay.VMID, progress mover.Progress) (mover.Released, error) {
 	unlock, err := h.vms.lock(ctx, string(vm))
 	if err != nil {
-		return err
+		return mover.Released{}, err
 	}
 	defer unlock()
-	return h.tier.Release(ctx, vm, mergeProgress(progress))
+	// A restored VM that was deleted since keeps nothing back.
+	if err := h.tier.ForgetVMs(ctx, h.staging); err != nil {
+		return mover.Released{}, err
+	}
+	notes, err := h.tier.Release(ctx, vm, mergeProgress(progress))
+	return mover.Released{Notes: notes}, err
+}
+
+// Pin keeps a point in the snapshot tier, or lets it go again.
+func (h *Host) Pin(ctx context.Context, p backstay.PointID, pinned bool) error {
+	return h.tier.Pin(ctx, p, pinned)
+}
+
+// KeepMap takes a point out of the snapshot tier, all but its change map.
+func (h *Host) KeepMap(ctx context.Context, p backstay.PointID, progress mover.Progress) error {
+	return h.ending(ctx, p, func() error { return h.tier.KeepMap(ctx, p, mergeProgress(progress)) })
 }
 
 // Sweep mends what a crash left on the host. Restores come first: what they

@@ -68,6 +68,10 @@ func (h *Host) transfer(ctx context.Context, r mover.TransferRequest, progress m
 		return done, fmt.Errorf("commit point: %w", err)
 	}
 	t.done.Head = committed.Head
+	if err := h.tier.Vaulted(ctx, r.Point); err != nil {
+		// The next change map may have to be done without; the point is stored.
+		h.log.Warn("a point in its vault could not be marked beside its disks", "point", r.Point, "error", err)
+	}
 	t.done.Disks, t.done.Stats.Requests = facts.Disks, v.Requests()
 	return t.done, nil
 }

@@ -38,6 +38,7 @@ type fakePoint struct {
 	prepared          mover.Prepared
 	snapshot, inVault bool
 	held              *mover.Held
+	pinned            bool
 }
 
 var _ mover.Mover = (*Fake)(nil)
@@ -280,6 +281,17 @@ func (f *Fake) DropPoint(ctx context.Context, id backstay.PointID, progress move
 	if err != nil {
 		return err
 	}
+	return f.end(ctx, p, progress)
+}
+
+// end takes a point out of the snapshot tier, unless it is pinned.
+func (f *Fake) end(ctx context.Context, p *fakePoint, progress mover.Progress) error {
+	f.mu.Lock()
+	pinned := p.pinned
+	f.mu.Unlock()
+	if pinned {
+		return backstay.Errorf(backstay.CodeLayerInUse, "point %s is pinned", p.taken.Point)
+	}
 	if err := f.report(ctx, "merge", progress); err != nil {
 		return err
 	}
@@ -295,14 +307,41 @@ func (f *Fake) Sweep(ctx context.Context, _ []backstay.JobID) (mover.SweepReport
 }
 
 // Release is mover.Snapshots'.
-func (f *Fake) Release(ctx context.Context, vm backstay.VMID, progress mover.Progress) error {
+func (f *Fake) Release(ctx context.Context, vm backstay.VMID, progress mover.Progress) (mover.Released, error) {
 	if err := f.enter(ctx, "Release"); err != nil {
-		return err
+		return mover.Released{}, err
 	}
 	if vm != f.Machine.ID {
-		return backstay.Errorf(backstay.CodeUnknownVM, "there is no VM %s", vm)
+		return mover.Released{}, backstay.Errorf(backstay.CodeUnknownVM, "there is no VM %s", vm)
 	}
-	return f.report(ctx, "merge", progress)
+	return mover.Released{}, f.report(ctx, "merge", progress)
+}
+
+// Pin is mover.Keeps'.
+func (f *Fake) Pin(ctx context.Context, id backstay.PointID, pinned bool) error {
+	if err := f.enter(ctx, "Pin"); err != nil {
+		return err
+	}
+	p, err := f.point(id, backstay.SnapshotTier)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p.pinned = pinned
+	return nil
+}
+
+// KeepMap is mover.Keeps'.
+func (f *Fake) KeepMap(ctx context.Context, id backstay.PointID, progress mover.Progress) error {
+	if err := f.enter(ctx, "KeepMap"); err != nil {
+		return err
+	}
+	p, err := f.point(id, backstay.SnapshotTier)
+	if err != nil {
+		return nil
+	}
+	return f.end(ctx, p, progress)
 }
 
 func (f *Fake) report(ctx context.Context, phase string, progress mover.Progress) error {

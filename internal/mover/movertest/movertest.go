@@ -58,6 +58,7 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		"APointTakesRoomSomewhere":                testRoom,
 		"AdoptingNobodyChangesNothing":            testAdopt,
 		"WatchEndsWithItsContext":                 testWatch,
+		"APinnedPointStays":                       testKeeps,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })
 	}

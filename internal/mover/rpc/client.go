@@ -160,8 +160,19 @@ func (c *Client) Sweep(ctx context.Context, live []backstay.JobID) (mover.SweepR
 }
 
 // Release is mover.Snapshots'.
-func (c *Client) Release(ctx context.Context, vm backstay.VMID, progress mover.Progress) error {
-	_, err := call[none](ctx, c, "Release", vm, progress)
+func (c *Client) Release(ctx context.Context, vm backstay.VMID, progress mover.Progress) (mover.Released, error) {
+	return call[mover.Released](ctx, c, "Release", vm, progress)
+}
+
+// Pin is mover.Keeps'.
+func (c *Client) Pin(ctx context.Context, p backstay.PointID, pinned bool) error {
+	_, err := call[none, none](ctx, c, "Pin", pinWire{p, pinned}, nil)
+	return err
+}
+
+// KeepMap is mover.Keeps'.
+func (c *Client) KeepMap(ctx context.Context, p backstay.PointID, progress mover.Progress) error {
+	_, err := call[none](ctx, c, "KeepMap", p, progress)
 	return err
 }
 

@@ -71,6 +71,7 @@ func handler(base context.Context, m mover.Mover, log *slog.Logger, tm timing) h
 	handle(s, "Lost", func(ctx context.Context, places []mover.PointPlace, _ func(none)) (map[backstay.PointID]string, error) {
 		return m.Lost(ctx, places)
 	})
+	registerKeeps(s, m)
 	registerTransfers(s, m)
 	registerRestores(s, m)
 	registerRooms(s, m)
@@ -107,8 +108,17 @@ func registerSnapshots(s *side, m mover.Mover) {
 	handle(s, "Sweep", func(ctx context.Context, live []backstay.JobID, _ func(none)) (mover.SweepReport, error) {
 		return m.Sweep(ctx, live)
 	})
-	handle(s, "Release", func(ctx context.Context, vm backstay.VMID, progress func(mover.Report)) (none, error) {
-		return none{}, m.Release(ctx, vm, progress)
+	handle(s, "Release", func(ctx context.Context, vm backstay.VMID, progress func(mover.Report)) (mover.Released, error) {
+		return m.Release(ctx, vm, progress)
+	})
+}
+
+func registerKeeps(s *side, m mover.Mover) {
+	handle(s, "Pin", func(ctx context.Context, r pinWire, _ func(none)) (none, error) {
+		return none{}, m.Pin(ctx, r.Point, r.Pinned)
+	})
+	handle(s, "KeepMap", func(ctx context.Context, p backstay.PointID, progress func(mover.Report)) (none, error) {
+		return none{}, m.KeepMap(ctx, p, progress)
 	})
 }
 

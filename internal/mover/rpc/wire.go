@@ -104,6 +104,11 @@ func (w stageWire) request() mover.StageRequest {
 	return r
 }
 
+type pinWire struct {
+	Point  backstay.PointID
+	Pinned bool
+}
+
 type settleWire struct {
 	VM    backstay.VMID
 	Point backstay.PointID

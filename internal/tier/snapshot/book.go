@@ -30,6 +30,7 @@ type (
 const (
 	UserVM       = record.UserVM
 	UserTransfer = record.UserTransfer
+	UserMount    = record.UserMount
 )
 
 type (

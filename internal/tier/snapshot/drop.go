@@ -32,6 +32,9 @@ func (t *Tier) Drop(ctx context.Context, id backstay.PointID, progress Progress)
 	if p == nil {
 		return backstay.Errorf(backstay.CodeUnknownPoint, "no point %s in the snapshot tier of host %s", id, t.host)
 	}
+	if p.Pinned {
+		return inUse(id, "it is pinned")
+	}
 	if err := t.finishMerges(ctx, p.VM.UUID); err != nil {
 		return err
 	}
@@ -76,7 +79,7 @@ func (t *Tier) unmark(id backstay.PointID, cause error) error {
 				Do("see the cause; the next sweep or drop goes on with it")
 			return nil
 		}
-		p.State, p.StateReason = record.PointAvailable, ""
+		p.State, p.StateReason, p.Was = cmp.Or(p.Was, record.PointAvailable), "", ""
 		return b.PutPoint(p)
 	})
 	return errors.Join(cause, err)
@@ -89,11 +92,11 @@ func (t *Tier) mark(ctx context.Context, id backstay.PointID) error {
 	if err != nil {
 		return err
 	}
-	files := map[backstay.DiskTarget][]chainUse{}
-	if p := b.Points[id]; p != nil && p.State == record.PointAvailable {
+	seen := map[backstay.DiskTarget]surroundings{}
+	if p := b.Points[id]; p != nil && whole(p) {
 		for _, d := range p.Disks {
 			if l := b.Layers[d.Layer]; l != nil {
-				if files[d.Target], err = t.usesOf(ctx, b.around(l)...); err != nil {
+				if seen[d.Target], err = t.lookAt(ctx, b, l); err != nil {
 					return err
 				}
 			}
@@ -101,17 +104,25 @@ func (t *Tier) mark(ctx context.Context, id backstay.PointID) error {
 	}
 	return t.change(func(b *book) error {
 		p := b.Points[id]
-		if p == nil || p.State != record.PointAvailable {
+		if p == nil || !whole(p) {
 			return nil
 		}
+		if p.Pinned {
+			return inUse(id, "it is pinned")
+		}
 		for _, d := range p.Disks {
-			if _, err := b.planDrop(p, d.Target, files[d.Target]); err != nil {
+			if _, err := b.planDrop(p, d.Target, seen[d.Target]); err != nil {
 				return err
 			}
 		}
-		p.State, p.StateReason = record.PointDropping, "it is being dropped"
+		p.Was, p.State, p.StateReason = p.State, record.PointDropping, "it is being dropped"
 		return b.PutPoint(p)
 	})
+}
+
+// whole tells whether a point's layers hold it and nothing else.
+func whole(p *PointRecord) bool {
+	return p.State == record.PointAvailable || p.State == record.PointMap
 }
 
 // dropKind is what is to be done with one disk of a point that is dropped.
@@ -135,10 +146,34 @@ type dropPlan struct {
 	use   *chainUse
 }
 
-// planDrop decides what dropping the point means for one disk; uses are the
-// disks of VMs that have its layer in their chain. It refuses with
-// CodeLayerInUse.
-func (b *book) planDrop(p *PointRecord, target backstay.DiskTarget, uses []chainUse) (dropPlan, error) {
+// surroundings are what the records do not know of a layer and of what stands on it.
+type surroundings struct {
+	// uses are the disks of VMs that have one of them in their chain.
+	uses []chainUse
+	// unknown says which files stand on one of them without a record.
+	unknown []string
+	// fit is why the layer has no room for the one above it.
+	fit error
+}
+
+// lookAt looks at what may keep a layer from being merged or removed.
+func (t *Tier) lookAt(ctx context.Context, b *book, l *Layer) (s surroundings, err error) {
+	if s.uses, err = t.usesOf(ctx, b.around(l)...); err != nil {
+		return s, err
+	}
+	if s.unknown, err = t.unknownOn(ctx, b, b.around(l)...); err != nil {
+		return s, err
+	}
+	if above := b.Children(l.ID); len(above) == 1 {
+		s.fit = t.checkFit(ctx, l, above[0])
+	}
+	return s, nil
+}
+
+// planDrop decides what dropping the point means for one disk. It refuses with
+// CodeLayerInUse, or CodeNoSpace.
+func (b *book) planDrop(p *PointRecord, target backstay.DiskTarget, seen surroundings) (dropPlan, error) {
+	uses := seen.uses
 	l := b.Layers[p.LayerOf(target)]
 	if l == nil {
 		return dropPlan{}, nil
@@ -173,13 +208,19 @@ func (b *book) planDrop(p *PointRecord, target backstay.DiskTarget, uses []chain
 		return plan, inUse(p.ID, who...)
 	case len(children) == 0 && plan.use != nil:
 		return plan, inUse(p.ID, fmt.Sprintf("%s of VM %s, which backstay did not make, stands on %s", plan.use.active(), plan.use.vm.Name, l.File))
+	case len(children) == 0 && l.Bottom:
+		return plan, nil
+	case len(seen.unknown) > 0:
+		return plan, inUse(p.ID, seen.unknown...)
 	case len(children) == 0:
-		if !l.Bottom {
-			plan.kind = dropDelete
-		}
+		plan.kind = dropDelete
 		return plan, nil
 	}
-	return b.planMerge(p, plan, children[0])
+	plan, err := b.planMerge(p, plan, children[0])
+	if err == nil && plan.kind == dropMerge {
+		err = seen.fit
+	}
+	return plan, err
 }
 
 func (b *book) planMerge(p *PointRecord, plan dropPlan, child *Layer) (dropPlan, error) {
@@ -227,6 +268,9 @@ func usersInWords(l *Layer, uses []chainUse) []string {
 
 // dropDisk decides and does what dropping the point means for one disk.
 func (t *Tier) dropDisk(ctx context.Context, id backstay.PointID, target backstay.DiskTarget, progress Progress) error {
+	if err := t.saveMap(ctx, id, target); err != nil {
+		return err
+	}
 	plan, m, err := t.decide(ctx, id, target)
 	if err != nil {
 		return err
@@ -253,7 +297,7 @@ func (t *Tier) decide(ctx context.Context, id backstay.PointID, target backstay.
 	if p == nil || b.Layers[p.LayerOf(target)] == nil {
 		return plan, nil, nil
 	}
-	uses, err := t.usesOf(ctx, b.around(b.Layers[p.LayerOf(target)])...)
+	seen, err := t.lookAt(ctx, b, b.Layers[p.LayerOf(target)])
 	if err != nil {
 		return plan, nil, err
 	}
@@ -262,7 +306,7 @@ func (t *Tier) decide(ctx context.Context, id backstay.PointID, target backstay.
 		if p == nil {
 			return nil
 		}
-		if plan, err = b.planDrop(p, target, uses); err != nil || plan.kind != dropMerge {
+		if plan, err = b.planDrop(p, target, seen); err != nil || plan.kind != dropMerge {
 			return err
 		}
 		m = &mergeIntent{
@@ -308,13 +352,13 @@ func (t *Tier) deleteLeaf(id backstay.PointID, l *Layer) error {
 
 // Release ends the protection of a VM: its points are dropped from the oldest
 // up, so that each layer is moved once, and the VM is on its own file again.
-func (t *Tier) Release(ctx context.Context, vm backstay.VMID, progress Progress) error {
+func (t *Tier) Release(ctx context.Context, vm backstay.VMID, progress Progress) (notes []string, err error) {
 	if err := t.settleOthers(ctx, vm); err != nil {
-		return err
+		return nil, err
 	}
 	b, err := t.load()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var points []*PointRecord
 	for _, p := range b.Points {
@@ -325,15 +369,18 @@ func (t *Tier) Release(ctx context.Context, vm backstay.VMID, progress Progress)
 	slices.SortFunc(points, func(a, b *PointRecord) int { return cmp.Compare(a.ID, b.ID) })
 	for _, p := range points {
 		if err := t.Drop(ctx, p.ID, progress); err != nil {
-			return fmt.Errorf("release VM %s: %w", vm, err)
+			return nil, fmt.Errorf("release VM %s: %w", vm, err)
 		}
 	}
-	return t.forget(vm)
+	return nil, t.forget(vm)
 }
 
 // forget removes the records of layers of a VM that hold nothing any more.
 func (t *Tier) forget(vm backstay.VMID) error {
 	return t.change(func(b *book) error {
+		if err := b.RemoveMaps(vm, func(*record.ChangeMap) bool { return true }); err != nil {
+			return err
+		}
 		for _, l := range b.Layers {
 			if l.VM != vm {
 				continue

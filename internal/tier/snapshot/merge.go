@@ -129,7 +129,7 @@ func (t *Tier) commit(ctx context.Context, b *book, m *mergeIntent, again bool, 
 	if use.running() {
 		return t.commitLive(ctx, m, use, into, child, progress)
 	}
-	if err := t.commitFile(ctx, m, into, child); err != nil {
+	if err := t.commitFile(ctx, m, into, child, progress); err != nil {
 		return err
 	}
 	if use.active() != child.File {
@@ -150,7 +150,7 @@ func (t *Tier) commitLive(ctx context.Context, m *mergeIntent, use *chainUse, in
 	if progress == nil {
 		progress = func(int64, int64) {}
 	}
-	merge := hypervisor.Merge{Target: use.target, Top: child.File, Base: into.File}
+	merge := hypervisor.Merge{Target: use.target, Top: child.File, Base: into.File, Throttle: t.pace(use.vm.ID)}
 	if err := t.hv.MergeLive(ctx, use.vm.ID, merge, progress); err != nil {
 		return hypervisorError(err, "the layers of disk %s of %s cannot be merged", use.target, use.vm.Name)
 	}
@@ -174,7 +174,7 @@ func (t *Tier) seeOff(ctx context.Context, vm backstay.VMID, child *Layer) error
 
 // commitFile merges with the image tools; no running VM has the files open, and
 // QEMU's locks see to it.
-func (t *Tier) commitFile(ctx context.Context, m *mergeIntent, into, child *Layer) error {
+func (t *Tier) commitFile(ctx context.Context, m *mergeIntent, into, child *Layer, progress Progress) error {
 	info, err := t.images.Info(ctx, child.File)
 	if err != nil {
 		return fmt.Errorf("look at layer: %w", err)
@@ -182,7 +182,7 @@ func (t *Tier) commitFile(ctx context.Context, m *mergeIntent, into, child *Laye
 	if info.Backing != into.File {
 		return fmt.Errorf("merge layers: %s stands on %q and not on %s as recorded", child.File, info.Backing, into.File)
 	}
-	if err := t.images.Commit(ctx, imageOf(child), hypervisor.CommitOptions{}); err != nil {
+	if err := t.images.Commit(ctx, imageOf(child), hypervisor.CommitOptions{Throttle: t.pace(m.VM), Progress: progress}); err != nil {
 		return fmt.Errorf("merge %s: %w", child.File, err)
 	}
 	if m.Committed, err = record.StampOf(child.File); err != nil {
@@ -214,7 +214,7 @@ func (t *Tier) commitUnused(ctx context.Context, b *book, m *mergeIntent, again 
 		return backstay.Errorf(backstay.CodeLayerInUse, "the merge of %s into %s was cut off and its VM is gone", child.File, into.File).
 			Do("both files are kept; see with `qemu-img compare` which one you need")
 	}
-	return t.commitFile(ctx, m, into, child)
+	return t.commitFile(ctx, m, into, child, nil)
 }
 
 // rebaseAbove lets what stood on Child stand on Into. A running hypervisor has

@@ -26,6 +26,9 @@ type Request struct {
 	Point backstay.PointID
 	VM    backstay.VMID
 	Disks []backstay.DiskTarget
+	// Depth is the most points that a disk's chain may hold with the new one; 0
+	// means backstay.MaxDepth.
+	Depth int
 }
 
 // Prepared is what was made ready: overlays that exist and that nobody uses.
@@ -183,6 +186,9 @@ func (t *Tier) begin(r Request, domain hypervisor.Domain, disks []backstay.Disk)
 	err := t.change(func(b *book) error {
 		if b.Points[r.Point] != nil {
 			return fmt.Errorf("point %s is recorded already", r.Point)
+		}
+		if err := b.checkDepth(&domain, disks, r.Depth); err != nil {
+			return err
 		}
 		for _, d := range disks {
 			if err := errors.Join(b.Remember(filepath.Dir(d.Source)), record.Reserve(filepath.Dir(d.Source))); err != nil {

@@ -38,9 +38,12 @@ type Options struct {
 	// StateDir is a folder of this host's own, in which the folders that hold
 	// records are remembered.
 	StateDir string
-	Host     backstay.HostName
-	Log      *slog.Logger
-	Now      func() time.Time
+	// Pace tells for a VM how fast its layers may be merged and copied; nil means
+	// without limit. It is called once for each merge.
+	Pace func(backstay.VMID) hypervisor.Throttle
+	Host backstay.HostName
+	Log  *slog.Logger
+	Now  func() time.Time
 }
 
 // Tier is the snapshot tier of one host. Its methods may be called
@@ -51,6 +54,7 @@ type Tier struct {
 	images  hypervisor.Images
 	keys    keyring.Keyring
 	records *record.Store
+	pace    func(backstay.VMID) hypervisor.Throttle
 	host    backstay.HostName
 	log     *slog.Logger
 	now     func() time.Time
@@ -70,6 +74,9 @@ func New(o Options) (*Tier, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.Pace == nil {
+		o.Pace = func(backstay.VMID) hypervisor.Throttle { return nil }
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -78,7 +85,7 @@ func New(o Options) (*Tier, error) {
 		return nil, err
 	}
 	return &Tier{
-		hv: o.Hypervisor, images: o.Images, keys: o.Keyring, records: records,
+		hv: o.Hypervisor, images: o.Images, keys: o.Keyring, pace: o.Pace, records: records,
 		host: o.Host, log: o.Log, now: o.Now, reading: map[string]int{},
 	}, nil
 }

@@ -232,7 +232,8 @@ func TestPointsKeepTheirContentWhileOthersAreDropped(t *testing.T) {
 	must(t, l.hv.Start(l.ctx, l.vm))
 	l.intact("after a new start")
 	l.write()
-	must(t, l.tier.Release(l.ctx, l.vm, nil))
+	_, err := l.tier.Release(l.ctx, l.vm, nil)
+	must(t, err)
 	l.intact("after the release")
 	if got := l.files(); len(got) != 2 {
 		t.Errorf("after the release there are %v", got)

@@ -304,7 +304,7 @@ func TestReleasePutsTheVMOnItsOwnFiles(t *testing.T) {
 			w.take()
 		}
 		seen := w.guest()
-		must(t, w.tier.Release(background, vmID, nil))
+		w.release()
 		if w.active() != "vda.raw vdb.qcow2" || w.guest() != seen {
 			t.Errorf("running=%v: VM is on %s, content kept: %v", running, w.active(), w.guest() == seen)
 		}
@@ -478,7 +478,7 @@ func TestAFullFileSystemIsFreedByDroppingAPoint(t *testing.T) {
 	if _, err := os.Stat(reserved); err != nil {
 		t.Errorf("it is not reserved again: %v", err)
 	}
-	must(t, w.tier.Release(background, vmID, nil))
+	w.release()
 	if _, err := os.Stat(reserved); err == nil {
 		t.Error("the reserve outlives the protection")
 	}

@@ -96,6 +96,11 @@ func (t *Tier) Sweep(ctx context.Context, o SweepOptions) (Swept, error) {
 		}
 		errs = append(errs, o.locked(ctx, p.VM.UUID, func() error { return t.sweepDrop(ctx, p.ID, &s) }))
 	}
+	for _, p := range b.Points {
+		if p.State == record.PointMap && p.ID < b.newestVaulted(p.VM.UUID) {
+			errs = append(errs, o.locked(ctx, p.VM.UUID, func() error { return t.dropMaps(ctx, p.VM.UUID, nil) }))
+		}
+	}
 	errs = append(errs, t.sweepUsers(ctx, o.Live), t.sweepTemps(&s))
 	return s, errors.Join(errs...)
 }
@@ -171,7 +176,7 @@ func (t *Tier) sweepUsers(ctx context.Context, live []backstay.JobID) error {
 		switch {
 		case slices.Contains(live, u.Job):
 			return false
-		case u.Kind == UserTransfer:
+		case u.Kind != UserVM:
 			return !t.isReading(u.ID)
 		}
 		return goneVM(u, here)

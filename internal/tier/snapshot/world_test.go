@@ -228,6 +228,13 @@ func (w *world) sweep() Swept {
 	return s
 }
 
+func (w *world) release() []string {
+	w.t.Helper()
+	notes, err := w.tier.Release(context.Background(), vmID, nil)
+	must(w.t, err)
+	return notes
+}
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {

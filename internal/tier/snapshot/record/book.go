@@ -116,7 +116,7 @@ func (b *Book) ParentOf(p *Point) backstay.PointID {
 		for _, l := range chain[min(1, len(chain)):] {
 			for _, id := range slices.Backward(l.Points) {
 				below := b.Points[id]
-				if below != nil && below.State == PointAvailable && below.VM.UUID == p.VM.UUID {
+				if below != nil && (below.State == PointAvailable || below.State == PointMap) && below.VM.UUID == p.VM.UUID {
 					return id
 				}
 			}
@@ -129,11 +129,18 @@ func (b *Book) ParentOf(p *Point) backstay.PointID {
 func (b *Book) Unusable(p *Point) string {
 	switch p.State {
 	case PointAvailable:
+	case PointMap:
+		return "it has left the snapshot tier; only its change map is kept"
 	case PointDropping:
 		return "it is being dropped"
 	default:
 		return p.StateReason
 	}
+	return b.Damage(p)
+}
+
+// Damage says what of a point's layers is missing or not what it was, or "".
+func (b *Book) Damage(p *Point) string {
 	for _, d := range p.Disks {
 		if d.Layer == "" {
 			continue

@@ -20,6 +20,7 @@ const (
 	layerFolder  = "layers"
 	pointFolder  = "points"
 	intentFolder = "intents"
+	mapFolder    = "changes"
 	tempPrefix   = ".new-" // of a record that is being written
 )
 

@@ -56,6 +56,7 @@ type UserKind string
 const (
 	UserVM       UserKind = "vm"       // a VM restored from the layer without copying
 	UserTransfer UserKind = "transfer" // a job that reads the layer
+	UserMount    UserKind = "mount"    // a session that shows the layer's content to somebody
 )
 
 // User is something other than the layer's own VM that needs the layer as it is.
@@ -82,17 +83,26 @@ const (
 	// PointDropping: a merge has begun or will; its layers may hold more than
 	// the point, and it is never offered again.
 	PointDropping PointState = "dropping"
+	// PointMap: it is in a vault, and of it only what the next change map is
+	// relative to is left; it is never offered again.
+	PointMap PointState = "map"
 	// PointBroken: a VM wrote to a layer after it was frozen.
 	PointBroken PointState = "broken"
 )
 
 // Point is the record of one snapshot-tier point.
 type Point struct {
-	Version     int                  `json:"version"`
-	ID          backstay.PointID     `json:"id"`
-	Job         backstay.JobID       `json:"job"`
-	State       PointState           `json:"state"`
-	StateReason string               `json:"stateReason,omitempty"`
+	Version     int              `json:"version"`
+	ID          backstay.PointID `json:"id"`
+	Job         backstay.JobID   `json:"job"`
+	State       PointState       `json:"state"`
+	StateReason string           `json:"stateReason,omitempty"`
+	// Was is the state before PointDropping: a refusal takes it back.
+	Was PointState `json:"was,omitempty"`
+	// Pinned: it stays whatever is asked of it, until it is unpinned.
+	Pinned bool `json:"pinned,omitempty"`
+	// Vaulted: it was seen to be in its vault.
+	Vaulted     bool                 `json:"vaulted,omitempty"`
 	Time        time.Time            `json:"time"`
 	VM          backstay.VMRef       `json:"vm"`
 	Consistency backstay.Consistency `json:"consistency"`

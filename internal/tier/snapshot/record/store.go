@@ -135,7 +135,7 @@ func (s *Store) RemoveTemps() (removed []string, err error) {
 		return nil, err
 	}
 	for _, folder := range folders {
-		for _, sub := range []string{layerFolder, pointFolder} {
+		for _, sub := range []string{layerFolder, pointFolder, mapFolder} {
 			gone, err := removeTemps(filepath.Join(folder, Folder, sub))
 			removed = append(removed, gone...)
 			if err != nil {
