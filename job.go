@@ -141,6 +141,8 @@ type Job struct {
 	Stats          JobStats  `json:"stats"`
 	// Retries is the job that this one repeats, if any.
 	Retries JobID `json:"retries,omitempty"`
+	// Urgent: the job goes ahead of all others and takes no slot of its host.
+	Urgent bool `json:"urgent,omitempty"`
 	// Waiting says what a queued job waits for.
 	Waiting string `json:"waiting,omitempty"`
 }

@@ -39,6 +39,15 @@ type RestoreParams struct {
 type ExpireParams struct {
 	VM    VMID    `json:"vm"`
 	Point PointID `json:"point,omitempty"`
+	// Device asks for room instead: points of the VM leave the snapshot tier, oldest
+	// first, until the file system has its floor again. Host is where that is.
+	// Passed are VMs whose turn it would be, and whose points were found not to go.
+	Device string   `json:"device,omitempty"`
+	Host   HostName `json:"host,omitempty"`
+	Passed []VMID   `json:"passed,omitempty"`
+	// Release asks to end the VM's protection on its host: all its layers are
+	// merged, and it is on its own files again.
+	Release bool `json:"release,omitempty"`
 }
 
 // VerifyParams ask to read a whole point and compute the SHA-256 of its disks.

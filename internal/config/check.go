@@ -113,6 +113,9 @@ func (c *Config) checkHosts(d *document) error {
 			return d.bad(at+".mover", fmt.Sprintf("mover %q is not the address of a mover", h.Mover),
 				"movers are reached over a unix socket with an absolute path", "use `unix:///run/backstay/mover.sock`")
 		}
+		if _, err := h.Layers.Floor.Of(1 << 40); err != nil {
+			return d.bad(d.deepest(at, "layers.floor"), fmt.Sprintf("the floor %q of host %q cannot be held", h.Layers.Floor, h.Name), err.Error(), "use a size such as `10GiB` or a part such as `5%`")
+		}
 		seen[h.Name] = true
 	}
 	return nil

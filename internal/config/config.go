@@ -51,6 +51,16 @@ type Host struct {
 	Libvirt string `yaml:"libvirt"`
 	// Mover is where another process's mover listens: unix:///path.
 	Mover string `yaml:"mover"`
+	// Layers says how the room beside the disks is watched over.
+	Layers Layers `yaml:"layers"`
+}
+
+// Layers are the rules for a host's layers.
+type Layers struct {
+	// Floor is how much must stay free on each file system with layers, beside
+	// what the largest merge needs: a size such as 10GiB, or a part such as 5%.
+	// Empty means 5%, at least 2GiB and at most a quarter.
+	Floor Floor `yaml:"floor"`
 }
 
 // Jobs limits how many jobs run at once; more wait in the queue.

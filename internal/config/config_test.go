@@ -59,7 +59,7 @@ func TestBadSamplesAreRefusedWithLineAndHint(t *testing.T) {
 func TestTheSampleThatInitWritesReadsBackAsItself(t *testing.T) {
 	odd := Default()
 	odd.Region, odd.Data = "on", "/srv/with: colon # and hash"
-	odd.Hosts = append(odd.Hosts, Host{Name: "east", Mover: "unix:///run/backstay/east.sock"})
+	odd.Hosts = append(odd.Hosts, Host{Name: "east", Mover: "unix:///run/backstay/east.sock", Layers: Layers{Floor: "12.5%"}})
 	for _, want := range []Config{Default(), odd} {
 		got, err := Parse("sample", []byte(Sample(want)))
 		if err != nil {

@@ -35,6 +35,10 @@ func Sample(c Config) string {
 		} else {
 			p("    mover: %s", scalar(h.Mover))
 		}
+		if h.Layers.Floor != "" {
+			p("    layers:")
+			p("      floor: %s", scalar(string(h.Layers.Floor)))
+		}
 	}
 	p("")
 	p("# How many jobs may run at once on a host and in a vault; more wait in the queue.")

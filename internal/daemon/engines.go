@@ -50,7 +50,7 @@ func newEngines(r *region) *engines {
 			NewUUID: func() backstay.VMID { return backstay.VMID(uuid.NewString()) }, NewMAC: newMAC,
 		},
 		expire: &expire.Runner{
-			Catalog: r.catalog, Mover: r.hosts.mover, Now: utcNow,
+			Catalog: r.catalog, Mover: r.hosts.mover, Now: utcNow, Floor: r.rooms.floor,
 			Vault: func(ctx context.Context, name backstay.VaultName) (expire.Vault, error) {
 				v, err := r.vaults.openToWrite(ctx, name)
 				return dropping{Vault: v, vaults: r.vaults, name: name}, err

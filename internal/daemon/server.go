@@ -42,6 +42,7 @@ type region struct {
 	vaults  *vaults
 	queue   *job.Queue
 	engines *engines
+	rooms   *rooms
 	metrics *prometheus.Registry
 	// owned are closed at the end, the last first.
 	owned []func() error
@@ -112,6 +113,7 @@ func (r *region) open(ctx context.Context) error {
 	if err := r.forgetHosts(ctx); err != nil {
 		return err
 	}
+	r.rooms = newRooms(r)
 	r.engines = newEngines(r)
 	r.queue, err = job.New(r.engines.queueOptions(r))
 	return err
@@ -246,6 +248,9 @@ func (r *region) startJobs(ctx context.Context) {
 	r.tasks.Go(func() { r.engines.schedule(ctx) })
 	r.tasks.Go(func() { r.scheduleVerify(ctx) })
 	r.tasks.Go(func() { r.scheduleReclaim(ctx) })
+	for name := range r.hosts.movers {
+		r.tasks.Go(func() { r.rooms.watch(ctx, name) })
+	}
 }
 
 func (r *region) close() {

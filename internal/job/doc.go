@@ -50,7 +50,8 @@
 //
 // # Who goes first
 //
-// Oldest first. One job at a time may change one VM, and a job waits behind an
+// Oldest first, but urgent ones before all others, and without a slot: the room
+// that they give back is what a guest waits for. One job at a time may change one VM, and a job waits behind an
 // older one that waits for the same VM. A job may let go of its VMs before it
 // ends (LongRun.FreeVMs): a backup does once its snapshot is recorded. A job that
 // wants to be alone (Request.Alone) is refused rather than queued while another

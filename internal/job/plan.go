@@ -2,6 +2,7 @@ package job
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	backstay "github.com/backstay/backstay"
@@ -28,7 +29,17 @@ func plan(active []catalog.JobRecord, limits Limits, canRun func(backstay.JobKin
 		}
 	}
 	var decisions []decision
-	for _, j := range active {
+	urgentFirst := slices.Clone(active)
+	slices.SortStableFunc(urgentFirst, func(a, b catalog.JobRecord) int {
+		switch {
+		case a.Urgent == b.Urgent:
+			return 0
+		case a.Urgent:
+			return -1
+		}
+		return 1
+	})
+	for _, j := range urgentFirst {
 		if j.Job.State == backstay.JobQueued {
 			decisions = append(decisions, decision{j, p.decide(j, canRun(j.Kind))})
 		}
@@ -90,6 +101,9 @@ type slot struct {
 }
 
 func (p *planner) slotsOf(j catalog.JobRecord) []slot {
+	if j.Urgent {
+		return nil
+	}
 	var slots []slot
 	if j.Host != "" {
 		slots = append(slots, slot{"on host " + string(j.Host), p.limits.PerHost})

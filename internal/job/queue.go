@@ -133,6 +133,8 @@ type Request struct {
 	// Alone: refuse with CodeConflict, rather than queue, while another job of the
 	// kind has one of the VMs or waits for it.
 	Alone bool
+	// Urgent jobs go ahead of all queued ones, and need no slot.
+	Urgent bool
 }
 
 // New makes a queue. It starts nothing: until Start, jobs can be submitted,
@@ -177,7 +179,7 @@ func (q *Queue) Submit(ctx context.Context, r Request) (backstay.Job, error) {
 	rec := catalog.JobRecord{
 		Job: backstay.Job{
 			ID: id, Kind: r.Kind, State: backstay.JobQueued, Target: r.Target, Point: r.Point, Region: q.opts.Region,
-			User: r.User, Created: now, Tasks: []backstay.Task{}, Warnings: []string{}, Retries: r.Retries,
+			User: r.User, Urgent: r.Urgent, Created: now, Tasks: []backstay.Task{}, Warnings: []string{}, Retries: r.Retries,
 		},
 		Params: params, VMs: r.VMs, Host: r.Host, Vault: r.Vault,
 	}

@@ -22,6 +22,8 @@ type JobRequest struct {
 	// Alone: refused with CodeConflict while another job of the kind has one of the
 	// VMs or waits for it.
 	Alone bool
+	// Urgent jobs go ahead of all queued ones, and need no slot.
+	Urgent bool
 }
 
 // JobQueue is what the server needs of the queue of jobs. All methods may be

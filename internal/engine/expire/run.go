@@ -28,12 +28,21 @@ type Runner struct {
 	Catalog *catalog.Catalog
 	Mover   func(backstay.HostName) (mover.Mover, error)
 	Vault   func(context.Context, backstay.VaultName) (Vault, error)
-	Now     func() time.Time
+	// Floor is how much must stay free on a file system of a host, in bytes.
+	Floor func(backstay.HostName, backstay.Room) int64
+	Now   func() time.Time
 }
 
 // Run drops what the VM's policy no longer keeps or, with params.Point, that
-// point from both tiers.
+// point from both tiers; with params.Device it makes room, and with
+// params.Release it puts the VM back on its own files.
 func (r *Runner) Run(ctx context.Context, run backstay.Run, params backstay.ExpireParams) error {
+	switch {
+	case params.Device != "":
+		return r.makeRoom(ctx, run, params)
+	case params.Release:
+		return r.release(ctx, run, params)
+	}
 	var verdicts []Verdict
 	err := run.Step(ctx, "plan", func(ctx context.Context) error {
 		var err error

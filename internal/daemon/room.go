@@ -1,0 +1,337 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/engine/expire"
+	"github.com/backstay/backstay/internal/job"
+)
+
+// How often the room beside the disks is looked at: seldom while nothing grows,
+// and the more often the sooner the floor would be reached.
+const (
+	calmLook = 5 * time.Second
+	busyLook = 250 * time.Millisecond
+	idleLook = 15 * time.Second // no VM has layers
+	// headStart is the growth that an expiry must be ahead of: until its job runs
+	// and its first merge is done.
+	headStart = 4 * time.Second
+	// stuckAfter is how long an urgent expiry waits for a backup that has the VM
+	// before the backup is cancelled (I12).
+	stuckAfter = 10 * time.Second
+	// alarmAgain is the time between two alarms that say the same.
+	alarmAgain = 10 * time.Minute
+)
+
+// rooms watches over the room that layers take on the hosts, so that no guest
+// meets a full file system while there are layers to give back (I12).
+type rooms struct {
+	*region
+
+	mu    sync.Mutex
+	seen  map[backstay.HostName][]backstay.Room // guarded by mu: as last seen
+	alarm map[string]time.Time                  // guarded by mu: when what was last told
+	tries map[string]try                        // guarded by mu: the last urgent expiry of each VM
+}
+
+// try is an urgent expiry, and what was free when it was queued.
+type try struct {
+	at   time.Time
+	free int64
+}
+
+// pass is how long a VM is passed over whose expiry gave nothing back.
+const pass = time.Minute
+
+func newRooms(r *region) *rooms {
+	return &rooms{region: r, seen: map[backstay.HostName][]backstay.Room{}, alarm: map[string]time.Time{}, tries: map[string]try{}}
+}
+
+// Rooms implements server.Rooms.
+func (w *rooms) Rooms(host backstay.HostName) []backstay.Room {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.seen[host])
+}
+
+// floor is how much must stay free on a file system of a host: what the
+// configuration says, and on top of it what the largest merge may take before it
+// gives room back; else the room could be too little to make room.
+func (w *rooms) floor(host backstay.HostName, room backstay.Room) int64 {
+	for _, h := range w.config.Hosts {
+		if h.Name == host {
+			if floor, err := h.Layers.Floor.Of(room.Total); err == nil {
+				return floor + room.Merge
+			}
+		}
+	}
+	return backstay.DefaultFloor(room.Total) + room.Merge
+}
+
+// watch looks after one host until ctx ends.
+func (w *rooms) watch(ctx context.Context, host backstay.HostName) {
+	for {
+		next, err := w.look(ctx, host)
+		if err != nil && ctx.Err() == nil {
+			if !backstay.IsCode(err, backstay.CodeHostAway) {
+				w.tell(host, "look", "the room beside the disks cannot be watched", "error", err)
+			}
+			next = calmLook
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(next):
+		}
+	}
+}
+
+// look measures the host's file systems once and acts; it returns when to look
+// again.
+func (w *rooms) look(ctx context.Context, host backstay.HostName) (next time.Duration, err error) {
+	m, err := w.hosts.mover(host)
+	if err != nil {
+		return 0, err
+	}
+	// A mover that hangs is one that is away: the others have watchers of their own.
+	asked, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	now, err := m.Room(asked)
+	if err != nil {
+		return 0, err
+	}
+	before := w.Rooms(host)
+	next = idleLook
+	var errs []error
+	for i := range now {
+		room := &now[i]
+		room.Host, room.Floor = host, w.floor(host, *room)
+		room.PerSecond = fills(before, *room)
+		if err := w.act(ctx, room); err != nil {
+			errs = append(errs, err)
+		}
+		next = min(next, lookAgain(*room))
+	}
+	w.mu.Lock()
+	w.seen[host] = now
+	w.mu.Unlock()
+	return next, errors.Join(errs...)
+}
+
+// fills estimates how fast a file system fills, in bytes a second: at least half
+// of what it was, so that one quiet moment does not hide a stream.
+func fills(before []backstay.Room, now backstay.Room) int64 {
+	for _, then := range before {
+		if then.Device != now.Device || !now.Seen.After(then.Seen) {
+			continue
+		}
+		rate := float64(then.Free-now.Free) / now.Seen.Sub(then.Seen).Seconds()
+		return max(0, int64(rate), then.PerSecond/2)
+	}
+	return 0
+}
+
+// lookAgain is a quarter of the time in which the floor would be reached.
+func lookAgain(room backstay.Room) time.Duration {
+	switch {
+	case len(room.VMs) == 0:
+		return idleLook
+	case room.Low():
+		return time.Second
+	case room.PerSecond == 0:
+		return calmLook
+	}
+	left := float64(room.Free-room.Floor) / float64(room.PerSecond)
+	if left > 4*calmLook.Seconds() {
+		return calmLook
+	}
+	return max(busyLook, time.Duration(left/4*float64(time.Second)))
+}
+
+// act keeps the floor of one file system, and lets VMs go on that found it full.
+func (w *rooms) act(ctx context.Context, room *backstay.Room) error {
+	err := w.resume(ctx, room)
+	ahead := *room
+	ahead.Free -= room.PerSecond * int64(headStart/time.Second)
+	if !ahead.Low() {
+		return err
+	}
+	plan, planErr := w.engines.expire.PlanRoom(ctx, *room)
+	if planErr != nil {
+		return errors.Join(err, planErr)
+	}
+	passed := w.passedOver(room)
+	first := slices.IndexFunc(plan, func(c expire.Candidate) bool { return c.Free() && !slices.Contains(passed, c.VM.UUID) })
+	if first >= 0 {
+		return errors.Join(err, w.expire(ctx, room, plan[first].VM, passed))
+	}
+	return errors.Join(err, w.nothingGoes(ctx, room, plan))
+}
+
+// passedOver returns the VMs whose last expiry gave nothing back.
+func (w *rooms) passedOver(room *backstay.Room) []backstay.VMID {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var passed []backstay.VMID
+	for _, vm := range room.VMs {
+		last, ok := w.tries[room.Device+" "+string(vm.VM.UUID)]
+		if ok && time.Since(last.at) < pass && time.Since(last.at) > headStart && room.Free <= last.free {
+			passed = append(passed, vm.VM.UUID)
+		}
+	}
+	return passed
+}
+
+// expire queues an urgent expiry of the VM whose turn it is, unless one is under
+// way on the file system. One that waits too long for a backup has it cancelled.
+func (w *rooms) expire(ctx context.Context, room *backstay.Room, vm backstay.VMRef, passed []backstay.VMID) error {
+	vm.Host = room.Host
+	active, err := w.catalog.Jobs.ListJobs(ctx, 0, backstay.JobQueued, backstay.JobRunning, backstay.JobCancelling)
+	if err != nil {
+		return fmt.Errorf("list jobs: %w", err)
+	}
+	for _, j := range active {
+		if j.Kind != backstay.JobExpire || !j.Urgent || !slices.Contains(j.VMs, vm.UUID) {
+			continue
+		}
+		if j.Job.State == backstay.JobQueued && time.Since(j.Created) > stuckAfter {
+			for _, other := range active {
+				if other.Kind == backstay.JobBackup && other.Job.State == backstay.JobRunning && !other.VMsFree && slices.Contains(other.VMs, vm.UUID) {
+					return w.cancel(ctx, room, other.ID)
+				}
+			}
+		}
+		return nil
+	}
+	made, err := w.queue.Submit(ctx, job.Request{
+		Kind: backstay.JobExpire, Target: target(vm), User: scheduler, Urgent: true,
+		Params: backstay.ExpireParams{VM: vm.UUID, Device: room.Device, Host: room.Host, Passed: passed}, VMs: []backstay.VMID{vm.UUID}, Host: room.Host,
+	})
+	if err == nil {
+		w.mu.Lock()
+		w.tries[room.Device+" "+string(vm.UUID)] = try{time.Now(), room.Free}
+		w.mu.Unlock()
+		w.tell(room.Host, "low "+room.Device, "there is too little room beside the disks: points leave the snapshot tier before their time", "job", made.ID,
+			"folder", room.Folder, "freeMiB", room.Free>>20, "floorMiB", room.Floor>>20)
+	}
+	return err
+}
+
+// nothingGoes ends the transfers that hold points, and where none does raises an
+// alarm that says how much room is left and for how long.
+func (w *rooms) nothingGoes(ctx context.Context, room *backstay.Room, plan []expire.Candidate) error {
+	for _, c := range plan {
+		if len(c.Held) > 0 || len(c.Transfers) == 0 {
+			continue
+		}
+		var errs []error
+		for _, id := range c.Transfers {
+			errs = append(errs, w.cancel(ctx, room, id))
+		}
+		return errors.Join(errs...)
+	}
+	room.Warning = fmt.Sprintf("%s has %d MiB free of the %d MiB that must stay free, and backstay holds no layers there that could go", room.Folder, room.Free>>20, room.Floor>>20)
+	if who := expire.Holders(plan); who != "" {
+		room.Warning = fmt.Sprintf("%s has %d MiB free of the %d MiB that must stay free, and no point can go: %s", room.Folder, room.Free>>20, room.Floor>>20, who)
+	}
+	if room.PerSecond > 0 {
+		until := room.Seen.Add(time.Duration(float64(room.Free) / float64(room.PerSecond) * float64(time.Second)))
+		room.Warning += fmt.Sprintf("; at this rate it is full at %s", until.Format(time.RFC3339))
+	}
+	w.tell(room.Host, "stuck "+room.Device, "the floor cannot be held", "warning", room.Warning)
+	return nil
+}
+
+// cancel ends a transfer that holds layers which a guest needs the room of: its
+// point stays in the snapshot tier until it goes too, and a later run carries
+// what is new (I12).
+func (w *rooms) cancel(ctx context.Context, room *backstay.Room, id backstay.JobID) error {
+	_, err := w.queue.Cancel(ctx, id)
+	if backstay.IsCode(err, backstay.CodeJobEnded) || backstay.IsCode(err, backstay.CodeUnknownJob) {
+		return nil
+	}
+	if err == nil {
+		w.tell(room.Host, "cancel "+string(id), "a job is cancelled since it holds layers that must go: there is too little room beside the disks", "job", id)
+	}
+	return err
+}
+
+// resume lets VMs go on that QEMU paused when they found the file system full,
+// once a quarter of its floor is free again. One that a full file system cannot
+// have stopped is left alone: its disk has another fault.
+func (w *rooms) resume(ctx context.Context, room *backstay.Room) error {
+	enough := max(room.Floor/4, 16<<20)
+	for _, vm := range room.VMs {
+		if !vm.Stalled {
+			continue
+		}
+		key := "stalled " + string(vm.VM.UUID)
+		if room.Free < enough {
+			w.remember(room.Host, key)
+			w.tell(room.Host, key+" told", "a VM stands still: the file system of its layers is full", "vm", vm.VM.Name, "folder", room.Folder, "freeMiB", room.Free>>20)
+			continue
+		}
+		if !w.forget(room.Host, key) {
+			continue
+		}
+		m, err := w.hosts.mover(room.Host)
+		if err != nil {
+			return err
+		}
+		was, err := m.Unstall(ctx, vm.VM.UUID)
+		if err != nil {
+			w.remember(room.Host, key)
+			return err
+		}
+		if was {
+			w.log.Warn("a VM that stood still for want of room goes on", "host", room.Host, "vm", vm.VM.Name, "freeMiB", room.Free>>20)
+			w.audit(room.Host, "resume after a full file system", vm.VM.Name)
+		}
+	}
+	return nil
+}
+
+func (w *rooms) remember(host backstay.HostName, key string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.alarm[string(host)+" "+key] = time.Now()
+}
+
+func (w *rooms) forget(host backstay.HostName, key string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, ok := w.alarm[string(host)+" "+key]
+	delete(w.alarm, string(host)+" "+key)
+	return ok
+}
+
+// tell says something in the log and the audit log, and not again too soon.
+func (w *rooms) tell(host backstay.HostName, key, what string, args ...any) {
+	w.mu.Lock()
+	last, told := w.alarm[string(host)+" "+key]
+	quiet := told && time.Since(last) < alarmAgain
+	if !quiet {
+		w.alarm[string(host)+" "+key] = time.Now()
+	}
+	w.mu.Unlock()
+	if quiet {
+		return
+	}
+	w.log.Warn(what, append([]any{"host", host}, args...)...)
+	w.audit(host, what, fmt.Sprint(args...))
+}
+
+func (w *rooms) audit(host backstay.HostName, what, about string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	entry := backstay.AuditEntry{Time: utcNow(), User: scheduler, Action: what, Target: string(host), Outcome: about}
+	if err := w.catalog.Audit.Append(ctx, entry); err != nil {
+		w.log.Error("audit entry lost", "error", err, "action", what)
+	}
+}

@@ -1,0 +1,192 @@
+package expire
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/catalog/sqlite"
+	"github.com/backstay/backstay/internal/mover"
+)
+
+// tight is a host whose file system is short of room, and a job on it. Each
+// point that is dropped gives back 10 bytes.
+type tight struct {
+	mover.Mover
+	room    backstay.Room
+	points  []mover.Taken
+	inUse   []backstay.PointID
+	dropped []backstay.PointID
+	kept    []backstay.PointID
+
+	job      backstay.Job
+	saved    json.RawMessage
+	warnings []string
+	released error
+}
+
+func (w *tight) Room(context.Context) ([]backstay.Room, error) { return []backstay.Room{w.room}, nil }
+func (w *tight) Points(context.Context) ([]mover.Taken, error) { return w.points, nil }
+func (w *tight) VMs(context.Context) ([]backstay.VM, error) {
+	return []backstay.VM{{ID: "u1", Name: "one", Disks: []backstay.Disk{{Target: "vda", Device: "disk", Source: "/vms/one.qcow2"}}}}, nil
+}
+
+func (w *tight) DropPoint(_ context.Context, id backstay.PointID, _ mover.Progress) error {
+	if slices.Contains(w.inUse, id) {
+		return backstay.Errorf(backstay.CodeLayerInUse, "point %s cannot be dropped", id)
+	}
+	w.dropped = append(w.dropped, id)
+	w.room.Free += 10
+	for i := range w.room.VMs {
+		w.room.VMs[i].Points = slices.DeleteFunc(w.room.VMs[i].Points, func(p backstay.RoomPoint) bool { return p.Point == id })
+	}
+	return nil
+}
+
+func (w *tight) Job() backstay.Job { return w.job }
+func (w *tight) Step(ctx context.Context, _ string, fn func(context.Context) error) error {
+	return fn(ctx)
+}
+func (w *tight) Progress(int64, int64) {}
+func (w *tight) Load(v any) (bool, error) {
+	return len(w.saved) > 0, json.Unmarshal(append([]byte{}, orNull(w.saved)...), v)
+}
+func (w *tight) Save(v any) (err error)                  { w.saved, err = json.Marshal(v); return err }
+func (w *tight) Warn(s string) error                     { w.warnings = append(w.warnings, s); return nil }
+func (w *tight) Update(change func(*backstay.Job)) error { change(&w.job); return nil }
+
+func orNull(b []byte) []byte {
+	if len(b) == 0 {
+		return []byte("null")
+	}
+	return b
+}
+
+var began = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// crowded has two VMs: one with a b c, of which b is in no vault; two with x y.
+// They were taken in the order a x b c y.
+func crowded(t *testing.T) (*tight, *Runner) {
+	c, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "catalog.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	w := &tight{room: backstay.Room{Device: "8:1", Folder: "/vms", Free: 100, Total: 1000, VMs: []backstay.RoomVM{
+		{VM: backstay.VMRef{Name: "one", UUID: "u1"}}, {VM: backstay.VMRef{Name: "two", UUID: "u2"}},
+	}}}
+	for i, id := range strings.Split("a x b c y", " ") {
+		vm := 0
+		if id == "x" || id == "y" {
+			vm = 1
+		}
+		at := began.Add(time.Duration(i) * time.Hour)
+		w.room.VMs[vm].Points = append(w.room.VMs[vm].Points, backstay.RoomPoint{Point: backstay.PointID(id), Time: at})
+		ref := w.room.VMs[vm].VM
+		ref.Host = "east"
+		p := backstay.RecoveryPoint{ID: backstay.PointID(id), VM: ref, Time: at}
+		p.SetTier(backstay.SnapshotTier, backstay.TierAvailable, at)
+		if id != "b" {
+			p.SetTier(backstay.VaultTier, backstay.TierAvailable, at)
+		}
+		if err := c.Points.PutPoint(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+		w.points = append(w.points, mover.Taken{Point: p.ID})
+	}
+	return w, &Runner{
+		Catalog: c, Now: func() time.Time { return began },
+		Mover: func(backstay.HostName) (mover.Mover, error) { return w, nil },
+		Floor: func(backstay.HostName, backstay.Room) int64 { return 125 },
+	}
+}
+
+// makeRoom runs one expiry after the other, as the watcher would queue them.
+func (w *tight) makeRoom(t *testing.T, r *Runner) string {
+	t.Helper()
+	for range 9 {
+		plan, err := r.PlanRoom(t.Context(), w.room)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.room.Floor = r.Floor("east", w.room)
+		i := slices.IndexFunc(plan, Candidate.Free)
+		if !w.room.Low() || i < 0 {
+			break
+		}
+		if err := r.Run(t.Context(), w, backstay.ExpireParams{VM: plan[i].VM.UUID, Device: "8:1", Host: "east"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return fmt.Sprint(w.dropped)
+}
+
+func TestPointsGoOldestFirstUntilTheFloorIsHeld(t *testing.T) {
+	w, r := crowded(t)
+	if got := w.makeRoom(t, r); got != "[a x b]" { // what no vault has goes after what one has
+		t.Errorf("dropped %s", got)
+	}
+	if p, err := r.Catalog.Points.Point(t.Context(), "a"); err != nil || p.Has(backstay.SnapshotTier) || !p.Has(backstay.VaultTier) {
+		t.Errorf("%+v, %v", p, err)
+	}
+	if _, err := r.Catalog.Points.Point(t.Context(), "b"); err == nil {
+		t.Error("b is in no tier and still listed")
+	}
+	if len(w.warnings) != 3 || !strings.Contains(w.warnings[2], "in no vault and is gone") {
+		t.Errorf("%q", w.warnings)
+	}
+}
+
+func TestTheNewestPointsGoAsTheLastResort(t *testing.T) {
+	w, r := crowded(t)
+	r.Floor = func(backstay.HostName, backstay.Room) int64 { return 145 }
+	if got := w.makeRoom(t, r); got != "[a x b c y]" {
+		t.Errorf("dropped %s", got)
+	}
+	if !strings.Contains(w.warnings[3], "compares everything") {
+		t.Errorf("%q", w.warnings)
+	}
+}
+
+func TestPinnedAndUsedPointsNeverGoForRoom(t *testing.T) {
+	w, r := crowded(t)
+	r.Floor = func(backstay.HostName, backstay.Room) int64 { return 500 }
+	w.room.VMs[0].Points[0].Held = []string{"VM copy was restored on it"}
+	w.room.VMs[1].Points[1].Transfers = []backstay.JobID{"J1"}
+	err := r.Catalog.Points.ChangePoint(t.Context(), "x", func(p *backstay.RecoveryPoint) error { p.Pinned = true; return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := w.makeRoom(t, r); got != "[b c]" {
+		t.Errorf("dropped %s", got)
+	}
+	plan, err := r.PlanRoom(t.Context(), w.room)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "point x of two: it is pinned; point a of one: VM copy was restored on it; point y of two: job J1 reads it"
+	if got := Holders(plan); got != want {
+		t.Errorf("got %s", got)
+	}
+}
+
+// What only the hypervisor knows to be in use is passed over, and said.
+func TestAPointThatCannotBeDroppedIsPassedOver(t *testing.T) {
+	w, r := crowded(t)
+	w.inUse = []backstay.PointID{"a"}
+	if err := r.Run(t.Context(), w, backstay.ExpireParams{VM: "u1", Device: "8:1", Host: "east", Passed: []backstay.VMID{"u2"}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(w.dropped); got != "[b c]" {
+		t.Errorf("dropped %s", got)
+	}
+	if p, err := r.Catalog.Points.Point(t.Context(), "a"); err != nil || !p.Has(backstay.SnapshotTier) {
+		t.Errorf("a is not offered any more: %+v, %v", p, err)
+	}
+}
