@@ -22,6 +22,9 @@ type Verdict struct {
 	Point  backstay.PointID
 	Tier   backstay.Tier
 	Drop   bool
+	// KeepMap: of a dropped snapshot-tier point stays what the next change map is
+	// relative to.
+	KeepMap bool
 	Reason string
 }
 
@@ -75,7 +78,8 @@ func snapshotVerdicts(policy backstay.Policy, points []backstay.RecoveryPoint, n
 		case p.Pinned:
 			v.Reason = "pinned"
 		case keep.MapOnly():
-			v.Drop, v.Reason = mapOnly(p, younger, newestInVault)
+			v.Drop, v.Reason = mapOnly(p, newestInVault)
+			v.KeepMap = v.Drop && p.Time.Equal(newestInVault)
 		case younger == 0:
 			v.Reason = "the newest one: the next change map is relative to it"
 		case retained(p, now) && !p.Has(backstay.VaultTier):
@@ -99,11 +103,11 @@ func snapshotVerdicts(policy backstay.Policy, points []backstay.RecoveryPoint, n
 // mapOnly decides where the tier keeps nothing but the newest change map. A
 // point that the vault lacks stays until a younger one is in the vault, which
 // then has all that it had.
-func mapOnly(p backstay.RecoveryPoint, younger int, newestInVault time.Time) (drop bool, reason string) {
+func mapOnly(p backstay.RecoveryPoint, newestInVault time.Time) (drop bool, reason string) {
 	switch {
-	case !p.Has(backstay.VaultTier) && p.Time.After(newestInVault):
+	case p.Time.After(newestInVault):
 		return false, "not in the vault yet"
-	case younger == 0:
+	case p.Time.Equal(newestInVault):
 		return true, "in the vault; only its change map stays"
 	}
 	return true, "the snapshot tier keeps no points, and the vault has it or a younger one"

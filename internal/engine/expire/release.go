@@ -36,7 +36,12 @@ func (r *Runner) release(ctx context.Context, run backstay.Run, params backstay.
 		return err
 	}
 	err = run.Step(ctx, "drop", func(ctx context.Context) error {
-		failure := m.Release(ctx, params.VM, func(p mover.Report) { run.Progress(p.Done, p.Total) })
+		released, failure := m.Release(ctx, params.VM, func(p mover.Report) { run.Progress(p.Done, p.Total) })
+		for _, note := range released.Notes {
+			if err := run.Warn(note); err != nil {
+				return err
+			}
+		}
 		// Also of a release that broke off the catalogue learns what is left.
 		return errors.Join(failure, r.agree(context.WithoutCancel(ctx), m, params, failure == nil))
 	})

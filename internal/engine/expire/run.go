@@ -135,7 +135,7 @@ func (r *Runner) drop(ctx context.Context, run backstay.Run, v Verdict) error {
 	if err := r.mark(ctx, v, backstay.TierDeleting); err != nil {
 		return err
 	}
-	if err := r.dropTier(ctx, run, point, v.Tier); err != nil {
+	if err := r.dropTier(ctx, run, point, v); err != nil {
 		if backstay.IsCode(err, backstay.CodeLayerInUse) {
 			return errors.Join(err, r.mark(ctx, v, before))
 		}
@@ -162,19 +162,23 @@ func (r *Runner) mark(ctx context.Context, v Verdict, state backstay.TierState) 
 	return nil
 }
 
-func (r *Runner) dropTier(ctx context.Context, run backstay.Run, point backstay.RecoveryPoint, tier backstay.Tier) error {
-	if tier == backstay.VaultTier {
-		v, err := r.Vault(ctx, point.Vault)
+func (r *Runner) dropTier(ctx context.Context, run backstay.Run, point backstay.RecoveryPoint, v Verdict) error {
+	if v.Tier == backstay.VaultTier {
+		opened, err := r.Vault(ctx, point.Vault)
 		if err != nil {
 			return err
 		}
-		return v.DropPoint(ctx, point.ID, r.Now())
+		return opened.DropPoint(ctx, point.ID, r.Now())
 	}
 	m, err := r.holder(ctx, point)
 	if err != nil {
 		return err
 	}
-	return m.DropPoint(ctx, point.ID, func(p mover.Report) { run.Progress(p.Done, p.Total) })
+	progress := func(p mover.Report) { run.Progress(p.Done, p.Total) }
+	if v.KeepMap {
+		return m.KeepMap(ctx, point.ID, progress)
+	}
+	return m.DropPoint(ctx, point.ID, progress)
 }
 
 // holder is the mover through which a point leaves the snapshot tier: that of the
