@@ -14,6 +14,9 @@ type RestoreRequest struct {
 	KeepMAC  bool              `json:"keepMAC,omitempty"`
 	KeepUUID bool              `json:"keepUUID,omitempty"`
 	NoStart  bool              `json:"noStart,omitempty"`
+	// Partial makes a VM also of a point from which the user left disks out: it
+	// will lack them.
+	Partial bool `json:"partial,omitempty"`
 	// Isolated gives the new VM no network at all: every link is down.
 	Isolated bool  `json:"isolated,omitempty"`
 	Probe    Probe `json:"probe,omitzero"`

@@ -2,10 +2,12 @@ package api
 
 import backstay "github.com/backstay/backstay"
 
-// BackupRequest asks for a new recovery point of a protected VM.
+// BackupRequest asks for a new recovery point of a protected VM, or for points of
+// all VMs of a group at one instant.
 type BackupRequest struct {
-	// VM is a UUID, a NAME, or HOST/NAME.
-	VM string `json:"vm" minLength:"1" doc:"UUID, NAME or HOST/NAME"`
+	// VM is a UUID, a NAME, or HOST/NAME; or a group: its NAME, or group:NAME where
+	// a VM has that name too.
+	VM string `json:"vm" minLength:"1" doc:"UUID, NAME or HOST/NAME of a VM; NAME or group:NAME of a group"`
 	// Tier is how far the point is to go; empty means to the vault.
 	Tier backstay.Tier `json:"tier,omitempty" enum:"snapshot,vault"`
 	// Consistency is what is wished for; empty means what the policy says.
@@ -30,6 +32,8 @@ type BackupPlan struct {
 type BackupDisk struct {
 	Target   backstay.DiskTarget `json:"target"`
 	Included bool                `json:"included"`
+	// Excluded: the user left it out.
+	Excluded bool `json:"excluded"`
 	// Reason says why a disk is left out.
 	Reason string `json:"reason"`
 	// Mode is how changes will be found: first copy, changed layers, full

@@ -5,9 +5,11 @@ import backstay "github.com/backstay/backstay"
 // BackupResponse has the job that makes the point or, for a dry run, only the
 // plan. Warnings name the disks that are not backed up, with the reason.
 type BackupResponse struct {
-	Job      *backstay.Job `json:"job,omitempty"`
-	Plan     BackupPlan    `json:"plan"`
-	Warnings []string      `json:"warnings"`
+	Job  *backstay.Job `json:"job,omitempty"`
+	Plan BackupPlan    `json:"plan"` // of the VM, or of the first of the group
+	// Plans are those of all VMs of the group; of one VM, its own.
+	Plans    []BackupPlan `json:"plans"`
+	Warnings []string     `json:"warnings"`
 }
 
 // RestoreKind is a way to restore.

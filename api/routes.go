@@ -24,6 +24,9 @@ const (
 	PathProtection = "/v1/vms/{vm}/protection"
 	PathItems      = "/v1/items"
 
+	PathGroups = "/v1/groups"
+	PathGroup  = "/v1/groups/{group}"
+
 	PathVaults     = "/v1/vaults"
 	PathVault      = "/v1/vaults/{vault}"
 	PathVaultUsage = "/v1/vaults/{vault}/usage"

@@ -7,14 +7,21 @@ type VMDetail struct {
 	backstay.VM
 	// Protection is the VM's protected item, if it has one.
 	Protection *backstay.ProtectedItem `json:"protection"`
+	// Verdicts say of each disk whether it is backed up, or could be, and if not,
+	// why.
+	Verdicts []backstay.DiskVerdict `json:"verdicts"`
+	// Group is the group that the VM is in, if any.
+	Group backstay.GroupName `json:"group,omitempty"`
 }
 
 // ProtectRequest asks to put a VM under a policy, in a vault.
 type ProtectRequest struct {
 	Policy backstay.PolicyName `json:"policy" minLength:"1"`
 	Vault  backstay.VaultName  `json:"vault" minLength:"1"`
-	// IncludeDisks are the only disks to back up; ExcludeDisks are left out. At
-	// most one of the two may be given.
+	// IncludeDisks are the only disks to back up, so that disks which are added
+	// later are not; ExcludeDisks are left out, and disks which are added later are
+	// backed up. At most one of the two may be given; they replace what was said
+	// before, and none of them means all disks.
 	IncludeDisks []backstay.DiskTarget `json:"includeDisks,omitempty"`
 	ExcludeDisks []backstay.DiskTarget `json:"excludeDisks,omitempty"`
 	// Adopt is the protected item, or the VM that points are of, whose points become
@@ -25,7 +32,9 @@ type ProtectRequest struct {
 // ProtectResponse is the new item. Warnings name the disks that cannot be
 // backed up, with the reason.
 type ProtectResponse struct {
-	Item     backstay.ProtectedItem `json:"item"`
+	Item backstay.ProtectedItem `json:"item"`
+	// Disks say of each disk whether it will be backed up, and if not, why.
+	Disks    []backstay.DiskVerdict `json:"disks"`
 	Warnings []string               `json:"warnings"`
 }
 

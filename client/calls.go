@@ -64,6 +64,26 @@ func (c *Client) Items(ctx context.Context) ([]backstay.ProtectedItem, error) {
 	return get[[]backstay.ProtectedItem](ctx, c, api.PathItems)
 }
 
+// Groups lists all groups of VMs.
+func (c *Client) Groups(ctx context.Context) ([]backstay.Group, error) {
+	return get[[]backstay.Group](ctx, c, api.PathGroups)
+}
+
+// Group returns one group.
+func (c *Client) Group(ctx context.Context, name backstay.GroupName) (backstay.Group, error) {
+	return get[backstay.Group](ctx, c, api.Path(api.PathGroup, string(name)))
+}
+
+// CreateGroup makes a group of protected VMs.
+func (c *Client) CreateGroup(ctx context.Context, r api.CreateGroupRequest) (backstay.Group, error) {
+	return post[backstay.Group](ctx, c, api.PathGroups, r)
+}
+
+// DeleteGroup forgets a group; its VMs stay protected.
+func (c *Client) DeleteGroup(ctx context.Context, name backstay.GroupName) error {
+	return c.do(ctx, http.MethodDelete, api.Path(api.PathGroup, string(name)), nil, nil)
+}
+
 // Vaults lists all vaults, as last checked.
 func (c *Client) Vaults(ctx context.Context) ([]backstay.Vault, error) {
 	return get[[]backstay.Vault](ctx, c, api.PathVaults)

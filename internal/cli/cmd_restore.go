@@ -26,6 +26,7 @@ func (a *app) createVMCommand() *cobra.Command {
 		Example: "  backstay restore create-vm web01@latest --name web01-copy\n" +
 			"  backstay restore create-vm 01K9ZQ --name web01-old --tier vault --isolated\n" +
 			"  backstay restore create-vm web01@latest --name web01-test --network default=lab --wait-for port:192.168.122.50:80 --timeout 3m\n" +
+			"  backstay restore create-vm db01@latest --name db01-lab --partial\n" +
 			"  backstay restore create-vm web01@latest --name web01-copy --dry-run -o json",
 		Args: exactly("POINT"), ValidArgsFunction: a.completePoints(),
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) (err error) {
@@ -53,6 +54,7 @@ func (a *app) createVMCommand() *cobra.Command {
 	f.StringArrayVar(&networks, "network", nil, "put what was on one network on another: OLD=NEW; repeat for more")
 	f.BoolVar(&r.KeepMAC, "keep-mac", false, "keep the MAC addresses")
 	f.BoolVar(&r.KeepUUID, "keep-uuid", false, "keep the UUID")
+	f.BoolVar(&r.Partial, "partial", false, "also of a point from which the user left disks out: the new VM lacks them")
 	f.BoolVar(&r.NoStart, "no-start", false, "do not start it")
 	f.BoolVar(&r.Isolated, "isolated", false, "give it no network: every link is down")
 	f.Var(tierFlag(&r.Tier), "tier", "the tier to read; the snapshot tier if the point has it")

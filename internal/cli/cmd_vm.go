@@ -95,6 +95,9 @@ func (a *app) vmTable(w io.Writer, vm api.VMDetail) {
 	row(w, "vTPM", yesNo(vm.TPM))
 	row(w, "guest agent", vm.Agent)
 	row(w, "protection", protection(vm))
+	if vm.Group != "" {
+		row(w, "group", vm.Group)
+	}
 	if p := vm.Protection; p != nil {
 		row(w, "last point", a.whenPtr(p.LastPoint))
 		row(w, "next due", a.whenPtr(p.NextDue))
@@ -102,7 +105,7 @@ func (a *app) vmTable(w io.Writer, vm api.VMDetail) {
 	row(w, "")
 	row(w, "DISK", "SIZE", "FORMAT", "BUS", "SOURCE", "BACKED UP")
 	for _, d := range vm.Disks {
-		row(w, d.Target, size(d.Size), d.Format, d.Bus, d.Source, backedUp(vm, d))
+		row(w, d.Target, size(d.Size), d.Format, d.Bus, d.Source, backedUp(vm, d.Target))
 	}
 	row(w, "")
 	row(w, "NIC", "KIND", "NETWORK", "MODEL")
@@ -111,16 +114,16 @@ func (a *app) vmTable(w io.Writer, vm api.VMDetail) {
 	}
 }
 
-func backedUp(vm api.VMDetail, d backstay.Disk) string {
-	if d.Reason != "" {
-		return "not possible: " + d.Reason
-	}
-	if vm.Protection == nil {
-		return "possible"
-	}
-	for _, x := range vm.Protection.Excluded {
-		if x == d.Target {
-			return "left out"
+func backedUp(vm api.VMDetail, target backstay.DiskTarget) string {
+	for _, v := range vm.Verdicts {
+		switch {
+		case v.Target != target:
+		case v.Included && vm.Protection == nil:
+			return "possible"
+		case v.Excluded:
+			return because("no", v.Reason)
+		case !v.Included:
+			return because("not possible", v.Reason)
 		}
 	}
 	return "yes"
@@ -188,19 +191,28 @@ func (a *app) protectCommand() *cobra.Command {
 			for _, warning := range out.Warnings {
 				a.note("warning: %s", warning)
 			}
-			return a.emit(out.Item, func(w io.Writer) {
-				fmt.Fprintf(w, "%s is protected: policy %s, vault %s\n", vmLabel(out.Item.VM), out.Item.Policy, out.Item.Vault)
-			})
+			return a.emit(out.Item, func(w io.Writer) { protectedTable(w, out) })
 		}),
 	}
 	f := c.Flags()
 	f.StringVar(&policy, "policy", "", "the policy")
 	f.StringVar(&vault, "vault", "", "the vault")
-	f.StringSliceVar(&include, "include-disk", nil, "back up only these disks")
-	f.StringSliceVar(&exclude, "exclude-disk", nil, "leave these disks out")
+	f.StringSliceVar(&include, "include-disk", nil, "back up only these disks, and none that is added later")
+	f.StringSliceVar(&exclude, "exclude-disk", nil, "leave these disks out; one that is added later is backed up")
 	f.StringVar(&r.Adopt, "adopt", "", "take over the points of this VM, which was deleted, moved or made again by hand")
 	mustHave(c, "policy", "vault")
 	return c
+}
+
+func protectedTable(w io.Writer, out api.ProtectResponse) {
+	fmt.Fprintf(w, "%s is protected: policy %s, vault %s\n", vmLabel(out.Item.VM), out.Item.Policy, out.Item.Vault)
+	for _, d := range out.Disks {
+		if d.Included {
+			fmt.Fprintf(w, "disk %s is backed up\n", d.Target)
+		} else {
+			fmt.Fprintf(w, "disk %s is not backed up: %s\n", d.Target, d.Reason)
+		}
+	}
 }
 
 // mustHave marks flags as required; it panics on a name that is not there,

@@ -130,7 +130,7 @@ func (a *app) commands() *cobra.Command {
 	flags.StringVar(&a.configPath, "config", "", "configuration `FILE`: the client's, or the server's for the command server (BACKSTAY_CONFIG)")
 	flags.StringVarP(&a.output, "output", "o", "table", "table, json or yaml")
 	root.AddCommand(a.serverCommand(), a.agentCommand(), a.initCommand(), a.doctorCommand(),
-		a.hostCommands(), a.vmCommands(), a.protectCommand(), a.unprotectCommand(),
+		a.hostCommands(), a.vmCommands(), a.groupCommands(), a.protectCommand(), a.unprotectCommand(),
 		a.vaultCommands(), a.unitCommands(), a.policyCommands(), a.backupCommand(), a.pointCommands(), a.restoreCommands(),
 		a.jobCommands(), a.recoverCommands(), a.auditCommands(), a.tokenCommands(), a.manCommand())
 	root.InitDefaultCompletionCmd()
@@ -196,6 +196,16 @@ func exactly(words ...string) cobra.PositionalArgs {
 			want = strings.Join(words, " ")
 		}
 		return usageError(cmd, fmt.Errorf("it takes %s, and got %d arguments", want, len(args)))
+	}
+}
+
+// atLeast is for commands that take a list; words say what.
+func atLeast(n int, words string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) >= n {
+			return nil
+		}
+		return usageError(cmd, fmt.Errorf("it takes %s, and got %d arguments", words, len(args)))
 	}
 }
 

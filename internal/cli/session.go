@@ -206,6 +206,16 @@ func (a *app) completeVMs() cobra.CompletionFunc {
 	})
 }
 
+func (a *app) completeGroups() cobra.CompletionFunc {
+	return a.complete(func(ctx context.Context, c *client.Client) (out []string, err error) {
+		groups, err := c.Groups(ctx)
+		for _, g := range groups {
+			out = append(out, string(g.Name))
+		}
+		return out, err
+	})
+}
+
 func (a *app) completePoints() cobra.CompletionFunc {
 	return a.complete(func(ctx context.Context, c *client.Client) (out []string, err error) {
 		points, err := c.Points(ctx, "")

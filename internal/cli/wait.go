@@ -72,6 +72,32 @@ func outcome(job backstay.Job) error {
 	return backstay.Errorf(backstay.CodeInternal, "the job %s ended as %s", job.ID, job.State)
 }
 
+// backupLines say what a backup made of each VM: which disks, which not and why,
+// and what became of the way to the vault.
+func backupLines(w io.Writer, backups []backstay.BackedUp) {
+	for _, b := range backups {
+		who := ""
+		if len(backups) > 1 {
+			who = vmLabel(b.VM) + ": "
+			fmt.Fprintf(w, "%spoint %s\n", who, b.Point)
+		}
+		var names []string
+		for _, d := range b.Disks {
+			names = append(names, string(d))
+		}
+		fmt.Fprintf(w, "%sbacked-up disks: %s (%s)\n", who, strings.Join(names, ", "), size(b.Size))
+		for _, d := range b.Excluded {
+			fmt.Fprintf(w, "%snot backed up: %s: %s\n", who, d.Target, d.Reason)
+		}
+		for _, target := range sortedKeys(b.Modes) {
+			fmt.Fprintf(w, "%s%s: %s\n", who, target, b.Modes[target])
+		}
+		if b.Skipped != "" {
+			fmt.Fprintf(w, "%snot transferred: %s\n", who, b.Skipped)
+		}
+	}
+}
+
 // summary is one line about an ended job, and one for each thing it made.
 func (a *app) summary(w io.Writer, job backstay.Job) {
 	took := ""
@@ -83,6 +109,7 @@ func (a *app) summary(w io.Writer, job backstay.Job) {
 	if r.Point != "" {
 		fmt.Fprintf(w, "point %s\n", r.Point)
 	}
+	backupLines(w, r.Backups)
 	if r.VM != nil {
 		fmt.Fprintf(w, "VM %s (%s)\n", vmLabel(*r.VM), r.VM.UUID)
 	}

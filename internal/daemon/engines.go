@@ -205,7 +205,7 @@ func (e *engines) PlanBackup(ctx context.Context, id backstay.VMID) (api.BackupP
 	}
 	answer := api.BackupPlan{VM: plan.VM, Consistency: plan.Consistency, ConsistencyReason: plan.Reason, Notes: plan.Warnings}
 	for _, d := range plan.Disks {
-		disk := api.BackupDisk{Target: d.Target, Included: d.Included, Reason: d.Reason}
+		disk := api.BackupDisk{Target: d.Target, Included: d.Included, Excluded: d.Excluded, Reason: d.Reason}
 		if d.Included {
 			disk.Mode = mode(points, item.Vault, d.Target)
 		}

@@ -60,9 +60,13 @@ func (s *server) listVMs(ctx context.Context, _ *struct{}) (*answer[[]api.VMDeta
 	for i := range items {
 		byID[items[i].VM.UUID] = &items[i]
 	}
+	groups, err := s.Catalog.Groups.ListGroups(ctx)
+	if err != nil {
+		return nil, err
+	}
 	out := make([]api.VMDetail, len(vms))
 	for i, vm := range vms {
-		out[i] = api.VMDetail{VM: vm, Protection: byID[vm.ID]}
+		out[i] = detail(vm, byID[vm.ID], groups)
 	}
 	slices.SortFunc(out, func(a, b api.VMDetail) int {
 		return cmp.Or(cmp.Compare(a.Host, b.Host), cmp.Compare(a.Name, b.Name))
@@ -79,5 +83,27 @@ func (s *server) getVM(ctx context.Context, in *vmInput) (*answer[api.VMDetail],
 	if err == nil && item != nil {
 		err = s.fillDue(ctx, item)
 	}
-	return &answer[api.VMDetail]{api.VMDetail{VM: vm, Protection: item}}, err
+	if err != nil {
+		return nil, err
+	}
+	groups, err := s.Catalog.Groups.ListGroups(ctx)
+	return &answer[api.VMDetail]{detail(vm, item, groups)}, err
+}
+
+// detail is a VM with what its protection means for each disk; of a VM that is
+// not protected, with what a protection could.
+func detail(vm backstay.VM, item *backstay.ProtectedItem, groups []backstay.Group) api.VMDetail {
+	out := api.VMDetail{VM: vm, Protection: item}
+	if item == nil {
+		item = &backstay.ProtectedItem{}
+	}
+	for _, d := range vm.Disks {
+		out.Verdicts = append(out.Verdicts, item.Judge(d))
+	}
+	for _, g := range groups {
+		if slices.ContainsFunc(g.VMs, func(ref backstay.VMRef) bool { return ref.UUID == vm.ID }) {
+			out.Group = g.Name
+		}
+	}
+	return out
 }

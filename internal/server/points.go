@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"slices"
+	"strings"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/api"
@@ -51,9 +52,28 @@ func (s *server) listPoints(ctx context.Context, in *listPointsInput) (*answer[[
 	return &answer[[]backstay.RecoveryPoint]{points}, nil
 }
 
-// possible says which restores a point allows, and if not, why. Only a tier
-// that is available counts (I2).
+// possible says which restores a point allows, and if not, why. A VM or its disks
+// are not made of a point from which the user left disks out, since what comes
+// up would lack them; create-vm does it for whoever says so.
 func possible(p backstay.RecoveryPoint) backstay.PossibleRestores {
+	create := readable(p)
+	notYet := backstay.Allowed{Reason: "this release restores a point as a new VM only"}
+	replace := notYet
+	if out := p.LeftOut(); create.Allowed && len(out) > 0 {
+		var names []string
+		for _, target := range out {
+			names = append(names, string(target))
+		}
+		replace = backstay.Allowed{Reason: "the user left out " + strings.Join(names, ", ") + ": the VM would lack them"}
+		create = replace
+		create.Reason += "; --partial makes one all the same"
+	}
+	return backstay.PossibleRestores{CreateVM: create, ReplaceDisks: replace, Disks: notYet, Files: notYet}
+}
+
+// readable says whether a point can be read at all. Only a tier that is available
+// counts (I2).
+func readable(p backstay.RecoveryPoint) backstay.Allowed {
 	create := backstay.Allowed{Allowed: p.Has(backstay.SnapshotTier) || p.Has(backstay.VaultTier)}
 	if !create.Allowed {
 		create.Reason = "the point is in no tier"
@@ -64,8 +84,7 @@ func possible(p backstay.RecoveryPoint) backstay.PossibleRestores {
 	if create.Allowed && p.Damage != "" && !p.Has(backstay.SnapshotTier) {
 		create = backstay.Allowed{Reason: p.Damage}
 	}
-	notYet := backstay.Allowed{Reason: "this release restores a point as a new VM only"}
-	return backstay.PossibleRestores{CreateVM: create, ReplaceDisks: notYet, Disks: notYet, Files: notYet}
+	return create
 }
 
 func pinned(p backstay.RecoveryPoint) error {
@@ -80,8 +99,32 @@ func (s *server) deletePoint(ctx context.Context, in *pointInput) (*answer[backs
 	if p.Pinned {
 		return nil, pinned(p)
 	}
+	if err := s.notCarried(ctx, p); err != nil {
+		return nil, err
+	}
 	job, err := s.submitExpire(ctx, p)
 	return &answer[backstay.Job]{job}, err
+}
+
+// notCarried refuses while a job still carries the point to its vault: it reads
+// the layers that would go.
+func (s *server) notCarried(ctx context.Context, p backstay.RecoveryPoint) error {
+	carried := slices.ContainsFunc(p.Tiers, func(t backstay.PointTier) bool {
+		return t.Tier == backstay.VaultTier && t.State == backstay.TierCreating
+	})
+	if !carried || p.Job == "" {
+		return nil
+	}
+	job, err := s.Jobs.Get(ctx, p.Job)
+	if backstay.IsCode(err, backstay.CodeUnknownJob) || err == nil && job.State.Ended() {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return backstay.Errorf(backstay.CodeConflict, "the point %s is on its way to its vault", p.ID).
+		Becausef("job %s is %s", job.ID, job.State).
+		Do("wait for the job %s, or cancel it: `backstay job cancel %s`", job.ID, job.ID)
 }
 
 // submitExpire queues the deletion of one point.

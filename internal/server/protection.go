@@ -93,11 +93,14 @@ func (s *server) protect(ctx context.Context, in *protectInput) (*answer[api.Pro
 	if _, err := s.Catalog.Vaults.Vault(ctx, in.Body.Vault); err != nil {
 		return nil, missing(err, backstay.CodeUnknownVault, "vault", in.Body.Vault)
 	}
-	excluded, warnings, err := chooseDisks(vm, in.Body.IncludeDisks, in.Body.ExcludeDisks)
+	item := backstay.ProtectedItem{
+		VM: vm.Ref(), Policy: in.Body.Policy, Vault: in.Body.Vault, Since: s.Now().UTC(),
+		Included: in.Body.IncludeDisks, Excluded: in.Body.ExcludeDisks,
+	}
+	verdicts, warnings, err := chooseDisks(vm, item)
 	if err != nil {
 		return nil, err
 	}
-	item := backstay.ProtectedItem{VM: vm.Ref(), Policy: in.Body.Policy, Vault: in.Body.Vault, Excluded: excluded, Since: s.Now().UTC()}
 	old, err := s.item(ctx, vm.ID)
 	if err != nil {
 		return nil, err
@@ -120,17 +123,17 @@ func (s *server) protect(ctx context.Context, in *protectInput) (*answer[api.Pro
 	if err := s.fillDue(ctx, &item); err != nil {
 		return nil, err
 	}
-	return &answer[api.ProtectResponse]{api.ProtectResponse{Item: item, Warnings: warnings}}, nil
+	return &answer[api.ProtectResponse]{api.ProtectResponse{Item: item, Disks: verdicts, Warnings: warnings}}, nil
 }
 
-// chooseDisks decides which disks of a VM are left out, and names those that
-// would be backed up but cannot be.
-func chooseDisks(vm backstay.VM, include, exclude []backstay.DiskTarget) (excluded []backstay.DiskTarget, warnings []string, err error) {
-	if len(include) > 0 && len(exclude) > 0 {
+// chooseDisks says of each disk of a VM what its item means for it, and names
+// those that would be backed up but cannot be.
+func chooseDisks(vm backstay.VM, item backstay.ProtectedItem) (verdicts []backstay.DiskVerdict, warnings []string, err error) {
+	if len(item.Included) > 0 && len(item.Excluded) > 0 {
 		return nil, nil, backstay.Errorf(backstay.CodeUsage, "disks are both included and excluded").
 			Becausef("including some already leaves out the others").Do("give one of --include-disk and --exclude-disk")
 	}
-	for _, target := range slices.Concat(include, exclude) {
+	for _, target := range slices.Concat(item.Included, item.Excluded) {
 		if !slices.ContainsFunc(vm.Disks, func(d backstay.Disk) bool { return d.Target == target }) {
 			return nil, nil, backstay.Errorf(backstay.CodeUsage, "the VM has no disk %q", target).
 				Becausef("its disks are %s", targets(vm.Disks)).Do("name disks as `backstay vm show %s` does", label(vm.Ref()))
@@ -138,19 +141,19 @@ func chooseDisks(vm backstay.VM, include, exclude []backstay.DiskTarget) (exclud
 	}
 	left := 0
 	for _, d := range vm.Disks {
+		v := item.Judge(d)
+		verdicts = append(verdicts, v)
 		switch {
-		case slices.Contains(exclude, d.Target) || len(include) > 0 && !slices.Contains(include, d.Target):
-			excluded = append(excluded, d.Target)
-		case d.Reason == "":
+		case v.Included:
 			left++
-		case d.Device == "disk" || slices.Contains(include, d.Target):
-			warnings = append(warnings, fmt.Sprintf("disk %s is not backed up: %s", d.Target, d.Reason))
+		case !v.Excluded && (d.Device == "disk" || slices.Contains(item.Included, d.Target)):
+			warnings = append(warnings, fmt.Sprintf("disk %s is not backed up: %s", d.Target, v.Reason))
 		}
 	}
 	if left == 0 {
 		return nil, nil, noDisks(label(vm.Ref()), warnings)
 	}
-	return excluded, warnings, nil
+	return verdicts, warnings, nil
 }
 
 func noDisks(vm string, reasons []string) error {
@@ -186,6 +189,9 @@ func (s *server) unprotect(ctx context.Context, in *unprotectInput) (*answer[api
 	if item == nil {
 		return nil, backstay.Errorf(backstay.CodeNotProtected, "the VM %s is not protected", label(ref)).Becausef("it is under no policy").
 			Do("nothing is to be done")
+	}
+	if err := s.noGroup(ctx, ref); err != nil {
+		return nil, err
 	}
 	if in.DeleteData {
 		if err := s.noBackup(ctx, ref); err != nil {
@@ -225,7 +231,7 @@ func (s *server) noBackup(ctx context.Context, vm backstay.VMRef) error {
 	if err != nil {
 		return err
 	}
-	for _, j := range jobs {
+	for _, j := range jobs { // a VM of a group cannot be unprotected
 		if j.Kind == backstay.JobBackup && j.Target == label(vm) {
 			return backstay.Errorf(backstay.CodeConflict, "a backup of the VM %s is %s", label(vm), j.State).
 				Becausef("it would make a point after all others were deleted").

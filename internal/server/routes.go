@@ -42,6 +42,11 @@ var routes = []route{
 	{id: "unprotectVM", method: del, path: api.PathProtection, need: backstay.Owner, says: "End a VM's protection, keeping its points or not"},
 	{id: "listItems", method: get, path: api.PathItems, need: backstay.Reader, says: "All protected items"},
 
+	{id: "listGroups", method: get, path: api.PathGroups, need: backstay.Reader, says: "All groups of VMs"},
+	{id: "createGroup", method: post, path: api.PathGroups, need: backstay.Operator, says: "Make a group of VMs whose points are taken at one instant", status: http.StatusCreated},
+	{id: "getGroup", method: get, path: api.PathGroup, need: backstay.Reader, says: "One group"},
+	{id: "deleteGroup", method: del, path: api.PathGroup, need: backstay.Operator, says: "Forget a group; its VMs stay protected", status: http.StatusNoContent},
+
 	{id: "listVaults", method: get, path: api.PathVaults, need: backstay.Reader, says: "All vaults, as last checked"},
 	{id: "createVault", method: post, path: api.PathVaults, need: backstay.Owner, says: "Make a vault; the recovery key is in this answer and never again", status: http.StatusCreated},
 	{id: "getVault", method: get, path: api.PathVault, need: backstay.Reader, says: "One vault, checked now"},

@@ -78,6 +78,7 @@ func New(o Options) http.Handler {
 	s.registerPlain()
 	s.registerInventory()
 	s.registerProtection()
+	s.registerGroups()
 	s.registerVaults()
 	s.registerKeys()
 	s.registerVaultJobs()

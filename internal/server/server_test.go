@@ -173,7 +173,7 @@ func TestProtectNamesWhatCannotBeBackedUp(t *testing.T) {
 		t.Errorf("warnings %q", got.Warnings)
 	}
 	got = as[api.ProtectResponse](t, w, backstay.Operator, "PUT", "/v1/vms/web01/protection", `{"policy":"daily","vault":"default","includeDisks":["vda"]}`)
-	if !slices.Equal(got.Item.Excluded, []backstay.DiskTarget{"vdb", "sda"}) || got.Item.Since != servertest.Now.AddDate(0, 0, -1) {
+	if !slices.Equal(got.Item.Included, []backstay.DiskTarget{"vda"}) || len(got.Item.Excluded) != 0 || got.Item.Since != servertest.Now.AddDate(0, 0, -1) {
 		t.Errorf("item %+v", got.Item)
 	}
 	refused(t, w, "PUT", "/v1/vms/lun01/protection", body, 409, backstay.CodeNoDisks)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 
 	backstay "github.com/backstay/backstay"
@@ -37,33 +36,28 @@ type backupInput struct{ Body api.BackupRequest }
 
 func (s *server) startBackup(ctx context.Context, in *backupInput) (*started[api.BackupResponse], error) {
 	callOf(ctx).audited = callOf(ctx).audited || in.Body.DryRun // a dry run changes nothing
-	vm, err := s.vm(ctx, in.Body.VM)
+	of, err := s.backupSubject(ctx, in.Body.VM)
 	if err != nil {
 		return nil, err
 	}
-	item, err := s.item(ctx, vm.ID)
-	if err != nil {
-		return nil, err
+	out := &started[api.BackupResponse]{Status: http.StatusOK}
+	r := JobRequest{Kind: backstay.JobBackup, Target: callOf(ctx).target, Alone: true}
+	for _, vm := range of.vms {
+		if err := s.planBackup(ctx, vm, out, &r); err != nil {
+			return nil, err
+		}
 	}
-	if item == nil {
-		return nil, backstay.Errorf(backstay.CodeNotProtected, "the VM %s is not protected", label(vm.Ref())).Becausef("it is under no policy and in no vault")
-	}
-	plan, err := s.Planner.PlanBackup(ctx, vm.ID)
-	if err != nil {
-		return nil, err
-	}
-	warnings := leftOut(plan, item.Excluded)
-	if !plan.Included() {
-		return nil, noDisks(label(vm.Ref()), warnings)
-	}
-	out := &started[api.BackupResponse]{Status: http.StatusOK, Body: api.BackupResponse{Plan: plan, Warnings: warnings}}
+	out.Body.Plan = out.Body.Plans[0]
 	if in.Body.DryRun {
 		return out, nil
 	}
-	r := JobRequest{
-		Kind: backstay.JobBackup, Target: label(vm.Ref()), VMs: []backstay.VMID{vm.ID}, Host: vm.Host, Vault: item.Vault, Alone: true,
-		Params: backstay.BackupParams{VM: vm.ID, Tier: in.Body.Tier, Consistency: in.Body.Consistency, Retain: in.Body.Retain},
+	params := backstay.BackupParams{Tier: in.Body.Tier, Consistency: in.Body.Consistency, Retain: in.Body.Retain}
+	if of.group == "" {
+		params.VM = of.vms[0].UUID
+	} else {
+		params.Group, params.VMs = of.group, r.VMs
 	}
+	r.Params = params
 	if in.Body.Tier == backstay.SnapshotTier {
 		r.Vault = "" // it takes no slot in a vault that it does not write to
 	}
@@ -75,12 +69,38 @@ func (s *server) startBackup(ctx context.Context, in *backupInput) (*started[api
 	return out, nil
 }
 
+// planBackup adds one VM to a backup that is asked for. The slots that the job
+// takes are those of the first.
+func (s *server) planBackup(ctx context.Context, of backstay.VMRef, out *started[api.BackupResponse], r *JobRequest) error {
+	item, err := s.item(ctx, of.UUID)
+	if err != nil {
+		return err
+	}
+	if item == nil {
+		return backstay.Errorf(backstay.CodeNotProtected, "the VM %s is not protected", label(of)).Becausef("it is under no policy and in no vault")
+	}
+	plan, err := s.Planner.PlanBackup(ctx, of.UUID)
+	if err != nil {
+		return err
+	}
+	warnings := leftOut(plan)
+	if !plan.Included() {
+		return noDisks(label(of), warnings)
+	}
+	out.Body.Plans, out.Body.Warnings = append(out.Body.Plans, plan), append(out.Body.Warnings, warnings...)
+	if len(r.VMs) == 0 {
+		r.Host, r.Vault = plan.VM.Host, item.Vault
+	}
+	r.VMs = append(r.VMs, of.UUID)
+	return nil
+}
+
 // leftOut names the disks that a backup should have and cannot: not those that
 // the user left out.
-func leftOut(plan api.BackupPlan, excluded []backstay.DiskTarget) []string {
+func leftOut(plan api.BackupPlan) []string {
 	var warnings []string
 	for _, d := range plan.Disks {
-		if !d.Included && !slices.Contains(excluded, d.Target) {
+		if !d.Included && !d.Excluded {
 			warnings = append(warnings, fmt.Sprintf("disk %s is not backed up: %s", d.Target, d.Reason))
 		}
 	}
@@ -99,7 +119,8 @@ func (s *server) startRestore(ctx context.Context, in *restoreInput) (*started[a
 	}
 	callOf(ctx).target += " as " + request.Name
 	request.Point = p.ID
-	if allowed := possible(p).CreateVM; !allowed.Allowed {
+	// Disks that the user left out are the pre-flight list's business.
+	if allowed := readable(p); !allowed.Allowed {
 		return nil, backstay.Errorf(backstay.CodeNotRestorable, "the point %s cannot be restored", p.ID).Becausef("%s", allowed.Reason)
 	}
 	plan, err := s.Planner.PlanRestore(ctx, request)

@@ -12,7 +12,7 @@ import (
 // preflight lists everything that would fail, before anything is touched.
 func preflight(r backstay.RestoreRequest, f Facts, plan backstay.RestorePlan) []backstay.Check {
 	checks := []backstay.Check{
-		checkTier(f, plan), checkHost(f), checkName(f, plan), checkUUID(f, plan), checkMACs(r, f, plan),
+		checkTier(f, plan), checkWhole(r, f), checkHost(f), checkName(f, plan), checkUUID(f, plan), checkMACs(r, f, plan),
 	}
 	checks = append(checks, checkNetworks(r, f, plan)...)
 	pool := checkPool(r, f)
@@ -50,6 +50,23 @@ func checkTier(f Facts, plan backstay.RestorePlan) backstay.Check {
 		return ok("tier", "read from the %s tier; warning: %s", plan.Tier, f.VaultWarning)
 	}
 	return ok("tier", "read from the %s tier", plan.Tier)
+}
+
+// checkWhole keeps anybody from taking a VM for whole that lacks the disks which
+// the user left out of its points. What could not be backed up is no such disk:
+// it was never the point's, and each backup said so.
+func checkWhole(r backstay.RestoreRequest, f Facts) backstay.Check {
+	var out []string
+	for _, target := range f.Point.LeftOut() {
+		out = append(out, string(target))
+	}
+	switch {
+	case len(out) == 0:
+		return ok("whole", "the user left out no disk")
+	case r.Partial:
+		return ok("whole", "the new VM will lack %s, which the user left out, as asked for", strings.Join(out, ", "))
+	}
+	return refuse("whole", "the user left out %s, and the new VM would lack it; say --partial to make it all the same", strings.Join(out, ", "))
 }
 
 func checkHost(f Facts) backstay.Check {

@@ -104,11 +104,8 @@ func (p planner) PlanBackup(ctx context.Context, id backstay.VMID) (api.BackupPl
 		if d.Device != "disk" {
 			continue
 		}
-		planned := api.BackupDisk{Target: d.Target, Included: d.Reason == "", Reason: d.Reason, Mode: "changed layers"}
-		if slices.Contains(item.Excluded, d.Target) {
-			planned.Included, planned.Reason = false, "left out by the user"
-		}
-		plan.Disks = append(plan.Disks, planned)
+		v := item.Judge(d)
+		plan.Disks = append(plan.Disks, api.BackupDisk{Target: d.Target, Included: v.Included, Excluded: v.Excluded, Reason: v.Reason, Mode: "changed layers"})
 	}
 	return plan, nil
 }
