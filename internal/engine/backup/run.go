@@ -34,6 +34,8 @@ type state struct {
 	Members []*member `json:"members"`
 	// Attempted: an earlier life was in the snapshot step.
 	Attempted bool `json:"attempted,omitempty"`
+	// Together: the snapshots of a group were all taken under one hold.
+	Together bool `json:"together,omitempty"`
 }
 
 // UnmarshalJSON also reads what a release wrote that knew no groups.
@@ -227,7 +229,9 @@ func (b *backupRun) planOne(ctx context.Context, m *member) error {
 
 func (b *backupRun) prepareAll(ctx context.Context) error {
 	for _, m := range b.state.Members {
-		if err := b.prepare(ctx, m); err != nil {
+		if err := b.prepare(ctx, m); err != nil && b.params.Group != "" {
+			return b.noneTaken(m, err)
+		} else if err != nil {
 			return err
 		}
 	}
@@ -258,6 +262,9 @@ func (b *backupRun) take(ctx context.Context) error {
 		if err := b.run.Save(b.state); err != nil {
 			return err
 		}
+	}
+	if b.params.Group != "" {
+		return b.takeTogether(ctx, again)
 	}
 	m := b.state.Members[0]
 	taken, found, err := b.settleOrTake(ctx, m, again)
@@ -297,6 +304,9 @@ func (b *backupRun) takeRequest(m *member, at time.Time) mover.TakeRequest {
 func (b *backupRun) abandon(ctx context.Context, failure error) error {
 	if errors.Is(context.Cause(ctx), backstay.ErrStopping) || len(b.state.Members) == 0 {
 		return failure
+	}
+	if b.params.Group != "" {
+		return b.abandonTogether(context.WithoutCancel(ctx), failure)
 	}
 	m := b.state.Members[0]
 	if m.Point == "" || m.mover == nil {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,6 +25,7 @@ var errKilled = errors.New("killed")
 // world is a host and a job that can be killed between any two calls.
 type world struct {
 	t        *testing.T
+	guard    sync.Mutex // of what the steps and the calls of the mover both touch
 	catalog  *catalog.Catalog
 	job      backstay.Job
 	saved    json.RawMessage
@@ -105,6 +107,8 @@ func (w *world) live(params backstay.BackupParams) error {
 }
 
 func (w *world) die(ctx context.Context, at string) error {
+	w.guard.Lock()
+	defer w.guard.Unlock()
 	if w.killAt != at {
 		return nil
 	}
@@ -136,7 +140,12 @@ func (w *world) Load(v any) (bool, error) {
 	}
 	return true, json.Unmarshal(w.saved, v)
 }
-func (w *world) Save(v any) (err error) { w.saved, err = json.Marshal(v); return err }
+func (w *world) Save(v any) (err error) {
+	w.guard.Lock()
+	defer w.guard.Unlock()
+	w.saved, err = json.Marshal(v)
+	return err
+}
 func (w *world) Warn(warning string) error {
 	w.warnings = append(w.warnings, warning)
 	return nil
