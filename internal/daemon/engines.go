@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -126,7 +127,22 @@ func (e *engines) runBackup(ctx context.Context, run backstay.Run, params backst
 	if !ok {
 		return fmt.Errorf("run a backup: %T cannot let go of a VM", run)
 	}
+	// One host is the job's own; a group may have VMs on others.
+	for _, host := range e.groupHosts(context.WithoutCancel(ctx), params) {
+		defer e.region.hosts.enter(host)()
+	}
 	return e.backup.Run(ctx, long, params)
+}
+
+// groupHosts are the hosts of the VMs of a group, each once.
+func (e *engines) groupHosts(ctx context.Context, params backstay.BackupParams) []backstay.HostName {
+	var hosts []backstay.HostName
+	for _, id := range params.VMs {
+		if vm, err := e.region.catalog.VMs.VM(ctx, id); err == nil && !slices.Contains(hosts, vm.Host) {
+			hosts = append(hosts, vm.Host)
+		}
+	}
+	return hosts
 }
 
 // runRestore runs a restore, and has the new VM in the catalogue when the job ends.
@@ -146,11 +162,28 @@ func (e *engines) schedule(ctx context.Context) {
 	}).Run(ctx)
 }
 
+// submitBackup queues a backup that is due: of the VM or, if it is in a group, of
+// the whole group, since its points are of one instant.
 func (e *engines) submitBackup(ctx context.Context, item backstay.ProtectedItem) error {
-	_, err := e.region.queue.Submit(ctx, job.Request{
+	r := job.Request{
 		Kind: backstay.JobBackup, Target: target(item.VM), User: scheduler, Params: backstay.BackupParams{VM: item.VM.UUID},
 		VMs: []backstay.VMID{item.VM.UUID}, Host: item.VM.Host, Vault: item.Vault, Alone: true,
-	})
+	}
+	g, err := e.region.catalog.Groups.GroupOf(ctx, item.VM.UUID)
+	if err != nil && !errors.Is(err, catalog.ErrNotFound) {
+		return fmt.Errorf("read the VM's group: %w", err)
+	}
+	if err == nil {
+		r.VMs = nil
+		for _, vm := range g.VMs {
+			r.VMs = append(r.VMs, vm.UUID)
+		}
+		r.Target, r.Params = "group:"+string(g.Name), backstay.BackupParams{Group: g.Name, VMs: r.VMs}
+	}
+	_, err = e.region.queue.Submit(ctx, r)
+	if backstay.IsCode(err, backstay.CodeConflict) {
+		return nil // somebody takes a point of the VM, or of one of its group, already
+	}
 	return err
 }
 

@@ -56,6 +56,11 @@ type world struct {
 	seen     map[backstay.VaultName]backstay.VaultHead // heads of chains
 	// meanwhile is what somebody else does while the snapshot is taken.
 	meanwhile func()
+	// inTransfer is called in the middle of a transfer.
+	inTransfer func()
+	refuseTake error // of the snapshot
+	unlisted   error // of the listing of points
+	now        time.Time
 }
 
 func newWorld(t *testing.T) *world {
@@ -70,7 +75,7 @@ func newWorld(t *testing.T) *world {
 	must(t, c.Vaults.CreateVault(t.Context(), backstay.Vault{Name: "default"}))
 	must(t, c.Policies.CreatePolicy(t.Context(), backstay.Policy{Name: "daily", Consistency: backstay.FileSystemConsistent}))
 	must(t, c.Items.PutItem(t.Context(), backstay.ProtectedItem{VM: v.Ref(), Policy: "daily", Vault: "default"}))
-	return &world{t: t, catalog: c, done: map[string]bool{}, skipped: map[string]string{}, seen: map[backstay.VaultName]backstay.VaultHead{}, taken: map[backstay.PointID]mover.Taken{}, lost: map[backstay.PointID]string{}, inUse: map[backstay.PointID]string{}, job: backstay.Job{ID: "J", Kind: backstay.JobBackup}}
+	return &world{t: t, now: time.Unix(1e9, 0).UTC(), catalog: c, done: map[string]bool{}, skipped: map[string]string{}, seen: map[backstay.VaultName]backstay.VaultHead{}, taken: map[backstay.PointID]mover.Taken{}, lost: map[backstay.PointID]string{}, inUse: map[backstay.PointID]string{}, job: backstay.Job{ID: "J", Kind: backstay.JobBackup}}
 }
 
 func must(t *testing.T, err error) {
@@ -82,7 +87,7 @@ func must(t *testing.T, err error) {
 
 func (w *world) runner() *Runner {
 	return &Runner{
-		Catalog: w.catalog, Now: func() time.Time { return time.Unix(1e9, 0).UTC() },
+		Catalog: w.catalog, Now: func() time.Time { return w.now },
 		Mover: func(backstay.HostName) (mover.Mover, error) { return w, nil },
 		Vault: func(context.Context, backstay.VaultName) (mover.VaultAccess, error) {
 			return mover.VaultAccess{Name: "default"}, w.refused
@@ -180,7 +185,7 @@ func (w *world) Points(context.Context) ([]mover.Taken, error) {
 	for _, p := range w.taken {
 		all = append(all, p)
 	}
-	return all, nil
+	return all, w.unlisted
 }
 func (w *world) Lost(_ context.Context, places []mover.PointPlace) (map[backstay.PointID]string, error) {
 	lost := map[backstay.PointID]string{}
@@ -215,6 +220,9 @@ func (w *world) Take(ctx context.Context, r mover.TakeRequest) (mover.Taken, err
 		return mover.Taken{}, err
 	}
 	w.request = r
+	if w.refuseTake != nil {
+		return mover.Taken{}, w.refuseTake
+	}
 	if w.prepared != r.Point {
 		w.t.Errorf("took %s, prepared is %q", r.Point, w.prepared)
 	}
@@ -235,6 +243,9 @@ func (w *world) Transfer(ctx context.Context, r mover.TransferRequest, progress 
 	progress(mover.Report{Phase: "transfer", Done: 1, Total: 2, Pack: "pack-" + string(rune('1'+len(r.Packs)))})
 	if err := w.die(ctx, "transfer"); err != nil {
 		return mover.Transferred{}, err
+	}
+	if w.inTransfer != nil {
+		w.inTransfer()
 	}
 	if w.transfer != nil {
 		return mover.Transferred{}, w.transfer
