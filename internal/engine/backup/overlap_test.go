@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -122,34 +123,31 @@ func TestHowABackupEnds(t *testing.T) {
 
 func TestABackupThatComesDuringASnapshotIsRefusedAndOneDuringATransferIsNot(t *testing.T) {
 	w := newWorld(t)
-	reached, goOn := make(chan string), make(chan struct{})
-	hold := func(step string) {
-		reached <- step
-		<-goOn
+	// The first job waits in its snapshot and in its transfer.
+	type place struct{ reached, goOn chan struct{} }
+	stops := func() (place, func()) {
+		p := place{make(chan struct{}), make(chan struct{})}
+		var once sync.Once
+		return p, func() { once.Do(func() { close(p.reached); <-p.goOn }) }
 	}
-	var first backstay.JobID
-	w.meanwhile = func() { hold("snapshot") }
-	j := w.queued(backstay.BackupParams{VM: "uuid-1"}, func(q *job.Queue, id backstay.JobID) {
-		first = id
-		<-reached
+	var snapshot, transfer place
+	snapshot, w.meanwhile = stops()
+	transfer, w.inTransfer = stops()
+	j := w.queued(backstay.BackupParams{VM: "uuid-1"}, func(q *job.Queue, first backstay.JobID) {
+		<-snapshot.reached
 		_, err := q.Submit(t.Context(), w.submission(backstay.BackupParams{VM: "uuid-1"}))
 		var coded *backstay.Error
 		if !errors.As(err, &coded) || coded.Code != backstay.CodeConflict || !strings.Contains(coded.Action, string(first)) {
 			t.Errorf("during the snapshot: %v", err)
 		}
-		w.meanwhile = nil
-		w.inTransfer = func() { hold("transfer") }
-		close2 := goOn
-		goOn = make(chan struct{})
-		close(close2)
-		<-reached
-		w.inTransfer = nil
+		close(snapshot.goOn)
+		<-transfer.reached
 		second, err := q.Submit(t.Context(), w.submission(backstay.BackupParams{VM: "uuid-1"}))
 		must(t, err)
 		if ended := follow(t, q, second.ID); ended.State != backstay.JobSucceeded || ended.Tasks[3].State != backstay.TaskSkipped {
 			t.Errorf("during the transfer: %s, %+v", ended.State, ended.Tasks)
 		}
-		close(goOn)
+		close(transfer.goOn)
 	})
 	if j.State != backstay.JobSucceeded || len(w.inVault) != 1 {
 		t.Errorf("the first ended as %s, in the vault %v", j.State, w.inVault)
