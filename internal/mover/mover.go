@@ -26,6 +26,8 @@ type Report struct {
 	// Pack is a pack that is now durable in every copy; a later attempt may name
 	// it in TransferRequest.Packs.
 	Pack string `json:"pack,omitempty"`
+	// Note says for people what holds the work up now; "" if nothing does.
+	Note string `json:"note,omitempty"`
 }
 
 // VaultAccess is what a mover needs to read and write one vault.
@@ -166,6 +168,8 @@ type TransferRequest struct {
 	// Avoid are packs that are known to be damaged in every copy.
 	Avoid   []string
 	Expires *time.Time
+	// Guest says what the guest may feel of the transfer; its LatencyLimit counts.
+	Guest backstay.GuestRules
 	// Header facts that the vault's manifest repeats: with them a catalogue can be
 	// rebuilt from the vault.
 	Policy backstay.PolicyName
@@ -185,6 +189,11 @@ type Transferred struct {
 	// Mode says for each disk how changes were found: first copy, changed
 	// layers, or full compare and why.
 	Modes map[backstay.DiskTarget]string
+	// Sampled are the bytes of unchanged pieces that were read again and compared
+	// with the parent's, as a tripwire for change maps that lie.
+	Sampled int64
+	// Warnings name change maps that did.
+	Warnings []string
 }
 
 // VerifyRequest asks to read a whole point through the decoder.

@@ -86,6 +86,7 @@ type backupRun struct {
 	run    backstay.LongRun
 	params backstay.BackupParams
 	state  state
+	note   string // what the transfer said last of what holds it up
 }
 
 // Run runs one backup job, or goes on with it after a crash. The VMs are the

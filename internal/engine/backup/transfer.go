@@ -89,6 +89,7 @@ func (b *backupRun) transfers(ctx context.Context, todo []*member) error {
 				}
 				r.Done, r.Total = r.Done+before, r.Total+before
 				progress(r)
+				b.noteOf(r)
 				m.keepPack(b, r)
 				most = max(most, r.Total)
 			}
@@ -140,12 +141,28 @@ func (b *backupRun) transfer(ctx context.Context, m *member, progress mover.Prog
 		Avoid: health.LostPacks(),
 		Job:   b.run.Job().ID, Point: point.ID, Vault: access, Parent: parent,
 		Packs: m.Packs, Expires: point.Expires, Policy: m.item.Policy, Host: point.VM.Host,
-		LeftOut: m.Plan.leftOut(), Group: point.Group,
+		LeftOut: m.Plan.leftOut(), Group: point.Group, Guest: m.policy.Guest,
 	}, progress)
 	if err != nil {
 		return err
 	}
+	if err := b.tell(m, t); err != nil {
+		return err
+	}
 	return b.recordVault(context.WithoutCancel(ctx), m, t)
+}
+
+// tell says how the transfer found what had changed.
+func (b *backupRun) tell(m *member, t mover.Transferred) error {
+	for _, warning := range t.Warnings {
+		if err := b.run.Warn(m.label() + ": " + warning); err != nil {
+			return err
+		}
+	}
+	if t.Sampled == 0 {
+		return nil
+	}
+	return b.run.Note("transfer", fmt.Sprintf("%d bytes of unchanged pieces were compared with the point before", t.Sampled))
 }
 
 // keepPack remembers a durable pack, so that a broken transfer goes on behind it.
@@ -156,6 +173,16 @@ func (m *member) keepPack(b *backupRun, r mover.Report) {
 	m.Packs = append(m.Packs, r.Pack)
 	// A pack that is not remembered is only written again; nothing is lost.
 	_ = b.run.Save(b.state)
+}
+
+// noteOf shows in the job what holds the transfer up, when that changes.
+func (b *backupRun) noteOf(r mover.Report) {
+	if r.Note == b.note {
+		return
+	}
+	b.note = r.Note
+	// A note that is not shown holds nothing up.
+	_ = b.run.Note("transfer", r.Note)
 }
 
 // newestInVault returns the newest point that the vault has of the VM, from

@@ -15,6 +15,7 @@ import (
 	"github.com/backstay/backstay/internal/hypervisor"
 	"github.com/backstay/backstay/internal/keyring"
 	"github.com/backstay/backstay/internal/mover"
+	"github.com/backstay/backstay/internal/pace"
 	"github.com/backstay/backstay/internal/tier/snapshot"
 	"github.com/backstay/backstay/internal/tier/vault"
 )
@@ -47,8 +48,9 @@ type Host struct {
 	log       *slog.Logger
 	now       func() time.Time
 
-	tier *snapshot.Tier
-	vms  keyedMutex // one changing call at a time for each VM
+	tier  *snapshot.Tier
+	pacer *pacer
+	vms   keyedMutex // one changing call at a time for each VM
 }
 
 // New returns the mover of this machine.
@@ -62,7 +64,9 @@ func New(o Options) (*Host, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	pacer := newPacer(pace.New(o.Hypervisor, o.Log), o.StateDir, o.Log)
 	t, err := snapshot.New(snapshot.Options{
+		Pace:       pacer.throttle,
 		Hypervisor: o.Hypervisor, Images: o.Images, Keyring: o.Keyring,
 		StateDir: o.StateDir, Host: o.Name, Log: o.Log, Now: o.Now,
 	})
@@ -71,7 +75,7 @@ func New(o Options) (*Host, error) {
 	}
 	return &Host{
 		hv: o.Hypervisor, images: o.Images, keys: o.Keyring, state: o.StateDir,
-		openVault: o.OpenVault, name: o.Name, log: o.Log, now: o.Now, tier: t,
+		openVault: o.OpenVault, name: o.Name, log: o.Log, now: o.Now, tier: t, pacer: pacer,
 	}, nil
 }
 

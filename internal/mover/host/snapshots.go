@@ -7,6 +7,7 @@ import (
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/mover"
+	"github.com/backstay/backstay/internal/pace"
 	"github.com/backstay/backstay/internal/tier/snapshot"
 )
 
@@ -82,11 +83,12 @@ func (h *Host) Lost(ctx context.Context, places []mover.PointPlace) (map[backsta
 
 // DropPoint takes a point out of the snapshot tier. No error if it is not there.
 func (h *Host) DropPoint(ctx context.Context, p backstay.PointID, progress mover.Progress) error {
-	return h.ending(ctx, p, func() error { return h.tier.Drop(ctx, p, mergeProgress(progress)) })
+	return h.ending(ctx, p, progress, h.tier.Drop)
 }
 
-// ending calls end for a point while nobody else changes its VM.
-func (h *Host) ending(ctx context.Context, p backstay.PointID, end func() error) error {
+// ending calls end for a point while nobody else changes its VM, at the pace that
+// the guest allows.
+func (h *Host) ending(ctx context.Context, p backstay.PointID, progress mover.Progress, end func(context.Context, backstay.PointID, snapshot.Progress) error) error {
 	record, err := h.tier.Record(ctx, p)
 	if backstay.IsCode(err, backstay.CodeUnknownPoint) {
 		return nil
@@ -103,7 +105,9 @@ func (h *Host) ending(ctx context.Context, p backstay.PointID, end func() error)
 	if err := h.tier.ForgetVMs(ctx, h.staging); err != nil {
 		return err
 	}
-	err = end()
+	err = h.pacer.merging(ctx, record.VM.UUID, progress, func(ctx context.Context, progress snapshot.Progress) error {
+		return end(ctx, p, progress)
+	})
 	if backstay.IsCode(err, backstay.CodeUnknownPoint) {
 		return nil // dropped while we waited for the VM
 	}
@@ -125,7 +129,12 @@ func (h *Host) Release(ctx context.Context, vm backstay.VMID, progress mover.Pro
 	if err := h.tier.ForgetVMs(ctx, h.staging); err != nil {
 		return mover.Released{}, err
 	}
-	notes, err := h.tier.Release(ctx, vm, mergeProgress(progress))
+	var notes []string
+	err = h.pacer.merging(ctx, vm, progress, func(ctx context.Context, progress snapshot.Progress) error {
+		var err error
+		notes, err = h.tier.Release(ctx, vm, progress)
+		return err
+	})
 	return mover.Released{Notes: notes}, err
 }
 
@@ -136,7 +145,7 @@ func (h *Host) Pin(ctx context.Context, p backstay.PointID, pinned bool) error {
 
 // KeepMap takes a point out of the snapshot tier, all but its change map.
 func (h *Host) KeepMap(ctx context.Context, p backstay.PointID, progress mover.Progress) error {
-	return h.ending(ctx, p, func() error { return h.tier.KeepMap(ctx, p, mergeProgress(progress)) })
+	return h.ending(ctx, p, progress, h.tier.KeepMap)
 }
 
 // Sweep mends what a crash left on the host. Restores come first: what they
@@ -145,16 +154,25 @@ func (h *Host) Sweep(ctx context.Context, live []backstay.JobID) (mover.SweepRep
 	removed, restoreErr := h.sweepRestores(ctx, live)
 	s, err := h.tier.Sweep(ctx, snapshot.SweepOptions{
 		Live: live,
-		Lock: func(ctx context.Context, vm backstay.VMID) (func(), error) { return h.vms.lock(ctx, string(vm)) },
+		Lock: h.lockToSweep,
 	})
 	return mover.SweepReport{Thawed: s.Thawed, Removed: append(removed, s.Removed...), Finished: s.Finished}, errors.Join(restoreErr, err)
 }
 
-func mergeProgress(progress mover.Progress) snapshot.Progress {
-	if progress == nil {
-		return nil
+// lockToSweep lets a sweep change a VM, and merge at the pace that its guest allows.
+// It is not given up: what a crash cut off must be ended.
+func (h *Host) lockToSweep(ctx context.Context, vm backstay.VMID) (func(), error) {
+	unlock, err := h.vms.lock(ctx, string(vm))
+	if err != nil {
+		return nil, err
 	}
-	return func(done, total int64) { progress(mover.Report{Phase: "merge", Done: done, Total: total}) }
+	_, governor := h.pacer.Start(ctx, pace.Work{VM: vm, Limit: h.pacer.limit(vm), Unstoppable: true})
+	h.pacer.use(vm, governor)
+	return func() {
+		h.pacer.use(vm, nil)
+		governor.Close()
+		unlock()
+	}, nil
 }
 
 // takenOf says what the port says of a recorded point. Disks that were left

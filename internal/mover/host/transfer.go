@@ -7,14 +7,17 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/blob"
 	"github.com/backstay/backstay/internal/mover"
+	"github.com/backstay/backstay/internal/pace"
 	"github.com/backstay/backstay/internal/tier"
 	"github.com/backstay/backstay/internal/tier/snapshot"
+	"github.com/backstay/backstay/internal/tier/tripwire"
 	"github.com/backstay/backstay/internal/tier/vault"
 )
 
@@ -38,6 +41,9 @@ func (h *Host) transfer(ctx context.Context, r mover.TransferRequest, progress m
 		return done, err
 	}
 	defer func() { err = errors.Join(err, v.Close()) }()
+	h.pacer.keep(point.Record.VM.UUID, r.Guest.LatencyLimit)
+	paced, governor, progress := h.pacer.reading(ctx, point.Record.VM.UUID, time.Duration(r.Guest.LatencyLimit), progress)
+	defer governor.Close()
 	w, err := v.Begin(ctx, vault.WriteOptions{
 		Point: r.Point, Parent: r.Parent, Packs: r.Packs, Avoid: r.Avoid, Now: h.now,
 		OnPack:   func(id string) { progress(mover.Report{Pack: id}) },
@@ -50,13 +56,14 @@ func (h *Host) transfer(ctx context.Context, r mover.TransferRequest, progress m
 		return done, fmt.Errorf("begin transfer: %w", err)
 	}
 	defer w.Abort() // does nothing after a commit
-	t := transferring{Host: h, request: r, point: point, writer: w, data: map[backstay.DiskTarget]int64{}}
+	t := transferring{Host: h, request: r, point: point, writer: w, governor: governor, pieces: sampled(len(point.Disks))}
 	t.done.Modes = map[backstay.DiskTarget]string{}
 	for _, d := range point.Disks {
-		if err := t.disk(ctx, d); err != nil {
-			return done, err
+		if err := t.disk(paced, d); err != nil {
+			return done, givenUp(governor, err)
 		}
 	}
+	governor.Close() // what follows does not touch the guest's disks
 	// What was read is the point only if nobody wrote to its layers meanwhile.
 	if _, err := h.openPoint(ctx, r.Point); err != nil {
 		return done, err
@@ -120,42 +127,32 @@ func (h *Host) transferredBefore(ctx context.Context, v *vault.Vault, point *sna
 // transferring is one transfer under way.
 type transferring struct {
 	*Host
-	request mover.TransferRequest
-	point   *snapshot.Point
-	writer  *vault.Writer
-	done    mover.Transferred
-	written map[backstay.DiskTarget]vault.DiskStats
-	data    map[backstay.DiskTarget]int64
-}
-
-// dataBytes adds up what of an image is not known to be zero: what a restore
-// will have to write. It asks a GiB at a time, so that the answers stay small.
-func dataBytes(image tier.Image) (int64, error) {
-	var total int64
-	for at := int64(0); at < image.Size(); at += 1 << 30 {
-		extents, err := image.Extents(at, min(1<<30, image.Size()-at))
-		if err != nil {
-			return 0, err
-		}
-		for _, e := range extents {
-			if !e.Zero {
-				total += e.Length
-			}
-		}
-	}
-	return total, nil
+	request  mover.TransferRequest
+	point    *snapshot.Point
+	writer   *vault.Writer
+	governor *pace.Governor
+	pieces   int // of each disk that are looked at again
+	done     mover.Transferred
+	written  map[backstay.DiskTarget]vault.DiskStats
 }
 
 // disk carries one disk. The layer is kept from being merged meanwhile.
 func (t *transferring) disk(ctx context.Context, d snapshot.PointLayers) (err error) {
-	image, err := t.point.OpenDisk(ctx, d.Target, t.request.Job)
+	opened, err := t.point.OpenDisk(ctx, d.Target, t.request.Job)
 	if err != nil {
 		return err
 	}
+	image := pacedImage{opened, ctx, t.governor}
 	defer func() { err = errors.Join(err, image.Close()) }()
 	changed, ok, reason, err := t.tier.Changes(ctx, t.request.Point, t.request.Parent, d.Target)
 	if err != nil {
 		return err
+	}
+	if ok {
+		if reason, err = t.distrust(ctx, d.Target, image, changed); err != nil {
+			return err
+		}
+		ok = reason == ""
 	}
 	stats, err := t.writer.WriteDisk(ctx, vault.DiskSource{
 		Target: d.Target, Format: t.point.FormatOf(d.Target), Image: image, Changed: changed, HasMap: ok,
@@ -163,15 +160,55 @@ func (t *transferring) disk(ctx context.Context, d snapshot.PointLayers) (err er
 	if err != nil {
 		return fmt.Errorf("store disk %s: %w", d.Target, err)
 	}
-	if t.data[d.Target], err = dataBytes(image); err != nil {
-		return fmt.Errorf("measure disk %s: %w", d.Target, err)
-	}
 	t.count(d.Target, stats, backstay.TotalLength(changed), ok)
 	t.done.Modes[d.Target] = stats.Mode
 	if !ok && t.request.Parent != "" {
 		t.done.Modes[d.Target] = "full compare: " + reason
 	}
 	return nil
+}
+
+// distrust looks whether the disk is unchanged where its map says so, and returns
+// why the map is not to be trusted if it is not (I7). That is worth a warning: what
+// came before this point may have been missed too.
+func (t *transferring) distrust(ctx context.Context, target backstay.DiskTarget, image tier.Image, changed []backstay.Range) (reason string, err error) {
+	sample, err := lookAgain(ctx, t.writer.Parent(), target, image, tripwire.Options{Changed: changed, Pieces: t.pieces})
+	t.done.Sampled += sample.Bytes
+	t.done.Stats.BytesRead += sample.Bytes
+	if err != nil || sample.Differs == nil {
+		return "", err
+	}
+	reason = fmt.Sprintf("%d bytes at %d are not what point %s has, and the change map says that they are",
+		sample.Differs.Length, sample.Differs.Offset, t.request.Parent)
+	t.done.Warnings = append(t.done.Warnings, fmt.Sprintf(
+		"the change map of disk %s lied: %s; everything was compared, and the point is complete; somebody else may write to the disk's layers", target, reason))
+	t.log.Warn("a change map lied", "vm", t.point.Record.VM.UUID, "point", t.request.Point, "parent", t.request.Parent,
+		"disk", target, "offset", sample.Differs.Offset, "length", sample.Differs.Length)
+	return reason, nil
+}
+
+// sampled is how many pieces of each disk are looked at.
+func sampled(disks int) int { return max(1, samplePieces/max(disks, 1)) }
+
+// samplePieces is how many pieces of all disks are looked at. Tests look at more.
+var samplePieces = tripwire.RunPieces
+
+// lookAgain compares unchanged pieces of a disk with what a point in a vault has
+// there. Without such a point, or such a disk of this size, there is nothing to
+// compare with; the vault does not use the map then.
+func lookAgain(ctx context.Context, parent *vault.Point, target backstay.DiskTarget, image tier.Image, o tripwire.Options) (tripwire.Result, error) {
+	if parent == nil {
+		return tripwire.Result{}, nil
+	}
+	old, err := parent.Disk(ctx, target)
+	if err != nil {
+		return tripwire.Result{}, nil //nolint:nilerr // it has no such disk
+	}
+	defer old.Close()
+	if old.Size() != image.Size() {
+		return tripwire.Result{}, nil
+	}
+	return tripwire.Check(ctx, image, old, o)
 }
 
 func (t *transferring) count(target backstay.DiskTarget, s vault.DiskStats, mapped int64, hasMap bool) {
@@ -193,7 +230,7 @@ func (t *transferring) count(target backstay.DiskTarget, s vault.DiskStats, mapp
 func (t *transferring) disks(disks []backstay.PointDisk) []backstay.PointDisk {
 	for i, d := range disks {
 		if s, ok := t.written[d.Target]; ok {
-			disks[i].ChangedBytes, disks[i].StoredBytes, disks[i].DataBytes = s.BytesChanged, s.BytesNew, t.data[d.Target]
+			disks[i].ChangedBytes, disks[i].StoredBytes, disks[i].DataBytes = s.BytesChanged, s.BytesNew, min(s.DataBytes, d.Size)
 		}
 	}
 	return disks

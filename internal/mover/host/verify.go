@@ -10,6 +10,7 @@ import (
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/mover"
+	"github.com/backstay/backstay/internal/pace"
 	"github.com/backstay/backstay/internal/tier"
 )
 
@@ -46,9 +47,15 @@ type verifyDisk struct {
 type diskOpener func(context.Context, backstay.DiskTarget) (tier.Image, error)
 
 func (h *Host) verify(ctx context.Context, r mover.VerifyRequest, progress mover.Progress) (mover.Verified, error) {
-	disks, open, err := h.verifySource(ctx, r)
+	disks, open, vm, err := h.verifySource(ctx, r)
 	if err != nil {
 		return mover.Verified{}, err
+	}
+	var governor *pace.Governor
+	if r.Tier == backstay.SnapshotTier {
+		ctx, governor, progress = h.pacer.reading(ctx, vm, h.pacer.limit(vm), progress)
+		defer governor.Close()
+		open = paced(open, governor)
 	}
 	var total, done int64
 	for _, d := range disks {
@@ -61,7 +68,7 @@ func (h *Host) verify(ctx context.Context, r mover.VerifyRequest, progress mover
 			progress(mover.Report{Phase: "verify", Done: done, Total: total})
 		})
 		if err != nil {
-			return mover.Verified{}, fmt.Errorf("read disk %s: %w", d.target, err)
+			return mover.Verified{}, fmt.Errorf("read disk %s: %w", d.target, givenUp(governor, err))
 		}
 		verified.SHA256[d.target] = sum
 		verified.Stats.BytesRead += read
@@ -70,36 +77,47 @@ func (h *Host) verify(ctx context.Context, r mover.VerifyRequest, progress mover
 }
 
 // verifySource finds the disks of the point in the wanted tier.
-func (h *Host) verifySource(ctx context.Context, r mover.VerifyRequest) (disks []verifyDisk, open diskOpener, err error) {
+func (h *Host) verifySource(ctx context.Context, r mover.VerifyRequest) (disks []verifyDisk, open diskOpener, vm backstay.VMID, err error) {
 	if r.Tier == backstay.VaultTier {
 		if r.Vault == nil {
-			return nil, nil, errors.New("verify in the vault tier: no vault is named")
+			return nil, nil, "", errors.New("verify in the vault tier: no vault is named")
 		}
 		v, err := h.openVault(ctx, *r.Vault)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, "", err
 		}
 		point, err := v.OpenPoint(ctx, r.Point)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, "", err
 		}
 		for _, d := range point.Facts().Disks {
 			if d.Included {
 				disks = append(disks, verifyDisk{d.Target, d.Size})
 			}
 		}
-		return disks, point.Disk, nil
+		return disks, point.Disk, point.Facts().VM.UUID, nil
 	}
 	point, err := h.openPoint(ctx, r.Point)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, "", err
 	}
 	for _, d := range point.Disks {
 		disks = append(disks, verifyDisk{d.Target, d.Size})
 	}
 	return disks, func(ctx context.Context, target backstay.DiskTarget) (tier.Image, error) {
 		return point.OpenDisk(ctx, target, r.Job)
-	}, nil
+	}, point.Record.VM.UUID, nil
+}
+
+// paced opens disks that are read as fast as the guest allows.
+func paced(open diskOpener, governor *pace.Governor) diskOpener {
+	return func(ctx context.Context, target backstay.DiskTarget) (tier.Image, error) {
+		image, err := open(ctx, target)
+		if err != nil {
+			return nil, err
+		}
+		return pacedImage{image, ctx, governor}, nil
+	}
 }
 
 func hashDisk(ctx context.Context, d verifyDisk, open diskOpener, advanced func(int64)) (read int64, sum string, err error) {

@@ -92,6 +92,8 @@ type DiskStats struct {
 	// the packs' own frames).
 	BytesRead, BytesChanged, BytesNew int64
 	ChunksNew                         int64
+	// DataBytes are what the disk consists of beside zeros: what a restore writes.
+	DataBytes int64
 	// Mode says how changes were found: first copy, changed layers, or full
 	// compare, and why.
 	Mode string

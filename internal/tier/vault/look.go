@@ -364,6 +364,11 @@ func (d *diskWork) endPage(ctx context.Context, p *pageWork) error {
 	if page.AllZero() {
 		return nil
 	}
+	for _, e := range page.Extents {
+		if e.Chunk != 0 {
+			d.stats.DataBytes += int64(e.Units) * chunk.Unit
+		}
+	}
 	plain := page.Encode()
 	if len(plain) > chunk.MaxTable {
 		// It takes a page of which nearly each unit is in a pack of its own.

@@ -108,6 +108,20 @@ type image struct {
 // Size returns the guest-visible size in bytes.
 func (m *image) Size() int64 { return m.disk.Size }
 
+// DataRanges returns ranges outside which the disk is known to be zeros without
+// reading anything, in order.
+func (m *image) DataRanges() []backstay.Range {
+	var ranges []backstay.Range
+	for i := range m.disk.PageCount() {
+		if m.disk.Page(i).IsZero() {
+			continue
+		}
+		start := int64(i) * m.disk.PageBytes
+		ranges = append(ranges, backstay.Range{Offset: start, Length: min(m.disk.PageBytes, m.disk.Size-start)})
+	}
+	return ranges
+}
+
 // Close has nothing to let go of.
 func (m *image) Close() error { return nil }
 

@@ -163,6 +163,10 @@ func (w *Writer) resume(ctx context.Context) error {
 	return nil
 }
 
+// Parent returns the point relative to which change maps are; nil if none was
+// named, or ParentNote says why not.
+func (w *Writer) Parent() *Point { return w.parent }
+
 // Abort ends the transfer. What was put stays, unused, for a later attempt. It
 // does nothing after Commit or a second time.
 func (w *Writer) Abort() {
