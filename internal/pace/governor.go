@@ -32,6 +32,7 @@
 package pace
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"sync"
@@ -42,8 +43,8 @@ import (
 )
 
 const (
-	every   = 250 * time.Millisecond // between two looks at the guest
-	longest = 10 * time.Minute       // that a guest suffers from one piece of work
+	every   = 250 * time.Millisecond // Options.Every
+	longest = 10 * time.Minute       // Options.Longest
 	answer  = 5 * time.Second        // for the hypervisor to tell; longer is not known
 
 	// Floor is the rate of a stop of work that cannot be stopped, in bytes/s.
@@ -55,8 +56,7 @@ const (
 // Pacer makes governors for the VMs of a host, and remembers between their work
 // what the guests' requests took. Its methods may be called concurrently.
 type Pacer struct {
-	stats hypervisor.Stats
-	log   *slog.Logger
+	o Options
 
 	mu   sync.Mutex
 	last map[backstay.VMID]counts // guarded by mu: at the end of the last work
@@ -64,9 +64,24 @@ type Pacer struct {
 
 type counts map[backstay.DiskTarget]hypervisor.IOStats
 
+// Options say how a pacer looks at guests. Stats is required.
+type Options struct {
+	Stats hypervisor.Stats
+	Log   *slog.Logger // nil: nothing is logged
+	// Every is the time between two looks; 0 means 250 ms.
+	Every time.Duration
+	// Longest is how long a guest may suffer from one piece of work; 0 means ten
+	// minutes.
+	Longest time.Duration
+}
+
 // New returns a pacer that asks a hypervisor what guests feel.
-func New(stats hypervisor.Stats, log *slog.Logger) *Pacer {
-	return &Pacer{stats: stats, log: log, last: map[backstay.VMID]counts{}}
+func New(o Options) *Pacer {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	o.Every, o.Longest = cmp.Or(o.Every, every), cmp.Or(o.Longest, longest)
+	return &Pacer{o: o, last: map[backstay.VMID]counts{}}
 }
 
 // Work says what is to be paced.
@@ -109,7 +124,7 @@ func (p *Pacer) Start(ctx context.Context, w Work) (context.Context, *Governor) 
 	ctx, cancel := context.WithCancelCause(ctx)
 	g := &Governor{
 		pacer: p, work: w, cancel: cancel, ended: make(chan struct{}), changed: make(chan struct{}),
-		control: newControl(w.Limit, longest, w.Unstoppable),
+		control: newControl(w.Limit, p.o.Longest, w.Unstoppable),
 	}
 	go g.watch(ctx)
 	return ctx, g
@@ -131,7 +146,7 @@ func (g *Governor) watch(ctx context.Context) {
 	g.mu.Lock()
 	g.control.base = g.pacer.baseOf(g.work.VM, before)
 	g.mu.Unlock()
-	tick := time.NewTicker(every)
+	tick := time.NewTicker(g.pacer.o.Every)
 	defer tick.Stop()
 	for at := time.Now(); ; {
 		select {
@@ -161,7 +176,7 @@ func (g *Governor) watch(ctx context.Context) {
 func (g *Governor) ask(ctx context.Context) (counts, bool) {
 	ctx, cancel := context.WithTimeout(ctx, answer)
 	defer cancel()
-	all, err := g.pacer.stats.IOStats(ctx, g.work.VM)
+	all, err := g.pacer.o.Stats.IOStats(ctx, g.work.VM)
 	return all, err == nil
 }
 
@@ -186,13 +201,13 @@ func (g *Governor) take(now time.Time, over time.Duration, s sample) error {
 	close(g.changed)
 	g.changed = make(chan struct{})
 	if giveUp && g.stopped == nil {
-		g.stopped = backstay.Errorf(backstay.CodeGuestBusy, "the guest's own disk requests took too long for %s", longest).
+		g.stopped = backstay.Errorf(backstay.CodeGuestBusy, "the guest's own disk requests took too long for %s", g.pacer.o.Longest).
 			Becausef("one takes more than %s whenever the backup reads or merges, however slowly it does", g.work.Limit)
 	}
 	err := g.stopped
 	g.mu.Unlock()
 	if is != was {
-		g.pacer.log.Info("the pace of a backup changed", "vm", g.work.VM, "from", was, "to", is, "bytesPerSecond", int64(rate))
+		g.pacer.o.Log.Info("the pace of a backup changed", "vm", g.work.VM, "from", was, "to", is, "bytesPerSecond", int64(rate))
 		if g.work.Changed != nil {
 			g.work.Changed(is)
 		}
@@ -206,7 +221,7 @@ func (g *Governor) refill(now time.Time) {
 		return
 	}
 	g.tokens += g.control.rate * now.Sub(g.filled).Seconds()
-	g.tokens = min(g.tokens, g.control.rate*every.Seconds())
+	g.tokens = min(g.tokens, g.control.rate*g.pacer.o.Every.Seconds())
 	g.filled = now
 }
 

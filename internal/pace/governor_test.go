@@ -3,7 +3,6 @@ package pace
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -46,7 +45,7 @@ func start(t *testing.T, g *guest, w Work) (context.Context, *Governor) {
 	t.Helper()
 	g.feels(2 * ms)
 	w.VM = vm
-	ctx, governor := New(g, slog.New(slog.DiscardHandler)).Start(t.Context(), w)
+	ctx, governor := New(Options{Stats: g}).Start(t.Context(), w)
 	t.Cleanup(governor.Close)
 	time.Sleep(time.Second)
 	return ctx, governor
@@ -167,7 +166,7 @@ func TestAHypervisorThatIsAwayStopsNothing(t *testing.T) {
 func TestTheGuestsOwnLatencyIsThatSinceOurLastWork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &guest{}
-		p := New(g, slog.New(slog.DiscardHandler))
+		p := New(Options{Stats: g})
 		_, first := p.Start(t.Context(), Work{VM: vm})
 		time.Sleep(time.Second + every/2)
 		first.Close()

@@ -64,7 +64,7 @@ func New(o Options) (*Host, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	pacer := newPacer(pace.New(o.Hypervisor, o.Log), o.StateDir, o.Log)
+	pacer := newPacer(pace.New(pace.Options{Stats: o.Hypervisor, Log: o.Log}), o.StateDir, o.Log)
 	t, err := snapshot.New(snapshot.Options{
 		Pace:       pacer.throttle,
 		Hypervisor: o.Hypervisor, Images: o.Images, Keyring: o.Keyring,
