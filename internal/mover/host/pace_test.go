@@ -70,8 +70,8 @@ func TestATransferIsGivenUpRatherThanTheGuest(t *testing.T) {
 	if users := w.users(); len(users) > 0 {
 		t.Errorf("the transfer that was given up still stands on the layers: %v", users)
 	}
-	w.holds(pointID, backstay.SnapshotTier, sums)
 	w.paceBy(&sufferer{cured: true})
+	w.holds(pointID, backstay.SnapshotTier, sums)
 	w.transfer(pointID, "")
 	w.holds(pointID, backstay.VaultTier, sums)
 }
