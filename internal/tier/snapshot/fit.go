@@ -31,11 +31,10 @@ func (t *Tier) checkFit(ctx context.Context, into, child *Layer) error {
 	if err != nil || !st.Mode().IsRegular() {
 		return nil // a device has its room already; whoever opens it misses the file
 	}
-	var room unix.Statfs_t
-	if err := unix.Statfs(filepath.Dir(into.File), &room); err != nil {
-		return fmt.Errorf("look for room beside %s: %w", into.File, err)
+	left, err := roomIn(filepath.Dir(into.File))
+	if err != nil {
+		return err
 	}
-	left := int64(room.Bavail) * room.Bsize
 	info, err := t.images.Info(ctx, child.File)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -56,6 +55,15 @@ func (t *Tier) checkFit(ctx context.Context, into, child *Layer) error {
 	return backstay.Errorf(backstay.CodeNoSpace, "there is too little room to merge %s into %s", child.File, into.File).
 		Becausef("it may need %d MiB, and %d MiB are left", need>>20, left>>20).
 		Do("free space there; the layers stay as they are until then")
+}
+
+// roomIn returns the bytes that are left in a folder's file system.
+func roomIn(folder string) (int64, error) {
+	var room unix.Statfs_t
+	if err := statfs(folder, &room); err != nil {
+		return 0, fmt.Errorf("look for room in %s: %w", folder, err)
+	}
+	return int64(room.Bavail) * room.Bsize, nil
 }
 
 // needs bounds from above the bytes by which a merge makes the lower layer grow.

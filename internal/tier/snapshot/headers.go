@@ -28,7 +28,7 @@ func (t *Tier) unknownOn(ctx context.Context, b *book, files ...string) ([]strin
 		}
 		for _, e := range entries {
 			path := filepath.Join(folder, e.Name())
-			if !e.Type().IsRegular() || b.ByFile(path) != nil || !mentions(path, names) {
+			if !e.Type().IsRegular() || b.ByFile(path) != nil || b.overlayOfUser(path) || !mentions(path, names) {
 				continue
 			}
 			info, err := t.images.Info(ctx, path)
@@ -56,6 +56,17 @@ func (b *book) strangerInWords(path, on string) string {
 		}
 	}
 	return fmt.Sprintf("%s stands on %s, and no record of backstay knows it", path, on)
+}
+
+// overlayOfUser tells whether a file is the overlay of a VM that is recorded as
+// standing on a layer: what it keeps is known.
+func (b *book) overlayOfUser(path string) bool {
+	for _, l := range b.Layers {
+		if slices.ContainsFunc(l.Users, func(u User) bool { return u.Overlay == path }) {
+			return true
+		}
+	}
+	return false
 }
 
 // byFolder lists for each folder the names of the files in it.

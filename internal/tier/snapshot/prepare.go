@@ -96,6 +96,9 @@ func (t *Tier) settleOthers(ctx context.Context, vm backstay.VMID) error {
 	if err := t.finishMerges(ctx, vm); err != nil {
 		return err
 	}
+	if err := t.finishCopies(ctx, vm); err != nil {
+		return err
+	}
 	b, err := t.load()
 	if err != nil {
 		return err

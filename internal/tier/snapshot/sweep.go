@@ -90,6 +90,9 @@ func (t *Tier) Sweep(ctx context.Context, o SweepOptions) (Swept, error) {
 	for _, m := range b.Merges {
 		errs = append(errs, o.locked(ctx, m.VM, func() error { return t.finishMerges(ctx, m.VM) }))
 	}
+	for _, c := range b.Copies {
+		errs = append(errs, o.locked(ctx, c.VM, func() error { return t.finishCopies(ctx, c.VM) }))
+	}
 	for _, p := range b.Points {
 		if p.State != record.PointDropping {
 			continue
@@ -101,7 +104,7 @@ func (t *Tier) Sweep(ctx context.Context, o SweepOptions) (Swept, error) {
 			errs = append(errs, o.locked(ctx, p.VM.UUID, func() error { return t.dropMaps(ctx, p.VM.UUID, nil) }))
 		}
 	}
-	errs = append(errs, t.sweepUsers(ctx, o.Live), t.sweepTemps(&s))
+	errs = append(errs, t.sweepUsers(ctx, o.Live), t.cleanLeft(ctx), t.sweepTemps(&s))
 	return s, errors.Join(errs...)
 }
 

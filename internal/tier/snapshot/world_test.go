@@ -208,6 +208,9 @@ func (w *world) clean() {
 		w.t.Errorf("%d intents and %d merges are left", len(b.Intents), len(b.Merges))
 	}
 	known := map[string]bool{"vda.raw": true, "vdb.qcow2": true}
+	for _, name := range strings.Fields(w.active()) {
+		known[name] = true
+	}
 	for _, l := range b.Layers {
 		known[filepath.Base(l.File)] = true
 		if len(l.Users) > 0 {

@@ -18,6 +18,7 @@ type Book struct {
 	Points  map[backstay.PointID]*Point
 	Intents []*Intent
 	Merges  []*Merge
+	Copies  []*Copy
 	// PointFiles is where each record was read; a new one goes beside its file.
 	PointFiles map[backstay.PointID]string
 	store      *Store

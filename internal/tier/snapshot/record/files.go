@@ -162,6 +162,49 @@ func RemoveFile(path string) error {
 	return syncFolder(filepath.Dir(path))
 }
 
+// LinkFile gives a file a second name, durably. No error if it has it.
+func LinkFile(path, name string) error {
+	if SameFile(path, name) {
+		return nil
+	}
+	if err := CutOff(name); err != nil {
+		return err
+	}
+	if err := os.Link(path, name); err != nil {
+		return fmt.Errorf("give file another name: %w", err)
+	}
+	return syncFolder(filepath.Dir(name))
+}
+
+// ReplaceFile lets the second of two names be the first one's file, durably and
+// in one step. Both names are there afterwards.
+func ReplaceFile(path, name string) error {
+	if SameFile(path, name) {
+		return nil
+	}
+	temp := name + tempPrefix
+	if err := RemoveFile(temp); err != nil {
+		return err
+	}
+	if err := LinkFile(path, temp); err != nil {
+		return err
+	}
+	if err := CutOff(name); err != nil {
+		return err
+	}
+	if err := os.Rename(temp, name); err != nil {
+		return fmt.Errorf("replace file: %w", err)
+	}
+	return syncFolder(filepath.Dir(name))
+}
+
+// SameFile tells whether two names are of one file.
+func SameFile(a, b string) bool {
+	x, errA := os.Stat(a)
+	y, errB := os.Stat(b)
+	return errA == nil && errB == nil && os.SameFile(x, y)
+}
+
 // ReadJSON reads a record into v after seeing that its version is one that we
 // know.
 func ReadJSON(path string, v any) error {

@@ -105,6 +105,14 @@ func (b *Book) readIntents(folder string) error {
 			b.Merges = append(b.Merges, m)
 			continue
 		}
+		if strings.HasPrefix(filepath.Base(path), copyPrefix) {
+			c := &Copy{Path: path}
+			if err := ReadJSON(path, c); err != nil {
+				return err
+			}
+			b.Copies = append(b.Copies, c)
+			continue
+		}
 		in := &Intent{Path: path}
 		if err := ReadJSON(path, in); err != nil {
 			return err

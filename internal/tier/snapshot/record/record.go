@@ -35,6 +35,9 @@ type Layer struct {
 	// Bottom marks the file that the VM used when its protection began. Nothing
 	// below it is ever written (I15).
 	Bottom bool `json:"bottom"`
+	// Left marks a layer that the VM it was made for has left, for a copy: it goes
+	// when nothing stands on it any more.
+	Left bool `json:"left,omitempty"`
 	// Points are those that rest on this layer; a layer with points is frozen.
 	Points []backstay.PointID `json:"points"`
 	Users  []User             `json:"users"`
