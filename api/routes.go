@@ -18,6 +18,8 @@ const (
 	PathWhoAmI = "/v1/whoami"
 	PathHosts  = "/v1/hosts"
 	PathHost   = "/v1/hosts/{host}"
+	// PathHostRooms is the room beside the disks of a host's VMs.
+	PathHostRooms = "/v1/hosts/{host}/rooms"
 
 	PathVMs        = "/v1/vms"
 	PathVM         = "/v1/vms/{vm}"
@@ -52,6 +54,7 @@ const (
 	PathPoints        = "/v1/points"
 	PathPoint         = "/v1/points/{point}"
 	PathPointRestores = "/v1/points/{point}/restores"
+	PathPointPin      = "/v1/points/{point}/pin"
 	PathPointVerify   = "/v1/points/{point}/verify"
 	PathRestores      = "/v1/restores"
 

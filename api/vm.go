@@ -12,6 +12,8 @@ type VMDetail struct {
 	Verdicts []backstay.DiskVerdict `json:"verdicts"`
 	// Group is the group that the VM is in, if any.
 	Group backstay.GroupName `json:"group,omitempty"`
+	// Warnings say what threatens the VM: too little room beside its disks.
+	Warnings []string `json:"warnings"`
 }
 
 // ProtectRequest asks to put a VM under a policy, in a vault.
@@ -41,8 +43,9 @@ type ProtectResponse struct {
 // UnprotectResponse says what became of the points.
 type UnprotectResponse struct {
 	Item backstay.ProtectedItem `json:"item"` // as it was
-	// PointsKept is the number of points that stay.
+	// PointsKept is the number of points that stay: those in vaults.
 	PointsKept int `json:"pointsKept"`
-	// Jobs delete the points, if that was asked for.
+	// Jobs delete the points, if that was asked for; the last one puts the VM back
+	// on its own files.
 	Jobs []backstay.Job `json:"jobs"`
 }

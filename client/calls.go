@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -30,6 +31,11 @@ func (c *Client) Host(ctx context.Context, name backstay.HostName) (backstay.Hos
 	return get[backstay.Host](ctx, c, api.Path(api.PathHost, string(name)))
 }
 
+// Rooms tells the room that layers take on a host.
+func (c *Client) Rooms(ctx context.Context, host backstay.HostName) ([]backstay.Room, error) {
+	return get[[]backstay.Room](ctx, c, api.Path(api.PathHostRooms, string(host)))
+}
+
 // VMs lists all VMs, protected or not.
 func (c *Client) VMs(ctx context.Context) ([]api.VMDetail, error) {
 	return get[[]api.VMDetail](ctx, c, api.PathVMs)
@@ -47,13 +53,17 @@ func (c *Client) Protect(ctx context.Context, vm string, r api.ProtectRequest) (
 	return out, err
 }
 
-// Unprotect ends a VM's protection. Its points stay, unless deleteData says
-// that they go: then the answer has the jobs that delete them.
-func (c *Client) Unprotect(ctx context.Context, vm string, deleteData bool) (api.UnprotectResponse, error) {
-	path := api.Path(api.PathProtection, vm)
-	if deleteData {
-		path += "?deleteData=true"
-	}
+// UnprotectOptions say what else goes when a protection ends.
+type UnprotectOptions struct {
+	DeleteData         bool // all points
+	DropSnapshotPoints bool // the points that are in no vault
+}
+
+// Unprotect ends a VM's protection. Its points in vaults stay, unless the options
+// say that they go; the answer has the jobs that delete them, and the one that
+// puts the VM back on its own files.
+func (c *Client) Unprotect(ctx context.Context, vm string, o UnprotectOptions) (api.UnprotectResponse, error) {
+	path := fmt.Sprintf("%s?deleteData=%t&dropSnapshotPoints=%t", api.Path(api.PathProtection, vm), o.DeleteData, o.DropSnapshotPoints)
 	var out api.UnprotectResponse
 	err := c.do(ctx, http.MethodDelete, path, nil, &out)
 	return out, err
@@ -195,6 +205,20 @@ func (c *Client) PointRestores(ctx context.Context, point string) (backstay.Poss
 // vault if the point is there.
 func (c *Client) VerifyPoint(ctx context.Context, point string, tier backstay.Tier) (backstay.Job, error) {
 	return post[backstay.Job](ctx, c, api.Path(api.PathPointVerify, point), api.VerifyRequest{Tier: tier})
+}
+
+// PinPoint keeps a point until it is unpinned; UnpinPoint lets it go again.
+func (c *Client) PinPoint(ctx context.Context, point string) (backstay.RecoveryPoint, error) {
+	var p backstay.RecoveryPoint
+	err := c.do(ctx, http.MethodPut, api.Path(api.PathPointPin, point), nil, &p)
+	return p, err
+}
+
+// UnpinPoint lets a point go by its policy again.
+func (c *Client) UnpinPoint(ctx context.Context, point string) (backstay.RecoveryPoint, error) {
+	var p backstay.RecoveryPoint
+	err := c.do(ctx, http.MethodDelete, api.Path(api.PathPointPin, point), nil, &p)
+	return p, err
 }
 
 // DeletePoint starts a job that deletes a point from all its tiers.

@@ -53,7 +53,7 @@ func (a *app) pointCommands() *cobra.Command {
 		}),
 	}
 	return a.group("point", "Recovery points", "  backstay point list web01\n  backstay point show web01@latest",
-		list, show, restores, a.pointVerifyCommand(), a.pointDeleteCommand())
+		list, show, restores, a.pointVerifyCommand(), a.pointPinCommand(true), a.pointPinCommand(false), a.pointDeleteCommand())
 }
 
 func (a *app) pointVerifyCommand() *cobra.Command {
@@ -72,6 +72,34 @@ func (a *app) pointVerifyCommand() *cobra.Command {
 	}
 	c.Flags().Var(tierFlag(&tier), "tier", "the tier to read; the vault if the point is there")
 	return a.noWaitFlag(c)
+}
+
+func (a *app) pointPinCommand(pin bool) *cobra.Command {
+	c := &cobra.Command{
+		Use: "pin POINT", Short: "Keep a recovery point until it is unpinned",
+		Long:    "Keep a recovery point, in all tiers that it is in, whatever its policy says, until it is unpinned.",
+		Example: "  backstay point pin web01@latest",
+	}
+	if !pin {
+		c = &cobra.Command{
+			Use: "unpin POINT", Short: "Let a recovery point go by its policy again",
+			Example: "  backstay point unpin 01K9ZQ",
+		}
+	}
+	c.Args, c.ValidArgsFunction = exactly("POINT"), a.completePoints()
+	c.RunE = a.call(func(ctx context.Context, cl *client.Client, args []string) error {
+		change, done := cl.PinPoint, "point %s of %s is pinned"
+		if !pin {
+			change, done = cl.UnpinPoint, "point %s of %s goes by its policy again"
+		}
+		p, err := change(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		a.note(done, p.ID, vmLabel(p.VM))
+		return a.emit(p, func(w io.Writer) { a.pointTable(w, p) })
+	})
+	return c
 }
 
 func (a *app) pointDeleteCommand() *cobra.Command {

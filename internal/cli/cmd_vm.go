@@ -35,7 +35,14 @@ func (a *app) hostCommands() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.emit(h, func(w io.Writer) { a.hostTable(w, h) })
+			rooms, err := c.Rooms(ctx, h.Name)
+			if err != nil {
+				return err
+			}
+			return a.emit(h, func(w io.Writer) {
+				a.hostTable(w, h)
+				roomsTable(w, rooms)
+			})
 		}),
 	}
 	return a.group("host", "Machines that run libvirt", "  backstay host list\n  backstay host show local", list, show)
@@ -53,6 +60,20 @@ func (a *app) hostTable(w io.Writer, h backstay.Host) {
 	row(w, "bridges", strings.Join(h.Facts.Bridges, ", "))
 	for _, p := range h.Facts.Pools {
 		row(w, "pool "+p.Name, fmt.Sprintf("%s, %s free", p.Path, size(p.Available)))
+	}
+}
+
+// roomsTable shows the room beside the disks, if layers take some.
+func roomsTable(w io.Writer, rooms []backstay.Room) {
+	if len(rooms) == 0 {
+		return
+	}
+	row(w, "")
+	row(w, "LAYERS IN", "FREE", "OF", "MUST STAY FREE", "VM", "POINTS", "TAKE", "WARNING")
+	for _, r := range rooms {
+		for _, vm := range r.VMs {
+			row(w, r.Folder, size(r.Free), size(r.Total), size(r.Floor), first(vm.VM.Name, string(vm.VM.UUID)), vm.Depth, size(vm.Active+vm.Frozen), r.Warning)
+		}
 	}
 }
 
@@ -97,6 +118,9 @@ func (a *app) vmTable(w io.Writer, vm api.VMDetail) {
 	row(w, "protection", protection(vm))
 	if vm.Group != "" {
 		row(w, "group", vm.Group)
+	}
+	for _, warning := range vm.Warnings {
+		row(w, "warning", warning)
 	}
 	if p := vm.Protection; p != nil {
 		row(w, "last point", a.whenPtr(p.LastPoint))
@@ -234,35 +258,67 @@ func diskTargets(words []string) []backstay.DiskTarget {
 }
 
 func (a *app) unprotectCommand() *cobra.Command {
-	deleteData := false
+	var o client.UnprotectOptions
 	c := &cobra.Command{
-		Use: "unprotect VM", Short: "End a VM's protection; its points stay unless told otherwise",
-		Example: "  backstay unprotect web01\n  backstay unprotect web01 --delete-data --yes",
+		Use: "unprotect VM", Short: "End a VM's protection; its points in vaults stay unless told otherwise",
+		Long: "End a VM's protection and put it back on its own files: the layers beside its disks are merged,\n" +
+			"while the VM runs on. Its points in vaults stay and can be restored.",
+		Example: "  backstay unprotect web01\n  backstay unprotect web01 --drop-snapshot-points --yes\n  backstay unprotect web01 --delete-data --yes",
 		Args:    exactly("VM"), ValidArgsFunction: a.completeVMs(),
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
-			if deleteData {
+			switch {
+			case o.DeleteData:
 				if err := a.confirm("end the protection of %s and delete all of its recovery points", args[0]); err != nil {
 					return err
 				}
+			case o.DropSnapshotPoints:
+				if err := a.confirm("end the protection of %s and delete its recovery points that are in no vault", args[0]); err != nil {
+					return err
+				}
 			}
-			out, err := c.Unprotect(ctx, args[0], deleteData)
+			out, err := c.Unprotect(ctx, args[0], o)
 			if err != nil {
 				return err
 			}
 			err = a.emit(out, func(w io.Writer) {
 				fmt.Fprintf(w, "%s is no longer protected; %d recovery points stay\n", vmLabel(out.Item.VM), out.PointsKept)
 				for _, job := range out.Jobs {
-					fmt.Fprintf(w, "job %s deletes point %s\n", job.ID, job.Point)
+					if job.Point == "" {
+						fmt.Fprintf(w, "job %s puts the VM back on its own files\n", job.ID)
+					} else {
+						fmt.Fprintf(w, "job %s deletes point %s\n", job.ID, job.Point)
+					}
 				}
 			})
 			if err != nil || a.noWait {
 				return err
 			}
-			return a.waitAll(ctx, c, out.Jobs)
+			if err := a.waitAll(ctx, c, out.Jobs); err != nil {
+				return err
+			}
+			return a.sayFiles(ctx, c, out)
 		}),
 	}
-	c.Flags().BoolVar(&deleteData, "delete-data", false, "delete the VM's recovery points too")
+	c.Flags().BoolVar(&o.DeleteData, "delete-data", false, "delete the VM's recovery points too")
+	c.Flags().BoolVar(&o.DropSnapshotPoints, "drop-snapshot-points", false, "also delete the recovery points that are in no vault")
 	return a.noWaitFlag(a.yesFlag(c))
+}
+
+// sayFiles names the files that a VM is on when its protection has ended.
+func (a *app) sayFiles(ctx context.Context, c *client.Client, out api.UnprotectResponse) error {
+	for _, job := range out.Jobs {
+		if job.Point != "" {
+			continue
+		}
+		ended, err := c.Job(ctx, job.ID)
+		if err != nil {
+			return err
+		}
+		if len(ended.Result.Disks) > 0 {
+			a.note("%s is on %s", vmLabel(out.Item.VM), strings.Join(ended.Result.Disks, ", "))
+		}
+	}
+	return nil
 }
 
 // waitAll waits for several jobs and returns the first error.

@@ -40,7 +40,7 @@ func TestTheCommandsOfTheContractAreThere(t *testing.T) {
 	for _, path := range []string{
 		"server", "agent", "init", "doctor", "host list", "host show", "vm list", "vm show", "vault create", "vault list", "vault show", "vault usage",
 		"policy create", "policy list", "policy show", "policy edit", "policy simulate", "policy delete", "protect", "unprotect", "backup", "point list", "point show", "point verify",
-		"point restores", "point delete", "restore create-vm", "job list", "job show", "job watch", "job cancel", "job retry", "audit list",
+		"point restores", "point pin", "point unpin", "point delete", "restore create-vm", "job list", "job show", "job watch", "job cancel", "job retry", "audit list",
 		"token create", "token list", "token delete", "completion bash", "completion zsh", "completion fish",
 	} {
 		c, rest, err := a.root.Find(strings.Fields(path))

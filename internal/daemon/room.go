@@ -53,11 +53,20 @@ func newRooms(r *region) *rooms {
 	return &rooms{region: r, seen: map[backstay.HostName][]backstay.Room{}, alarm: map[string]time.Time{}, tries: map[string]try{}}
 }
 
-// Rooms implements server.Rooms.
+// Rooms implements server.Layers.
 func (w *rooms) Rooms(host backstay.HostName) []backstay.Room {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Clone(w.seen[host])
+}
+
+// Pin implements server.Layers.
+func (w *rooms) Pin(ctx context.Context, host backstay.HostName, p backstay.PointID, pinned bool) error {
+	m, err := w.hosts.mover(host)
+	if err != nil {
+		return err
+	}
+	return m.Pin(ctx, p, pinned)
 }
 
 // floor is how much must stay free on a file system of a host: what the

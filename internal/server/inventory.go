@@ -3,6 +3,7 @@ package server
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 
 	backstay "github.com/backstay/backstay"
@@ -25,6 +26,11 @@ func (s *server) registerInventory() {
 	add(s, "getHost", func(ctx context.Context, in *hostInput) (*answer[backstay.Host], error) {
 		h, err := s.Catalog.Hosts.Host(ctx, backstay.HostName(in.Host))
 		return &answer[backstay.Host]{h}, missing(err, backstay.CodeUnknownHost, "host", in.Host)
+	})
+	add(s, "listRooms", func(ctx context.Context, in *hostInput) (*answer[[]backstay.Room], error) {
+		_, err := s.Catalog.Hosts.Host(ctx, backstay.HostName(in.Host))
+		return &answer[[]backstay.Room]{append([]backstay.Room{}, s.Layers.Rooms(backstay.HostName(in.Host))...)},
+			missing(err, backstay.CodeUnknownHost, "host", in.Host)
 	})
 	add(s, "listVMs", s.listVMs)
 	add(s, "getVM", s.getVM)
@@ -66,7 +72,7 @@ func (s *server) listVMs(ctx context.Context, _ *struct{}) (*answer[[]api.VMDeta
 	}
 	out := make([]api.VMDetail, len(vms))
 	for i, vm := range vms {
-		out[i] = detail(vm, byID[vm.ID], groups)
+		out[i] = s.detail(vm, byID[vm.ID], groups)
 	}
 	slices.SortFunc(out, func(a, b api.VMDetail) int {
 		return cmp.Or(cmp.Compare(a.Host, b.Host), cmp.Compare(a.Name, b.Name))
@@ -87,13 +93,13 @@ func (s *server) getVM(ctx context.Context, in *vmInput) (*answer[api.VMDetail],
 		return nil, err
 	}
 	groups, err := s.Catalog.Groups.ListGroups(ctx)
-	return &answer[api.VMDetail]{detail(vm, item, groups)}, err
+	return &answer[api.VMDetail]{s.detail(vm, item, groups)}, err
 }
 
 // detail is a VM with what its protection means for each disk; of a VM that is
 // not protected, with what a protection could.
-func detail(vm backstay.VM, item *backstay.ProtectedItem, groups []backstay.Group) api.VMDetail {
-	out := api.VMDetail{VM: vm, Protection: item}
+func (s *server) detail(vm backstay.VM, item *backstay.ProtectedItem, groups []backstay.Group) api.VMDetail {
+	out := api.VMDetail{VM: vm, Protection: item, Warnings: s.warnings(vm)}
 	if item == nil {
 		item = &backstay.ProtectedItem{}
 	}
@@ -106,4 +112,22 @@ func detail(vm backstay.VM, item *backstay.ProtectedItem, groups []backstay.Grou
 		}
 	}
 	return out
+}
+
+// warnings says what threatens a VM: too little room beside its disks.
+func (s *server) warnings(vm backstay.VM) []string {
+	warnings := []string{}
+	for _, room := range s.Layers.Rooms(vm.Host) {
+		i := slices.IndexFunc(room.VMs, func(on backstay.RoomVM) bool { return on.VM.UUID == vm.ID })
+		if i < 0 {
+			continue
+		}
+		if room.VMs[i].Stalled {
+			warnings = append(warnings, fmt.Sprintf("it stands still since a request to a disk failed; %s has %d MiB free", room.Folder, room.Free>>20))
+		}
+		if room.Warning != "" {
+			warnings = append(warnings, room.Warning)
+		}
+	}
+	return warnings
 }

@@ -28,6 +28,12 @@ func (s *server) registerPoints() {
 		p, err := s.point(ctx, in.Point)
 		return &answer[backstay.PossibleRestores]{possible(p)}, err
 	})
+	add(s, "pinPoint", func(ctx context.Context, in *pointInput) (*answer[backstay.RecoveryPoint], error) {
+		return s.pin(ctx, in, true)
+	})
+	add(s, "unpinPoint", func(ctx context.Context, in *pointInput) (*answer[backstay.RecoveryPoint], error) {
+		return s.pin(ctx, in, false)
+	})
 	add(s, "deletePoint", s.deletePoint)
 	add(s, "verifyPoint", s.verifyPoint)
 }
@@ -89,6 +95,32 @@ func readable(p backstay.RecoveryPoint) backstay.Allowed {
 
 func pinned(p backstay.RecoveryPoint) error {
 	return backstay.Errorf(backstay.CodeConflict, "the point %s is pinned", p.ID).Becausef("somebody asked to keep it").Do("keep it, or unpin it first")
+}
+
+// pin pins a point or lets it go. Beside the disks it is written first: what the
+// catalogue says is then never more than what holds.
+func (s *server) pin(ctx context.Context, in *pointInput, pinned bool) (*answer[backstay.RecoveryPoint], error) {
+	p, err := s.point(ctx, in.Point)
+	if err != nil {
+		return nil, err
+	}
+	if pinned && !p.Has(backstay.SnapshotTier) && !p.Has(backstay.VaultTier) {
+		return nil, backstay.Errorf(backstay.CodeNotRestorable, "the point %s cannot be pinned", p.ID).Becausef("%s", possible(p).CreateVM.Reason)
+	}
+	if slices.ContainsFunc(p.Tiers, func(t backstay.PointTier) bool { return t.Tier == backstay.SnapshotTier }) {
+		err := s.Layers.Pin(ctx, p.VM.Host, p.ID, pinned)
+		// A point that left the host meanwhile is in its vault, or nowhere.
+		if err != nil && !(backstay.IsCode(err, backstay.CodeUnknownPoint) && (!pinned || p.Has(backstay.VaultTier))) {
+			return nil, err
+		}
+	}
+	err = s.Catalog.Points.ChangePoint(ctx, p.ID, func(now *backstay.RecoveryPoint) error {
+		now.Pinned = pinned
+		p = *now
+		return nil
+	})
+	p.Restores = possible(p)
+	return &answer[backstay.RecoveryPoint]{p}, missing(err, backstay.CodeUnknownPoint, "point", in.Point)
 }
 
 func (s *server) deletePoint(ctx context.Context, in *pointInput) (*answer[backstay.Job], error) {

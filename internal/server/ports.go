@@ -59,6 +59,15 @@ type Planner interface {
 	PlanReclaim(ctx context.Context, params backstay.ReclaimParams) (backstay.ReclaimPlan, error)
 }
 
+// Layers does what is to be done at once in the snapshot tier of a host.
+type Layers interface {
+	// Pin keeps a point's layers until they are unpinned, also when the catalogue is
+	// lost. CodeUnknownPoint if the host does not have the point.
+	Pin(ctx context.Context, host backstay.HostName, p backstay.PointID, pinned bool) error
+	// Rooms tells the room beside the disks as it was last seen.
+	Rooms(host backstay.HostName) []backstay.Room
+}
+
 // Vaults does what needs a vault's key or its storage units, which the server
 // itself never touches.
 type Vaults interface {

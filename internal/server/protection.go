@@ -173,10 +173,14 @@ func targets(disks []backstay.Disk) string {
 }
 
 type unprotectInput struct {
-	VM         string `path:"vm" doc:"UUID, NAME or HOST/NAME"`
-	DeleteData bool   `query:"deleteData" doc:"delete the VM's recovery points too"`
+	VM                 string `path:"vm" doc:"UUID, NAME or HOST/NAME"`
+	DeleteData         bool   `query:"deleteData" doc:"delete the VM's recovery points too"`
+	DropSnapshotPoints bool   `query:"dropSnapshotPoints" doc:"also those recovery points go that are in no vault"`
 }
 
+// unprotect ends a VM's protection: its layers are merged and it is on its own
+// files again, so that nothing of backstay is left beside its disks. What is in
+// vaults stays, unless told otherwise.
 func (s *server) unprotect(ctx context.Context, in *unprotectInput) (*answer[api.UnprotectResponse], error) {
 	ref, err := s.vmRef(ctx, in.VM)
 	if err != nil {
@@ -193,35 +197,61 @@ func (s *server) unprotect(ctx context.Context, in *unprotectInput) (*answer[api
 	if err := s.noGroup(ctx, ref); err != nil {
 		return nil, err
 	}
-	if in.DeleteData {
-		if err := s.noBackup(ctx, ref); err != nil {
-			return nil, err
-		}
+	if err := s.noBackup(ctx, ref); err != nil {
+		return nil, err
 	}
 	points, err := s.Catalog.Points.ListPoints(ctx, ref.UUID)
 	if err != nil {
 		return nil, err
 	}
-	if in.DeleteData {
-		if i := slices.IndexFunc(points, func(p backstay.RecoveryPoint) bool { return p.Pinned }); i >= 0 {
-			return nil, pinned(points[i])
-		}
-	}
-	if err := s.Catalog.Items.DeleteItem(ctx, ref.UUID); err != nil {
+	if err := mayGo(in, ref, points); err != nil {
 		return nil, err
 	}
-	out := api.UnprotectResponse{Item: *item, PointsKept: len(points)}
-	if in.DeleteData {
-		for _, p := range points {
+	out := api.UnprotectResponse{Item: *item}
+	for _, p := range points {
+		switch {
+		case in.DeleteData:
 			job, err := s.submitExpire(ctx, p)
 			if err != nil {
 				return nil, err
 			}
 			out.Jobs = append(out.Jobs, job)
+		case p.Has(backstay.VaultTier):
+			out.PointsKept++
 		}
-		out.PointsKept = 0
 	}
-	return &answer[api.UnprotectResponse]{out}, nil
+	release, err := s.submit(ctx, JobRequest{
+		Kind: backstay.JobExpire, Target: label(ref), VMs: []backstay.VMID{ref.UUID}, Host: ref.Host,
+		Params: backstay.ExpireParams{VM: ref.UUID, Host: ref.Host, Release: true},
+	})
+	if err != nil {
+		return nil, err
+	}
+	out.Jobs = append(out.Jobs, release)
+	// The release does so too, in case this never comes to pass.
+	err = s.Catalog.Items.DeleteItem(ctx, ref.UUID)
+	return &answer[api.UnprotectResponse]{out}, err
+}
+
+// mayGo refuses to end a protection by which a point would be lost that somebody
+// may still want.
+func mayGo(in *unprotectInput, ref backstay.VMRef, points []backstay.RecoveryPoint) error {
+	only := 0
+	for _, p := range points {
+		here := slices.ContainsFunc(p.Tiers, func(t backstay.PointTier) bool { return t.Tier == backstay.SnapshotTier })
+		if p.Pinned && (in.DeleteData || here) {
+			return pinned(p)
+		}
+		if p.Has(backstay.SnapshotTier) && !p.Has(backstay.VaultTier) {
+			only++
+		}
+	}
+	if only == 0 || in.DeleteData || in.DropSnapshotPoints {
+		return nil
+	}
+	return backstay.Errorf(backstay.CodeConflict, "%d recovery points of %s are in the snapshot tier only", only, label(ref)).
+		Becausef("they are layers of its disks, which are merged when the protection ends").
+		Do("take a backup to have the VM's present state in the vault, and give --drop-snapshot-points if these may go")
 }
 
 // noBackup refuses while a backup of the VM has not ended: it would make a point
@@ -234,7 +264,7 @@ func (s *server) noBackup(ctx context.Context, vm backstay.VMRef) error {
 	for _, j := range jobs { // a VM of a group cannot be unprotected
 		if j.Kind == backstay.JobBackup && j.Target == label(vm) {
 			return backstay.Errorf(backstay.CodeConflict, "a backup of the VM %s is %s", label(vm), j.State).
-				Becausef("it would make a point after all others were deleted").
+				Becausef("it would make a point after the protection has ended").
 				Do("wait for the job %s, or cancel it: `backstay job cancel %s`", j.ID, j.ID)
 		}
 	}

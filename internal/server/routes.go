@@ -36,10 +36,11 @@ var routes = []route{
 
 	{id: "listHosts", method: get, path: api.PathHosts, need: backstay.Reader, says: "All hosts"},
 	{id: "getHost", method: get, path: api.PathHost, need: backstay.Reader, says: "One host"},
+	{id: "listRooms", method: get, path: api.PathHostRooms, need: backstay.Reader, says: "The room that layers take on a host, and what must stay free"},
 	{id: "listVMs", method: get, path: api.PathVMs, need: backstay.Reader, says: "All VMs, protected or not, and why one cannot be"},
 	{id: "getVM", method: get, path: api.PathVM, need: backstay.Reader, says: "One VM"},
 	{id: "protectVM", method: put, path: api.PathProtection, need: backstay.Operator, says: "Put a VM under a policy, in a vault"},
-	{id: "unprotectVM", method: del, path: api.PathProtection, need: backstay.Owner, says: "End a VM's protection, keeping its points or not"},
+	{id: "unprotectVM", method: del, path: api.PathProtection, need: backstay.Owner, says: "End a VM's protection and put it back on its own files; its points in vaults stay, unless told otherwise"},
 	{id: "listItems", method: get, path: api.PathItems, need: backstay.Reader, says: "All protected items"},
 
 	{id: "listGroups", method: get, path: api.PathGroups, need: backstay.Reader, says: "All groups of VMs"},
@@ -75,6 +76,8 @@ var routes = []route{
 	{id: "listPoints", method: get, path: api.PathPoints, need: backstay.Reader, says: "Recovery points, newest first"},
 	{id: "getPoint", method: get, path: api.PathPoint, need: backstay.Reader, says: "One recovery point"},
 	{id: "deletePoint", method: del, path: api.PathPoint, need: backstay.Owner, says: "Delete a recovery point from all its tiers", status: http.StatusAccepted},
+	{id: "pinPoint", method: put, path: api.PathPointPin, need: backstay.Operator, says: "Keep a recovery point until it is unpinned"},
+	{id: "unpinPoint", method: del, path: api.PathPointPin, need: backstay.Owner, says: "Let a recovery point go by its policy again"},
 	{id: "getPointRestores", method: get, path: api.PathPointRestores, need: backstay.Reader, says: "Which restores a point allows, and if not, why"},
 	{id: "verifyPoint", method: post, path: api.PathPointVerify, need: backstay.Operator, says: "Read a whole point and compute its disks' SHA-256", status: http.StatusAccepted},
 	{id: "startRestore", method: post, path: api.PathRestores, need: backstay.Operator, says: "Restore a point, or plan it; refused when the pre-flight list refuses", status: http.StatusAccepted},

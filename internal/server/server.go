@@ -15,8 +15,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Options are what the server is made of. Catalog, Jobs, Planner, Vaults and Keys are
-// required; the zero value of the others is right.
+// Options are what the server is made of. Catalog, Jobs, Planner, Vaults, Keys and
+// Layers are required; the zero value of the others is right.
 type Options struct {
 	Catalog *catalog.Catalog
 	Jobs    JobQueue
@@ -24,6 +24,8 @@ type Options struct {
 	Vaults  Vaults
 	// Keys changes who can open a vault.
 	Keys VaultKeys
+	// Layers is what is asked of the snapshot tier of hosts outside of jobs.
+	Layers Layers
 	// Region is the region's name.
 	Region string
 	// Version is the program's version, for people.

@@ -186,14 +186,14 @@ func TestProtectNamesWhatCannotBeBackedUp(t *testing.T) {
 
 func TestUnprotectKeepsThePointsUnlessToldOtherwise(t *testing.T) {
 	w := start(t)
-	got := as[api.UnprotectResponse](t, w, backstay.Owner, "DELETE", "/v1/vms/web01/protection", "")
-	if got.PointsKept != 3 || len(got.Jobs) != 0 {
+	got := as[api.UnprotectResponse](t, w, backstay.Owner, "DELETE", "/v1/vms/web01/protection?dropSnapshotPoints=true", "")
+	if got.PointsKept != 1 || len(got.Jobs) != 1 {
 		t.Errorf("got %+v", got)
 	}
 	refused(t, w, "DELETE", "/v1/vms/web01/protection", "", 409, backstay.CodeNotProtected)
 	as[api.ProtectResponse](t, w, backstay.Owner, "PUT", "/v1/vms/web01/protection", `{"policy":"daily","vault":"default"}`)
 	got = as[api.UnprotectResponse](t, w, backstay.Owner, "DELETE", "/v1/vms/web01/protection?deleteData=true", "")
-	if got.PointsKept != 0 || len(got.Jobs) != 3 || got.Jobs[0].Kind != backstay.JobExpire {
+	if got.PointsKept != 0 || len(got.Jobs) != 4 || got.Jobs[0].Kind != backstay.JobExpire {
 		t.Errorf("got %+v", got)
 	}
 }
@@ -537,7 +537,61 @@ func TestDataIsNotDeletedWhileABackupWouldMakeMore(t *testing.T) {
 	if vm := as[api.VMDetail](t, w, backstay.Reader, "GET", "/v1/vms/web01", ""); vm.Protection == nil {
 		t.Error("refused, and unprotected all the same")
 	}
-	if got := as[api.UnprotectResponse](t, w, backstay.Owner, "DELETE", "/v1/vms/web01/protection", ""); got.PointsKept != 3 {
-		t.Errorf("keeping the points needs no waiting: %+v", got)
+	refused(t, w, "DELETE", "/v1/vms/web01/protection", "", 409, backstay.CodeConflict)
+}
+
+// Ending a protection puts the VM back on its own files, and loses no point
+// without saying so.
+func TestEndingAProtectionSaysWhichPointsWouldBeLost(t *testing.T) {
+	w := start(t)
+	e := refused(t, w, "DELETE", "/v1/vms/web01/protection", "", 409, backstay.CodeConflict)
+	if !strings.Contains(e.Message, "1 recovery points of local/web01 are in the snapshot tier only") || !strings.Contains(e.Action, "--drop-snapshot-points") {
+		t.Errorf("%+v", e)
+	}
+	got := as[api.UnprotectResponse](t, w, backstay.Owner, "DELETE", "/v1/vms/web01/protection?dropSnapshotPoints=true", "")
+	if got.PointsKept != 1 || len(got.Jobs) != 1 || got.Jobs[0].Kind != backstay.JobExpire || got.Jobs[0].Point != "" {
+		t.Errorf("%+v", got)
+	}
+	if vm := as[api.VMDetail](t, w, backstay.Reader, "GET", "/v1/vms/web01", ""); vm.Protection != nil {
+		t.Error("it is protected still")
+	}
+}
+
+// A pin is written beside the disks as well, so that it outlives the catalogue;
+// what is pinned is not deleted, and ends no protection.
+func TestAPinIsHandedToTheHost(t *testing.T) {
+	w := start(t)
+	path := "/v1/points/" + string(servertest.PointBoth)
+	if p := as[backstay.RecoveryPoint](t, w, backstay.Operator, "PUT", path+"/pin", ""); !p.Pinned || !slices.Equal(w.Layers.Pinned(), []backstay.PointID{p.ID}) {
+		t.Errorf("%+v, %v", p, w.Layers.Pinned())
+	}
+	refused(t, w, "DELETE", path, "", 409, backstay.CodeConflict)
+	refused(t, w, "DELETE", "/v1/vms/web01/protection?dropSnapshotPoints=true", "", 409, backstay.CodeConflict)
+	if p := as[backstay.RecoveryPoint](t, w, backstay.Owner, "DELETE", path+"/pin", ""); p.Pinned || len(w.Layers.Pinned()) > 0 {
+		t.Errorf("%+v, %v", p, w.Layers.Pinned())
+	}
+	// In the vault only: the host has nothing to do with it.
+	w.Layers.Away = backstay.Errorf(backstay.CodeHostAway, "the host is away").Becausef("nobody answers")
+	if p := as[backstay.RecoveryPoint](t, w, backstay.Operator, "PUT", "/v1/points/"+string(servertest.PointGone)+"/pin", ""); !p.Pinned {
+		t.Errorf("%+v", p)
+	}
+	refused(t, w, "PUT", path+"/pin", "", 503, backstay.CodeHostAway)
+	if p := as[backstay.RecoveryPoint](t, w, backstay.Reader, "GET", path, ""); p.Pinned {
+		t.Error("the catalogue says more than the host keeps")
+	}
+}
+
+func TestAVMSaysThatItsRoomRunsOut(t *testing.T) {
+	w := start(t)
+	id := as[api.VMDetail](t, w, backstay.Reader, "GET", "/v1/vms/web01", "").ID
+	w.Layers.Room = []backstay.Room{{Folder: "/vms", Free: 5 << 20, Floor: 9 << 20, Warning: "no point can go: it is pinned", VMs: []backstay.RoomVM{{VM: backstay.VMRef{UUID: id}, Stalled: true}}}}
+	if vm := as[api.VMDetail](t, w, backstay.Reader, "GET", "/v1/vms/web01", ""); len(vm.Warnings) != 2 || vm.Warnings[1] != "no point can go: it is pinned" {
+		t.Errorf("%q", vm.Warnings)
+	}
+	if vm := as[api.VMDetail](t, w, backstay.Reader, "GET", "/v1/vms/db01", ""); len(vm.Warnings) != 0 {
+		t.Errorf("%q", vm.Warnings)
+	}
+	if rooms := as[[]backstay.Room](t, w, backstay.Reader, "GET", "/v1/hosts/local/rooms", ""); len(rooms) != 1 || rooms[0].Floor != 9<<20 {
+		t.Errorf("%+v", rooms)
 	}
 }

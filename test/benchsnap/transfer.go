@@ -7,6 +7,7 @@ import (
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/api"
+	"github.com/backstay/backstay/client"
 )
 
 // transferBytes are new in each transfer that is watched.
@@ -87,7 +88,7 @@ func (b *bench) unprotected(ctx context.Context, vm string) error {
 				return err
 			}
 		}
-		_, err = b.client.Unprotect(ctx, vm, true)
+		_, err = b.client.Unprotect(ctx, vm, client.UnprotectOptions{DeleteData: true})
 		if err != nil {
 			return err
 		}

@@ -19,13 +19,13 @@ import (
 
 // Verdict says of one tier of one point whether it goes, and why.
 type Verdict struct {
-	Point  backstay.PointID
-	Tier   backstay.Tier
-	Drop   bool
+	Point backstay.PointID
+	Tier  backstay.Tier
+	Drop  bool
 	// KeepMap: of a dropped snapshot-tier point stays what the next change map is
 	// relative to.
 	KeepMap bool
-	Reason string
+	Reason  string
 }
 
 // NewPlan decides over all points of one VM, oldest first, at the time now.

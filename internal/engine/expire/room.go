@@ -116,7 +116,9 @@ func (r *Runner) makeRoom(ctx context.Context, run backstay.Run, params backstay
 			if err != nil {
 				return err
 			}
-			i := slices.IndexFunc(plan, func(c Candidate) bool { return c.Free() && !slices.Contains(refused, c.Point) && !slices.Contains(params.Passed, c.VM.UUID) })
+			i := slices.IndexFunc(plan, func(c Candidate) bool {
+				return c.Free() && !slices.Contains(refused, c.Point) && !slices.Contains(params.Passed, c.VM.UUID)
+			})
 			if i < 0 || plan[i].VM.UUID != params.VM {
 				return nil
 			}

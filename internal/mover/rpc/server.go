@@ -75,7 +75,9 @@ func handler(base context.Context, m mover.Mover, log *slog.Logger, tm timing) h
 	registerTransfers(s, m)
 	registerRestores(s, m)
 	registerRooms(s, m)
-	handle(s, "Adopt", func(ctx context.Context, r mover.AdoptRequest, _ func(none)) (none, error) { return none{}, m.Adopt(ctx, r) })
+	handle(s, "Adopt", func(ctx context.Context, r mover.AdoptRequest, _ func(none)) (none, error) {
+		return none{}, m.Adopt(ctx, r)
+	})
 	return s.mux
 }
 

@@ -173,6 +173,9 @@ func (b *book) holders(p *PointRecord) (held []string, transfers []backstay.JobI
 			}
 		}
 	}
+	if p.Pinned {
+		held = append(held, "it is pinned")
+	}
 	slices.Sort(held)
 	slices.Sort(transfers)
 	return held, transfers
