@@ -36,6 +36,9 @@ type PullDisk struct {
 	// Scratch is an empty qcow2 image of the disk's size which nobody else uses:
 	// QEMU keeps in it what the guest overwrites meanwhile.
 	Scratch string
+	// Secret is the UUID of the libvirt secret that opens an encrypted scratch
+	// image; "" for one that is not.
+	Secret string
 	// Since is the checkpoint since which changes are told, in the meta context
 	// PullContext; "" tells none.
 	Since string

@@ -139,7 +139,15 @@ func serveDisk(e *etree.Element, d hypervisor.PullDisk) {
 		e.CreateAttr("exportbitmap", hypervisor.PullBitmap(d.Target))
 	}
 	e.CreateElement("driver").CreateAttr("type", "qcow2")
-	e.CreateElement("scratch").CreateAttr("file", d.Scratch)
+	scratch := e.CreateElement("scratch")
+	scratch.CreateAttr("file", d.Scratch)
+	if d.Secret != "" {
+		encryption := scratch.CreateElement("encryption")
+		encryption.CreateAttr("format", "luks")
+		secret := encryption.CreateElement("secret")
+		secret.CreateAttr("type", "passphrase")
+		secret.CreateAttr("uuid", d.Secret)
+	}
 }
 
 // Pulling asks for the backup job of the VM.

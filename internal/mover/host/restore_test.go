@@ -118,7 +118,7 @@ func newTestWorld(t *testing.T) *testWorld {
 	w.fill()
 	w.makeVault()
 	w.host, err = New(Options{
-		Hypervisor: seenHost{w.hv, w}, Images: w.hv, Keyring: keyfile.New(w.path("keys")), StateDir: w.path("state"),
+		Hypervisor: seenHost{w.hv, w}, Images: w.hv, Keyring: keyfile.New(w.path("keys")), StateDir: w.path("state"), SocketDir: w.path("s"),
 		OpenVault: w.openVault, Name: "h1", Log: slog.New(slog.NewTextHandler(w.logs, nil)),
 	})
 	must(t, err)
