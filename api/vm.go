@@ -26,6 +26,10 @@ type ProtectRequest struct {
 	// before, and none of them means all disks.
 	IncludeDisks []backstay.DiskTarget `json:"includeDisks,omitempty"`
 	ExcludeDisks []backstay.DiskTarget `json:"excludeDisks,omitempty"`
+	// Method is how points are taken: layers, which is the default, or pull. A
+	// VM that has points in the snapshot tier must be unprotected before it goes
+	// from layers to pull.
+	Method backstay.Method `json:"method,omitempty" enum:"layers,pull"`
 	// Adopt is the protected item, or the VM that points are of, whose points become
 	// this VM's: UUID, NAME or HOST/NAME. No host may have that VM any more.
 	Adopt string `json:"adopt,omitempty"`

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -122,7 +123,11 @@ func (a *app) vmTable(w io.Writer, vm api.VMDetail) {
 	for _, warning := range vm.Warnings {
 		row(w, "warning", warning)
 	}
+	if len(vm.Checkpoints) > 0 {
+		row(w, "checkpoints", strings.Join(vm.Checkpoints, ", "))
+	}
 	if p := vm.Protection; p != nil {
+		row(w, "method", cmp.Or(p.Method, backstay.MethodLayers))
 		row(w, "last point", a.whenPtr(p.LastPoint))
 		row(w, "next due", a.whenPtr(p.NextDue))
 	}
@@ -199,14 +204,15 @@ func yesNo(b bool) string {
 
 func (a *app) protectCommand() *cobra.Command {
 	var r api.ProtectRequest
-	var policy, vault string
+	var policy, vault, method string
 	var include, exclude []string
 	c := &cobra.Command{
 		Use: "protect VM --policy P --vault V", Short: "Put a VM under a policy, in a vault",
-		Example: "  backstay protect web01 --policy daily --vault default\n  backstay protect db01 --policy daily --vault default --exclude-disk vdb\n  backstay protect web01 --policy daily --vault default --adopt 5f6c2f3e-…",
+		Example: "  backstay protect web01 --policy daily --vault default\n  backstay protect db01 --policy daily --vault default --exclude-disk vdb\n  backstay protect old01 --policy daily --vault default --method pull\n  backstay protect web01 --policy daily --vault default --adopt 5f6c2f3e-…",
 		Args:    exactly("VM"), ValidArgsFunction: a.completeVMs(),
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
 			r.Policy, r.Vault = backstay.PolicyName(policy), backstay.VaultName(vault)
+			r.Method = backstay.Method(method)
 			r.IncludeDisks, r.ExcludeDisks = diskTargets(include), diskTargets(exclude)
 			out, err := c.Protect(ctx, args[0], r)
 			if err != nil {
@@ -221,6 +227,7 @@ func (a *app) protectCommand() *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&policy, "policy", "", "the policy")
 	f.StringVar(&vault, "vault", "", "the vault")
+	f.StringVar(&method, "method", "", "how points are taken: layers (the default), or pull for disks that shall have no overlays")
 	f.StringSliceVar(&include, "include-disk", nil, "back up only these disks, and none that is added later")
 	f.StringSliceVar(&exclude, "exclude-disk", nil, "leave these disks out; one that is added later is backed up")
 	f.StringVar(&r.Adopt, "adopt", "", "take over the points of this VM, which was deleted, moved or made again by hand")

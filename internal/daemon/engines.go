@@ -240,7 +240,7 @@ func (e *engines) PlanBackup(ctx context.Context, id backstay.VMID) (api.BackupP
 	for _, d := range plan.Disks {
 		disk := api.BackupDisk{Target: d.Target, Included: d.Included, Excluded: d.Excluded, Reason: d.Reason}
 		if d.Included {
-			disk.Mode = mode(points, item.Vault, d.Target)
+			disk.Mode = mode(points, item, d.Target)
 		}
 		answer.Disks = append(answer.Disks, disk)
 	}
@@ -248,14 +248,17 @@ func (e *engines) PlanBackup(ctx context.Context, id backstay.VMID) (api.BackupP
 }
 
 // mode says how a transfer will find what changed, as far as the catalogue can tell.
-func mode(points []backstay.RecoveryPoint, vault backstay.VaultName, target backstay.DiskTarget) string {
+func mode(points []backstay.RecoveryPoint, item backstay.ProtectedItem, target backstay.DiskTarget) string {
 	for i := range points {
 		p := points[len(points)-1-i]
-		if p.Vault != vault || !p.Has(backstay.VaultTier) {
+		if p.Vault != item.Vault || !p.Has(backstay.VaultTier) {
 			continue
 		}
 		for _, d := range p.Disks {
 			if d.Target == target && d.Included {
+				if item.Method == backstay.MethodPull {
+					return "pull: what the dirty bitmap names, or a full compare if there is none"
+				}
 				if p.Has(backstay.SnapshotTier) {
 					return "changed layers"
 				}

@@ -266,6 +266,7 @@ type Mover interface {
 	Standings
 	Keeps
 	Transfers
+	Pulls
 	Restores
 	Rooms
 	Adopts

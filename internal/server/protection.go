@@ -84,8 +84,11 @@ func (s *server) protect(ctx context.Context, in *protectInput) (*answer[api.Pro
 	if err != nil {
 		return nil, err
 	}
-	if vm.Reason != "" {
-		return nil, backstay.Errorf(backstay.CodeVMNotPossible, "the VM %s cannot be protected", label(vm.Ref())).Becausef("%s", vm.Reason)
+	if reason := vm.Obstacle(in.Body.Method); reason != "" {
+		return nil, backstay.Errorf(backstay.CodeVMNotPossible, "the VM %s cannot be protected", label(vm.Ref())).Becausef("%s", reason)
+	}
+	if err := s.mayPull(ctx, vm.Ref(), in.Body.Method); err != nil {
+		return nil, err
 	}
 	if _, err := s.Catalog.Policies.Policy(ctx, in.Body.Policy); err != nil {
 		return nil, missing(err, backstay.CodeUnknownPolicy, "policy", in.Body.Policy)
@@ -95,7 +98,7 @@ func (s *server) protect(ctx context.Context, in *protectInput) (*answer[api.Pro
 	}
 	item := backstay.ProtectedItem{
 		VM: vm.Ref(), Policy: in.Body.Policy, Vault: in.Body.Vault, Since: s.Now().UTC(),
-		Included: in.Body.IncludeDisks, Excluded: in.Body.ExcludeDisks,
+		Included: in.Body.IncludeDisks, Excluded: in.Body.ExcludeDisks, Method: in.Body.Method,
 	}
 	verdicts, warnings, err := chooseDisks(vm, item)
 	if err != nil {
@@ -124,6 +127,30 @@ func (s *server) protect(ctx context.Context, in *protectInput) (*answer[api.Pro
 		return nil, err
 	}
 	return &answer[api.ProtectResponse]{api.ProtectResponse{Item: item, Disks: verdicts, Warnings: warnings}}, nil
+}
+
+// mayPull refuses to pull from a VM that runs on layers of ours: they would stay
+// below it for ever.
+func (s *server) mayPull(ctx context.Context, vm backstay.VMRef, m backstay.Method) error {
+	if m != backstay.MethodPull {
+		return nil
+	}
+	points, err := s.Catalog.Points.ListPoints(ctx, vm.UUID)
+	if err != nil {
+		return err
+	}
+	n := 0
+	for _, p := range points {
+		if p.Has(backstay.SnapshotTier) {
+			n++
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	return backstay.Errorf(backstay.CodeConflict, "the VM %s cannot be protected by pull yet", label(vm)).
+		Becausef("it runs on layers: %d of its points are in the snapshot tier", n).
+		Do("end its protection with `backstay unprotect %s`, which merges them, and protect it again then", label(vm))
 }
 
 // chooseDisks says of each disk of a VM what its item means for it, and names

@@ -43,6 +43,9 @@ func (s *server) startBackup(ctx context.Context, in *backupInput) (*started[api
 	out := &started[api.BackupResponse]{Status: http.StatusOK}
 	r := JobRequest{Kind: backstay.JobBackup, Target: callOf(ctx).target, Alone: true}
 	for _, vm := range of.vms {
+		if err := s.mayBackUp(ctx, vm, in.Body.Tier, of.group); err != nil {
+			return nil, err
+		}
 		if err := s.planBackup(ctx, vm, out, &r); err != nil {
 			return nil, err
 		}
@@ -67,6 +70,25 @@ func (s *server) startBackup(ctx context.Context, in *backupInput) (*started[api
 	}
 	out.Status, out.Body.Job = http.StatusAccepted, &job
 	return out, nil
+}
+
+// mayBackUp refuses what a VM's method cannot do.
+func (s *server) mayBackUp(ctx context.Context, of backstay.VMRef, tier backstay.Tier, group backstay.GroupName) error {
+	item, err := s.item(ctx, of.UUID)
+	if err != nil || item == nil || item.Method != backstay.MethodPull {
+		return err
+	}
+	if tier == backstay.SnapshotTier {
+		return backstay.Errorf(backstay.CodeUsage, "the VM %s cannot have a point in the snapshot tier", label(of)).
+			Becausef("it is protected by pull, which makes no layers: its points live in the vault only").
+			Do("leave out --tier, or protect the VM with --method layers")
+	}
+	if group != "" {
+		return backstay.Errorf(backstay.CodeUsage, "the VM %s cannot be backed up with the group %s", label(of), group).
+			Becausef("it is protected by pull, whose instant cannot be shared with other VMs").
+			Do("protect the VM with --method layers, or take it out of the group")
+	}
+	return nil
 }
 
 // planBackup adds one VM to a backup that is asked for. The slots that the job

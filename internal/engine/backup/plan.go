@@ -77,8 +77,8 @@ type Wish struct {
 // NewPlan decides what a backup of vm does. CodeNoDisks if no disk can be
 // backed up; CodeDiskNotPossible never: an impossible disk is left out, named.
 func NewPlan(vm backstay.VM, w Wish) (Plan, error) {
-	if vm.Reason != "" {
-		return Plan{}, backstay.Errorf(backstay.CodeNoDisks, "%s cannot be backed up", vm.Name).Becausef("%s", vm.Reason)
+	if reason := vm.Obstacle(w.Item.Method); reason != "" {
+		return Plan{}, backstay.Errorf(backstay.CodeNoDisks, "%s cannot be backed up", vm.Name).Becausef("%s", reason)
 	}
 	plan := Plan{VM: vm.Ref(), Vault: w.Item.Vault}
 	var impossible []string

@@ -63,6 +63,8 @@ type member struct {
 	Point  backstay.PointID    `json:"point,omitempty"`
 	Plan   Plan                `json:"plan"`
 	Policy backstay.PolicyName `json:"policy,omitempty"`
+	// Method is how the point is made, once that is planned.
+	Method backstay.Method `json:"method,omitempty"`
 	// Recorded: the point is in the catalogue.
 	Recorded bool `json:"recorded,omitempty"`
 	// Skip says why the point is not carried to its vault; empty if it is.
@@ -100,6 +102,9 @@ func (r *Runner) Run(ctx context.Context, run backstay.LongRun, params backstay.
 	// What is read first is needed for undoing too, when ctx has ended already.
 	if err := b.begin(context.WithoutCancel(ctx)); err != nil {
 		return b.abandon(ctx, err)
+	}
+	if b.pulls() {
+		return b.pull(ctx)
 	}
 	if err := b.snapshot(ctx); err != nil {
 		return b.abandon(ctx, err)
@@ -210,6 +215,9 @@ func (b *backupRun) planOne(ctx context.Context, m *member) error {
 			continue
 		}
 		vm.Host = m.item.VM.Host
+		if err := b.settleMethod(ctx, m, &vm); err != nil {
+			return err
+		}
 		plan, err := NewPlan(vm, Wish{Item: m.item, Consistency: m.wish})
 		if err != nil {
 			return err
@@ -222,7 +230,7 @@ func (b *backupRun) planOne(ctx context.Context, m *member) error {
 				return err
 			}
 		}
-		m.Plan, m.Point = plan, b.NewPoint()
+		m.Plan, m.Point, m.Method = plan, b.NewPoint(), m.item.Method
 		return nil
 	}
 	return backstay.Errorf(backstay.CodeUnknownVM, "host %s has no VM %s any more", m.item.VM.Host, m.item.VM.Name)

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"time"
 
 	backstay "github.com/backstay/backstay"
@@ -16,6 +17,7 @@ import (
 	"github.com/backstay/backstay/internal/keyring"
 	"github.com/backstay/backstay/internal/mover"
 	"github.com/backstay/backstay/internal/pace"
+	"github.com/backstay/backstay/internal/tier/pull"
 	"github.com/backstay/backstay/internal/tier/snapshot"
 	"github.com/backstay/backstay/internal/tier/vault"
 )
@@ -28,6 +30,9 @@ type Options struct {
 	Keyring keyring.Keyring
 	// StateDir is the mover's own folder on this host.
 	StateDir string
+	// SocketDir is the folder for the sockets on which QEMU serves disks; empty
+	// means /run/backstay.
+	SocketDir string
 	// OpenVault opens a vault from here. It is called for each transfer anew, since
 	// a vault does not see what others wrote to it after it was opened.
 	OpenVault func(ctx context.Context, a mover.VaultAccess, options ...vault.OpenOption) (*vault.Vault, error)
@@ -50,6 +55,7 @@ type Host struct {
 
 	tier  *snapshot.Tier
 	pacer *pacer
+	pulls *pull.Puller
 	vms   keyedMutex // one changing call at a time for each VM
 }
 
@@ -73,8 +79,16 @@ func New(o Options) (*Host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make mover: %w", err)
 	}
+	pulls, err := pull.New(pull.Options{
+		Hypervisor: o.Hypervisor, Images: o.Images, StateDir: filepath.Join(o.StateDir, "pulls"),
+		SocketDir: o.SocketDir, Log: o.Log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make mover: %w", err)
+	}
 	return &Host{
-		hv: o.Hypervisor, images: o.Images, keys: o.Keyring, state: o.StateDir,
+		pulls: pulls,
+		hv:    o.Hypervisor, images: o.Images, keys: o.Keyring, state: o.StateDir,
 		openVault: o.OpenVault, name: o.Name, log: o.Log, now: o.Now, tier: t, pacer: pacer,
 	}, nil
 }

@@ -5,12 +5,15 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/hypervisor"
+	keyfile "github.com/backstay/backstay/internal/keyring/file"
 	"github.com/backstay/backstay/internal/mover"
 )
 
@@ -244,8 +247,42 @@ func TestAFallbackThatIsForbiddenFailsThePull(t *testing.T) {
 	if _, err := w.host.Pull(t.Context(), r, nil); !backstay.IsCode(err, backstay.CodeInconsistent) {
 		t.Errorf("%v", err)
 	}
+	w.hv.SetAgent(sourceVM, backstay.AgentConnected)
 	w.clean()
 	if got := w.checkpoints(); len(got) != 0 {
 		t.Errorf("checkpoints %q", got)
 	}
+}
+
+func (w *testWorld) retarget(target backstay.DiskTarget, path string) {
+	w.t.Helper()
+	must(w.t, w.hv.Retarget(w.t.Context(), sourceVM, target, hypervisor.Source{Image: hypervisor.Plain(path, "qcow2")}))
+}
+
+// scribble changes the content of an image behind everybody's back: all of its
+// data, and none of the tables in front of it.
+func (w *testWorld) scribble(image string) {
+	w.t.Helper()
+	data, err := os.ReadFile(w.path(image))
+	must(w.t, err)
+	for i := 4096 * (2 + testSize/4096/4096); i < len(data); i++ {
+		if data[i] != 0 {
+			data[i] ^= 0x55
+		}
+	}
+	f, err := os.OpenFile(w.path(image), os.O_WRONLY, 0)
+	must(w.t, err)
+	_, err = f.WriteAt(data, 0)
+	must(w.t, errors.Join(err, f.Close()))
+}
+
+// restart is a new process on the same host.
+func (w *testWorld) restart() {
+	w.t.Helper()
+	var err error
+	w.host, err = New(Options{
+		Hypervisor: seenHost{w.hv, w}, Images: w.hv, Keyring: keyfile.New(w.path("keys")), StateDir: w.path("state"), SocketDir: w.path("s"),
+		OpenVault: w.openVault, Name: "h1", Log: slog.New(slog.NewTextHandler(w.logs, nil)),
+	})
+	must(w.t, err)
 }

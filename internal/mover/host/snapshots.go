@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"errors"
+	"slices"
 	"syscall"
 
 	backstay "github.com/backstay/backstay"
@@ -120,6 +121,9 @@ func (h *Host) ending(ctx context.Context, p backstay.PointID, progress mover.Pr
 
 // Release ends protection of a VM.
 func (h *Host) Release(ctx context.Context, vm backstay.VMID, progress mover.Progress) (mover.Released, error) {
+	if err := h.EndPulls(ctx, vm); err != nil { // locks of its own come first
+		return mover.Released{}, err
+	}
 	unlock, err := h.vms.lock(ctx, string(vm))
 	if err != nil {
 		return mover.Released{}, err
@@ -152,11 +156,14 @@ func (h *Host) KeepMap(ctx context.Context, p backstay.PointID, progress mover.P
 // leave keeps layers from being merged.
 func (h *Host) Sweep(ctx context.Context, live []backstay.JobID) (mover.SweepReport, error) {
 	removed, restoreErr := h.sweepRestores(ctx, live)
+	pulled, pullErr := h.pulls.Sweep(ctx, func(ctx context.Context, vm backstay.VMID) (func(), error) { return h.vms.lock(ctx, string(vm)) })
 	s, err := h.tier.Sweep(ctx, snapshot.SweepOptions{
 		Live: live,
 		Lock: h.lockToSweep,
 	})
-	return mover.SweepReport{Thawed: s.Thawed, Removed: append(removed, s.Removed...), Finished: s.Finished}, errors.Join(restoreErr, err)
+	return mover.SweepReport{
+		Thawed: append(pulled.Thawed, s.Thawed...), Removed: slices.Concat(removed, pulled.Removed, s.Removed), Finished: s.Finished,
+	}, errors.Join(restoreErr, pullErr, err)
 }
 
 // lockToSweep lets a sweep change a VM, and merge at the pace that its guest allows.

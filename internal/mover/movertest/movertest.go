@@ -57,6 +57,7 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		"TheVaultsKeyIsInNoLogAndNoError":         testSecrets,
 		"APointTakesRoomSomewhere":                testRoom,
 		"AdoptingNobodyChangesNothing":            testAdopt,
+		"APulledPointIsInTheVaultAlone":           testPull,
 		"WatchEndsWithItsContext":                 testWatch,
 		"APinnedPointStays":                       testKeeps,
 	} {

@@ -197,6 +197,17 @@ func (c *Client) Transfer(ctx context.Context, r mover.TransferRequest, progress
 	return call[mover.Transferred](ctx, c, "Transfer", toTransferWire(r), progress)
 }
 
+// Pull is mover.Pulls'.
+func (c *Client) Pull(ctx context.Context, r mover.PullRequest, progress mover.Progress) (mover.Pulled, error) {
+	return call[mover.Pulled](ctx, c, "Pull", toPullWire(r), progress)
+}
+
+// EndPulls is mover.Pulls'.
+func (c *Client) EndPulls(ctx context.Context, vm backstay.VMID) error {
+	_, err := call[none, none](ctx, c, "EndPulls", vm, nil)
+	return err
+}
+
 // Verify is mover.Transfers'.
 func (c *Client) Verify(ctx context.Context, r mover.VerifyRequest, progress mover.Progress) (mover.Verified, error) {
 	return call[mover.Verified](ctx, c, "Verify", toVerifyWire(r), progress)

@@ -75,6 +75,7 @@ func handler(base context.Context, m mover.Mover, log *slog.Logger, tm timing) h
 	registerTransfers(s, m)
 	registerRestores(s, m)
 	registerRooms(s, m)
+	registerPulls(s, m)
 	handle(s, "Adopt", func(ctx context.Context, r mover.AdoptRequest, _ func(none)) (none, error) {
 		return none{}, m.Adopt(ctx, r)
 	})
@@ -151,6 +152,15 @@ func registerRestores(s *side, m mover.Mover) {
 func registerRooms(s *side, m mover.Mover) {
 	handle(s, "Room", func(ctx context.Context, _ none, _ func(none)) ([]backstay.Room, error) { return m.Room(ctx) })
 	handle(s, "Unstall", func(ctx context.Context, vm backstay.VMID, _ func(none)) (bool, error) { return m.Unstall(ctx, vm) })
+}
+
+func registerPulls(s *side, m mover.Mover) {
+	handle(s, "Pull", func(ctx context.Context, r pullWire, progress func(mover.Report)) (mover.Pulled, error) {
+		return m.Pull(ctx, r.request(), progress)
+	})
+	handle(s, "EndPulls", func(ctx context.Context, vm backstay.VMID, _ func(none)) (none, error) {
+		return none{}, m.EndPulls(ctx, vm)
+	})
 }
 
 // side is the host's side of the protocol.

@@ -74,6 +74,19 @@ func (w transferWire) request() mover.TransferRequest {
 	return r
 }
 
+type pullWire struct {
+	mover.PullRequest
+	Vault vaultWire `json:"Vault"`
+}
+
+func toPullWire(r mover.PullRequest) pullWire { return pullWire{r, toVaultWire(r.Vault)} }
+
+func (w pullWire) request() mover.PullRequest {
+	r := w.PullRequest
+	r.Vault = w.Vault.access()
+	return r
+}
+
 type verifyWire struct {
 	mover.VerifyRequest
 	Vault *vaultWire `json:"Vault"`

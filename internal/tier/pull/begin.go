@@ -122,10 +122,10 @@ func (p *Puller) beginLive(ctx context.Context, q Request, domain hypervisor.Dom
 		b := r.basisOf(q, d, domain.Chains[d.Target], checkpoints)
 		s.Disks = append(s.Disks, &Disk{Target: d.Target, Size: d.Size, Format: d.Format, Reason: b.reason, since: b.since, secret: d.Secret, source: d})
 	}
+	p.setOpen(q.VM, true) // what it makes is no leftover
 	if err := s.prepare(ctx, q); err != nil {
 		return nil, errors.Join(err, s.end(ctx))
 	}
-	p.setOpen(q.VM, true)
 	if err := s.serve(ctx, q); err != nil {
 		return nil, errors.Join(err, s.end(ctx))
 	}

@@ -196,10 +196,10 @@ func (s *Session) end(ctx context.Context) error {
 	for _, end := range s.opened {
 		errs = append(errs, end())
 	}
+	defer s.puller.setOpen(s.Domain.VM.ID, false)
 	if s.record == nil || s.record.Session == nil {
 		return errors.Join(errs...)
 	}
-	defer s.puller.setOpen(s.Domain.VM.ID, false)
 	return errors.Join(append(errs, s.puller.clear(ctx, s.record))...)
 }
 

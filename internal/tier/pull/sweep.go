@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor"
@@ -21,10 +22,30 @@ func (p *Puller) Settle(ctx context.Context, vm backstay.VMID) error {
 	if err != nil || r.Session == nil {
 		return err
 	}
+	p.thaw(ctx, vm)
 	if err := p.clear(ctx, r); err != nil {
 		return fmt.Errorf("end what a backup of VM %s left: %w", vm, err)
 	}
 	return nil
+}
+
+// thawPatience bounds the check for a frozen guest.
+const thawPatience = 15 * time.Second
+
+// thaw thaws the guest of a session that was cut off, and tells whether it was
+// frozen. An agent that is silent cannot be made to.
+func (p *Puller) thaw(ctx context.Context, vm backstay.VMID) bool {
+	ctx, cancel := context.WithTimeout(ctx, thawPatience)
+	defer cancel()
+	domain, err := p.hv.Domain(ctx, vm)
+	if err != nil || domain.VM.State != backstay.VMRunning || domain.VM.Agent != backstay.AgentConnected {
+		return false
+	}
+	n, err := p.hv.Thaw(ctx, vm)
+	if err != nil {
+		p.log.Warn("cannot tell whether the guest is frozen", "vm", vm, "error", err)
+	}
+	return n > 0
 }
 
 // Release forgets all that pulls keep of a VM: its checkpoints and its record.
@@ -58,7 +79,8 @@ func (p *Puller) Release(ctx context.Context, vm backstay.VMID) error {
 
 // Swept is what a sweep ended.
 type Swept struct {
-	Ended   []backstay.VMID // VMs on which a job of ours was left
+	Ended   []backstay.VMID // VMs on which a session was left
+	Thawed  []backstay.VMID // VMs whose guests it had left frozen
 	Removed []string        // files
 }
 
@@ -97,6 +119,9 @@ func (p *Puller) sweepVM(ctx context.Context, vm backstay.VMID, lock func(contex
 		return err
 	}
 	j := r.Session
+	if p.thaw(ctx, vm) {
+		s.Thawed = append(s.Thawed, vm)
+	}
 	if err := p.clear(ctx, r); err != nil {
 		return fmt.Errorf("end what a backup of VM %s left: %w", vm, err)
 	}
