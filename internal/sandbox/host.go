@@ -306,3 +306,9 @@ func firstCore() (string, error) {
 
 // MoverPID is the process of the mover, for looking at its memory.
 func (h *Host) MoverPID() int { return h.mover.PID }
+
+// MoverRuns tells whether the mover's process is there.
+func (h *Host) MoverRuns() bool { return h.mover.alive() }
+
+// LibvirtdRuns tells whether libvirtd's process is there.
+func (h *Host) LibvirtdRuns() bool { return h.libvirtd.alive() }

@@ -132,6 +132,9 @@ func (r *Region) KillServer(ctx context.Context) error { return r.Server.kill(ct
 // StopServer ends the server as a service manager does.
 func (r *Region) StopServer(ctx context.Context) error { return r.Server.end(ctx, 20*time.Second) }
 
+// ServerRuns tells whether the server's process is there.
+func (r *Region) ServerRuns() bool { return r.Server.alive() }
+
 // ServerPID is the process of the server, for looking at its memory.
 func (r *Region) ServerPID() int { return r.Server.PID }
 
