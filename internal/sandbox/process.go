@@ -63,7 +63,12 @@ func startTime(pid int) (uint64, bool) {
 	// The name is in parentheses and may hold anything; state is field 3 of
 	// proc(5), and the start time field 22.
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	if len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
+	if len(fields) < 20 || fields[0] == "X" {
+		return 0, false
+	}
+	// The first thread of a process that was killed may be gone before the others,
+	// which hold its sockets open until they are.
+	if threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid)); fields[0] == "Z" && (err != nil || len(threads) <= 1) {
 		return 0, false
 	}
 	start, err := strconv.ParseUint(fields[19], 10, 64)

@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -169,8 +170,23 @@ func sweep(dir string) {
 		if pid == os.Getpid() {
 			continue
 		}
-		if err := syscall.Kill(pid, 0); errors.Is(err, syscall.ESRCH) {
+		if ended(pid) {
 			_ = os.RemoveAll(d)
 		}
 	}
+}
+
+// ended tells whether a process is no more. One that was killed and that nobody
+// has collected yet is still there to be signalled, and does nothing any more.
+func ended(pid int) bool {
+	if err := syscall.Kill(pid, 0); errors.Is(err, syscall.ESRCH) {
+		return true
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	// proc(5): the name is in parentheses and may hold anything; the state follows.
+	_, state, _ := strings.Cut(string(stat[max(0, bytes.LastIndexByte(stat, ')')):]), " ")
+	return strings.HasPrefix(state, "Z") || strings.HasPrefix(state, "X")
 }
