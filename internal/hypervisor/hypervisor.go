@@ -136,7 +136,8 @@ type Disks interface {
 	// files are left in place, unused. progress gets bytes done and total.
 	MergeLive(ctx context.Context, id backstay.VMID, m Merge, progress func(done, total int64)) error
 	// Retarget lets the persistent definition of a shut-off VM use another image
-	// for a disk, and drops any recorded backing chain.
+	// for a disk, and drops any recorded backing chain that is not needed to open
+	// it. Of a running VM it changes how the image that it is on is named.
 	Retarget(ctx context.Context, id backstay.VMID, target backstay.DiskTarget, to Source) error
 }
 

@@ -21,7 +21,8 @@ type NBD struct {
 func (n NBD) String() string {
 	export := (&url.URL{Path: "/" + n.Export}).EscapedPath()
 	if n.Socket != "" {
-		return "nbd+unix://" + export + "?socket=" + url.QueryEscape(n.Socket)
+		// libvirt decodes nothing of the query: a plain path must stay as it is.
+		return "nbd+unix://" + export + "?socket=" + (&url.URL{Path: n.Socket}).EscapedPath()
 	}
 	port := n.Port
 	if port == "" {
@@ -55,7 +56,8 @@ func ParseNBD(location string) (n NBD, ok bool) {
 	return n, false
 }
 
-// nbdNode is QEMU's description of an NBD export, alone or below a raw format.
+// nbdNode is QEMU's description of an NBD export, alone or below a raw format;
+// libvirt leaves the format out.
 type nbdNode struct {
 	Driver string
 	File   json.RawMessage
@@ -68,7 +70,7 @@ func parseNode(text string) (NBD, bool) {
 	if err := json.Unmarshal([]byte(text), &node); err != nil {
 		return NBD{}, false
 	}
-	if node.Driver == "raw" && len(node.File) > 0 {
+	if (node.Driver == "raw" || node.Driver == "") && len(node.File) > 0 {
 		return parseNode(string(node.File))
 	}
 	n := NBD{Export: node.Export}

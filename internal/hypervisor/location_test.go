@@ -17,8 +17,9 @@ func TestTheSameImageHasOneLocation(t *testing.T) {
 			`json:{"driver":"raw","file":{"driver":"nbd","export":"disk","server":{"type":"inet","host":"10.0.0.1","port":"10809"}}}`,
 		},
 		"nbd://[::1]:7/": {"nbd://[::1]:7/", "nbd://[::1]:7"},
-		"nbd+unix:///a%20b?socket=%2Frun%2Fs": {
-			"nbd+unix:///a%20b?socket=/run/s",
+		"nbd+unix:///a%20b?socket=/run/s": {
+			"nbd+unix:///a%20b?socket=%2Frun%2Fs",
+			`json:{"file":{"driver":"nbd","export":"a b","server":{"type":"unix","path":"/run/s"}}}`,
 			`json:{"server.type":"unix","driver":"nbd","export":"a b","server":{"type":"unix","path":"/run/s"}}`,
 		},
 		"rbd:pool/image": {"rbd:pool/image"},

@@ -25,6 +25,12 @@ type HostSuite struct {
 	// and Format are set) and a channel for a guest agent that nobody answers.
 	// An empty uuid is left out.
 	XML func(name string, uuid backstay.VMID, disks []backstay.Disk) string
+	// ElementXML is XML for a VM with one disk whose element is given.
+	ElementXML func(element string) func(name string, uuid backstay.VMID, disks []backstay.Disk) string
+	// Secret and PrivateSecret are UUIDs of secrets that the host has.
+	Secret, PrivateSecret string
+	// Sources are the kinds of disk beside plain files.
+	Sources []Source
 }
 
 // Run runs every check with VMs of its own.
@@ -61,6 +67,8 @@ func (s HostSuite) Run(t *testing.T) {
 		{"what the disks of a running VM have done for its guest is told", s.ioStats},
 		{"a guest without an agent is silent, whatever is asked", s.silent},
 		{"a paused VM runs on when it is resumed", s.pause},
+		{"a secret is told, unless it is private or not there", s.secrets},
+		{"layers of every kind of disk are switched and merged, and the disk is as it was", s.sources},
 		{"the host tells its emulators and a pool with room", s.facts},
 	} {
 		t.Run(check.rule, check.fn)

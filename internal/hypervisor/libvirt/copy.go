@@ -50,10 +50,10 @@ func (h *Host) copyLive(ctx context.Context, id backstay.VMID, c hypervisor.Copy
 		if err != nil {
 			return err
 		}
-		if source := attr(e, "source", "file"); !samePath(source, c.To.Location) {
+		if source := location(e); !samePath(source, c.To.Location) {
 			return fmt.Errorf("the VM uses %s: the copy failed", source)
 		}
-		h.dropRecordedChains(l, d, []backstay.DiskTarget{c.Target})
+		h.settleChains(l, d, []backstay.DiskTarget{c.Target})
 		return nil
 	})
 }
@@ -69,7 +69,7 @@ func startCopy(l *libvirt.Libvirt, id backstay.VMID, c hypervisor.Copy, pace *pa
 	if err != nil {
 		return false, err
 	}
-	if samePath(attr(e, "source", "file"), c.To.Location) {
+	if samePath(location(e), c.To.Location) {
 		return true, nil
 	}
 	job, err := jobOf(l, d, c.Target)
@@ -77,7 +77,7 @@ func startCopy(l *libvirt.Libvirt, id backstay.VMID, c hypervisor.Copy, pace *pa
 		return false, err
 	}
 	if job.found {
-		if job.kind == libvirt.DomainBlockJobTypeCopy && samePath(attr(e, "mirror/source", "file"), c.To.Location) {
+		if job.kind == libvirt.DomainBlockJobTypeCopy && samePath(location(find(e, "mirror")), c.To.Location) {
 			return false, nil
 		}
 		return false, errors.New("another block job runs on the disk")
@@ -99,7 +99,12 @@ func copyXML(c hypervisor.Copy) (string, error) {
 	doc := etree.NewDocument()
 	disk := doc.CreateElement("disk")
 	disk.CreateAttr("type", "file")
-	disk.CreateElement("driver").CreateAttr("type", c.To.Format)
+	format := c.To.Format
+	if format == "luks" {
+		format = "raw"
+	}
+	disk.CreateElement("driver").CreateAttr("type", format)
 	disk.CreateElement("source").CreateAttr("file", c.To.Location)
+	setSecret(disk, c.To.Secret)
 	return doc.WriteToString()
 }

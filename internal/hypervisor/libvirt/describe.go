@@ -2,6 +2,7 @@ package libvirt
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -113,56 +114,96 @@ func memoryMiB(root *etree.Element) int64 {
 	}
 }
 
-// describeDisk gives a disk with its verdict.
+// describeDisk gives a disk with its verdict, as far as its definition and its
+// images tell it.
 func describeDisk(e *etree.Element) backstay.Disk {
 	d := backstay.Disk{
 		Target: backstay.DiskTarget(attr(e, "target", "dev")), Bus: attr(e, "target", "bus"),
-		Device: first(attr(e, "", "device"), "disk"),
-		Source: first(attr(e, "source", "file"), attr(e, "source", "dev")),
+		Device: first(attr(e, "", "device"), "disk"), Source: location(e), Kind: diskKind(e),
 		Format: first(attr(e, "driver", "type"), "raw"),
 	}
 	if d.Reason = verdict(e, &d); d.Reason != "" {
 		return d
 	}
-	h, err := readHeader(d.Source, d.Format)
+	if d.Secret, d.Reason = secretOf(e); d.Reason != "" {
+		return d
+	}
+	if d.Kind == backstay.NetworkDisk {
+		return d // who can ask its server completes it
+	}
+	d.Size, d.Reason = inspect(e, &d)
+	return d
+}
+
+func diskKind(e *etree.Element) string {
+	switch kind := attr(e, "", "type"); {
+	case kind == "block":
+		return backstay.BlockDisk
+	case kind == "volume", attr(e, "", "volume") != "":
+		return backstay.VolumeDisk
+	case kind == "network":
+		return backstay.NetworkDisk
+	}
+	return ""
+}
+
+// inspect reads the headers of a disk's images.
+func inspect(e *etree.Element, d *backstay.Disk) (size int64, reason string) {
+	format := imageFormat(d.Format, d.Secret)
+	h, err := readHeader(d.Source, format)
 	switch {
 	case err != nil:
-		d.Reason = "its file cannot be read: " + err.Error()
-	case h.encrypted:
-		d.Reason = "its image is encrypted on the host; an overlay of it would hold plain data"
+		return h.size, "its image cannot be read: " + err.Error()
+	case h.encrypted && d.Secret == "":
+		return h.size, "its image is encrypted, and its definition names no secret"
+	case !h.encrypted && d.Secret != "":
+		return h.size, "its image is not encrypted, although its definition names a secret: what the guest writes lies there in the clear"
 	case h.dataFile:
-		d.Reason = "its image keeps the data in another file"
+		return h.size, "its image keeps the data in another file"
 	case h.size == 0:
-		d.Reason = "it has no bytes"
+		return h.size, "it has no bytes"
+	case d.Kind == backstay.BlockDisk && format == "qcow2" && h.room < worstCase(h.size):
+		return h.size, fmt.Sprintf("its qcow2 image of %d bytes may not fit its block device of %d once layers are merged into it", h.size, h.room)
+	case d.Secret == "":
+		return h.size, ""
 	}
-	d.Size = h.size
-	return d
+	if secrets := chainSecrets(e); len(secrets) > 1 {
+		return h.size, "the images of its chain are encrypted with different secrets"
+	}
+	if chain, complete := walk(d.Source, format); !complete {
+		return h.size, fmt.Sprintf("the images below it cannot be followed beyond %s", chain[len(chain)-1].path)
+	}
+	return h.size, ""
+}
+
+// worstCase is how many bytes a qcow2 image takes at most in clusters of 64 KiB
+// without a snapshot of its own: content, and a thousandth for its tables.
+func worstCase(size int64) int64 { return size + size>>10 + 4<<20 }
+
+// chainSecrets are the secrets that a disk's element and its recorded chain name.
+func chainSecrets(e *etree.Element) []string {
+	var secrets []string
+	for ; e != nil; e = find(e, "backingStore") {
+		if secret, _ := secretOf(e); secret != "" && !slices.Contains(secrets, secret) {
+			secrets = append(secrets, secret)
+		}
+	}
+	return secrets
 }
 
 // verdict says why a disk cannot be backed up, as far as its definition tells.
 func verdict(e *etree.Element, d *backstay.Disk) string {
-	kind := attr(e, "", "type")
-	switch {
-	case d.Device != "disk":
+	if d.Device != "disk" {
 		return map[string]string{
 			"cdrom":  "a CD-ROM drive is not backed up",
 			"floppy": "a floppy drive is not backed up",
 			"lun":    "a whole SCSI device that is passed through (lun) cannot have an overlay",
 		}[d.Device] + unknownDevice(d.Device)
-	case find(e, "source/encryption") != nil || find(e, "encryption") != nil:
-		return "it is encrypted on the host; an overlay of it would hold plain data"
-	case kind == "network":
-		return "it is a network disk (" + attr(e, "source", "protocol") + "); only disks in files are backed up in this release"
-	case kind == "block":
-		return "it is a block device; only disks in files are backed up in this release"
-	case kind == "volume":
-		return "it is named as a volume of a storage pool; name its file instead"
-	case kind == "vhostuser" || kind == "vhostvdpa":
-		return "it is served by another process (" + kind + "), which has no overlays"
-	case kind != "file":
-		return "a disk of the kind " + kind + " has no overlays"
-	case d.Source == "":
-		return "it is empty"
+	}
+	if reason := kindVerdict(e, d); reason != "" {
+		return reason
+	}
+	switch {
 	case find(e, "shareable") != nil:
 		return "it is shared with other VMs (shareable)"
 	case find(e, "readonly") != nil:
@@ -179,6 +220,32 @@ func verdict(e *etree.Element, d *backstay.Disk) string {
 	return ""
 }
 
+// kindVerdict is verdict as far as the kind of disk matters.
+func kindVerdict(e *etree.Element, d *backstay.Disk) string {
+	kind, protocol := attr(e, "", "type"), attr(e, "source", "protocol")
+	switch {
+	case kind == "volume":
+		return first(attr(e, "", "volume-reason"), "its volume cannot be found")
+	case kind == "vhostuser" || kind == "vhostvdpa":
+		return "it is served by another process (" + kind + "), which has no overlays"
+	case kind == "network" && protocol != "nbd":
+		return "it is a network disk (" + protocol + "); of these only nbd is backed up"
+	case kind == "network" && attr(e, "source", "tls") == "yes":
+		return "it is a network disk over TLS, whose keys only libvirt knows"
+	case kind == "network" && d.Source == "":
+		return "it is a network disk whose server cannot be told"
+	case kind == "network" && (find(e, "source/encryption") != nil || find(e, "encryption") != nil):
+		return "it is a network disk that is encrypted on the host; QEMU's tools cannot open layers that stand on one"
+	case kind == "network" && d.Format != "raw":
+		return "it is a network disk with a " + d.Format + " image on it; only raw ones are backed up"
+	case kind != "file" && kind != "block" && kind != "network":
+		return "a disk of the kind " + kind + " has no overlays"
+	case d.Source == "":
+		return "it is empty"
+	}
+	return ""
+}
+
 func unknownDevice(device string) string {
 	switch device {
 	case "cdrom", "floppy", "lun":
@@ -188,7 +255,7 @@ func unknownDevice(device string) string {
 }
 
 // excludePassing says of the disks of a running VM which of them its persistent
-// definition does not have on the same file. The VM forgets such a disk when it
+// definition does not have on the same image. The VM forgets such a disk when it
 // is shut off, and with it the overlay: who attached the disk's own file again
 // would find it as it was at the first point.
 func excludePassing(vm *backstay.VM, inactive *etree.Element) {
@@ -197,7 +264,7 @@ func excludePassing(vm *backstay.VM, inactive *etree.Element) {
 		if d.Reason != "" {
 			continue
 		}
-		if e := diskElement(inactive, d.Target); e == nil || !samePath(attr(e, "source", "file"), d.Source) {
+		if e := diskElement(inactive, d.Target); e == nil || !samePath(location(e), d.Source) {
 			d.Reason = "it is attached until the VM is shut off, and not in its persistent definition (virsh attach-disk --persistent)"
 		}
 	}
@@ -209,7 +276,7 @@ func excludePassing(vm *backstay.VM, inactive *etree.Element) {
 func chains(root *etree.Element, running bool) map[backstay.DiskTarget][]string {
 	all := map[backstay.DiskTarget][]string{}
 	for _, e := range root.FindElements("./devices/disk") {
-		source, target := attr(e, "source", "file"), backstay.DiskTarget(attr(e, "target", "dev"))
+		source, target := location(e), backstay.DiskTarget(attr(e, "target", "dev"))
 		if source == "" {
 			continue
 		}
@@ -220,7 +287,8 @@ func chains(root *etree.Element, running bool) map[backstay.DiskTarget][]string 
 			}
 			continue
 		}
-		links, _ := walk(source, first(attr(e, "driver", "type"), "raw"))
+		secret, _ := secretOf(e)
+		links, _ := walk(source, imageFormat(first(attr(e, "driver", "type"), "raw"), secret))
 		for _, l := range links {
 			all[target] = append(all[target], l.path)
 		}
@@ -232,16 +300,20 @@ func chains(root *etree.Element, running bool) map[backstay.DiskTarget][]string 
 // itself that nothing lies below its last file; otherwise the rest of the chain
 // is what that file's header says.
 func recordedChain(disk *etree.Element) (chain []link, ended bool) {
-	chain = []link{{attr(disk, "source", "file"), first(attr(disk, "driver", "type"), "raw")}}
+	chain = []link{linkOf(disk, first(attr(disk, "driver", "type"), "raw"))}
 	for b := find(disk, "backingStore"); b != nil; b = find(b, "backingStore") {
-		source := find(b, "source")
-		if source == nil {
+		if find(b, "source") == nil {
 			return chain, true
 		}
-		path := first(attr(source, "", "file"), attr(source, "", "dev"), attr(source, "", "name"))
-		chain = append(chain, link{path, attr(b, "format", "type")})
+		chain = append(chain, linkOf(b, attr(b, "format", "type")))
 	}
 	return chain, false
+}
+
+func linkOf(e *etree.Element, format string) link {
+	secret, _ := secretOf(e)
+	path := first(location(e), attr(e, "source", "name"), attr(e, "source", "volume"))
+	return link{path: path, format: imageFormat(format, secret), encrypted: secret != "", index: first(attr(e, "source", "index"), attr(e, "", "index"))}
 }
 
 // console is the file or terminal that the guest's serial console is written to.

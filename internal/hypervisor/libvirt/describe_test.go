@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/beevik/etree"
 	"github.com/digitalocean/go-libvirt"
 
 	backstay "github.com/backstay/backstay"
@@ -61,27 +62,42 @@ func TestADiskThatCannotBeBackedUpSaysWhy(t *testing.T) {
 	f, _ := os.OpenFile(encrypted, os.O_WRONLY, 0)
 	_, _ = f.WriteAt([]byte{0, 0, 0, 2}, 32)
 	_ = f.Close()
+	const luks = "<encryption format='luks'><secret type='passphrase' uuid='aaa'/></encryption>"
 	for element, want := range map[string]string{
-		"<disk type='file' device='disk'>" + driver + source + "</disk>":                                                                     "",
-		"<disk type='file'>" + driver + source + "</disk>":                                                                                   "",
-		"<disk type='file' device='cdrom'>" + driver + source + "</disk>":                                                                    "CD-ROM",
-		"<disk type='file' device='floppy'>" + source + "</disk>":                                                                            "floppy",
-		"<disk type='block' device='lun'><source dev='/dev/sdx'/></disk>":                                                                    "lun",
-		"<disk type='block' device='disk'><source dev='/dev/sdx'/></disk>":                                                                   "block device",
-		"<disk type='network' device='disk'><source protocol='rbd' name='p/i'/></disk>":                                                      "network disk (rbd)",
-		"<disk type='volume' device='disk'><source pool='p' volume='v'/></disk>":                                                             "volume",
-		"<disk type='vhostuser' device='disk'><source type='unix' path='/s'/></disk>":                                                        "another process",
-		"<disk type='file' device='disk'>" + driver + "</disk>":                                                                              "empty",
-		"<disk type='file' device='disk'>" + driver + source + "<shareable/></disk>":                                                         "shared",
-		"<disk type='file' device='disk'>" + driver + source + "<readonly/></disk>":                                                          "read-only",
-		"<disk type='file' device='disk'>" + driver + source + "<transient/></disk>":                                                         "transient",
-		"<disk type='file' device='disk'>" + driver + "<source file='" + good + "'><encryption format='luks'/></source></disk>":              "encrypted",
-		"<disk type='file' device='disk'>" + driver + source + "<encryption format='luks'/></disk>":                                          "encrypted",
-		"<disk type='file' device='disk'>" + driver + "<source file='" + encrypted + "'/></disk>":                                            "encrypted",
-		"<disk type='file' device='disk'><driver name='qemu' type='vmdk'/>" + source + "</disk>":                                             "vmdk",
-		"<disk type='file' device='disk'>" + driver + "<source file='" + dir + "/missing'/></disk>":                                          "cannot be read",
-		"<disk type='file' device='disk'>" + driver + "<source file='/dev/null'/></disk>":                                                    "not a regular file",
-		"<disk type='file' device='disk'>" + driver + "<source file='" + good + "'><slices><slice type='storage'/></slices></source></disk>": "slice",
+		"<disk type='file' device='disk'>" + driver + source + "</disk>":                                                                                                                                      "",
+		"<disk type='file'>" + driver + source + "</disk>":                                                                                                                                                    "",
+		"<disk type='file' device='cdrom'>" + driver + source + "</disk>":                                                                                                                                     "CD-ROM",
+		"<disk type='file' device='floppy'>" + source + "</disk>":                                                                                                                                             "floppy",
+		"<disk type='block' device='lun'><source dev='/dev/sdx'/></disk>":                                                                                                                                     "lun",
+		"<disk type='block' device='disk'><source dev='/dev/sdx'/></disk>":                                                                                                                                    "cannot be read",
+		"<disk type='network' device='disk'><source protocol='rbd' name='p/i'/></disk>":                                                                                                                       "network disk (rbd)",
+		"<disk type='volume' device='disk'><source pool='p' volume='v'/></disk>":                                                                                                                              "volume",
+		"<disk type='vhostuser' device='disk'><source type='unix' path='/s'/></disk>":                                                                                                                         "another process",
+		"<disk type='file' device='disk'>" + driver + "</disk>":                                                                                                                                               "empty",
+		"<disk type='file' device='disk'>" + driver + source + "<shareable/></disk>":                                                                                                                          "shared",
+		"<disk type='file' device='disk'>" + driver + source + "<readonly/></disk>":                                                                                                                           "read-only",
+		"<disk type='file' device='disk'>" + driver + source + "<transient/></disk>":                                                                                                                          "transient",
+		"<disk type='file' device='disk'>" + driver + "<source file='" + good + "'><encryption format='luks'/></source></disk>":                                                                               "encrypted",
+		"<disk type='file' device='disk'>" + driver + source + "<encryption format='luks'/></disk>":                                                                                                           "encrypted",
+		"<disk type='file' device='disk'>" + driver + "<source file='" + encrypted + "'/></disk>":                                                                                                             "encrypted",
+		"<disk type='file' device='disk'><driver name='qemu' type='vmdk'/>" + source + "</disk>":                                                                                                              "vmdk",
+		"<disk type='file' device='disk'>" + driver + "<source file='" + dir + "/missing'/></disk>":                                                                                                           "cannot be read",
+		"<disk type='file' device='disk'>" + driver + "<source file='/dev/null'/></disk>":                                                                                                                     "not a regular file",
+		"<disk type='file' device='disk'>" + driver + "<source file='" + good + "'><slices><slice type='storage'/></slices></source></disk>":                                                                  "slice",
+		"<disk type='file'>" + driver + "<source file='" + encrypted + "'>" + luks + "</source></disk>":                                                                                                       "",
+		"<disk type='file'>" + driver + source + luks + "</disk>":                                                                                                                                             "not encrypted",
+		"<disk type='file'>" + driver + "<source file='" + encrypted + "'><encryption format='qcow'/></source></disk>":                                                                                        "only luks",
+		"<disk type='file'>" + driver + "<source file='" + encrypted + "'><encryption format='luks'><secret usage='x'/></encryption></source></disk>":                                                         "by its UUID",
+		"<disk type='file'>" + driver + "<source file='" + encrypted + "'><encryption format='luks' engine='librbd'><secret uuid='x'/></encryption></source></disk>":                                          "librbd",
+		"<disk type='file'>" + driver + "<source file='" + encrypted + "'>" + luks + "</source><backingStore><source file='/x'>" + strings.Replace(luks, "aaa", "bbb", 1) + "</source></backingStore></disk>": "different secrets",
+		"<disk type='file'><driver type='raw'/>" + "<source file='" + good + "'>" + luks + "</source></disk>":                                                                                                 "LUKS 1",
+		"<disk type='network'><driver type='raw'/><source protocol='nbd' name='e'><host name='h' port='1'/></source></disk>":                                                                                  "",
+		"<disk type='network'><driver type='raw'/><source protocol='nbd' name='e' tls='yes'><host name='h' port='1'/></source></disk>":                                                                        "TLS",
+		"<disk type='network'><driver type='qcow2'/><source protocol='nbd' name='e'><host name='h' port='1'/></source></disk>":                                                                                "only raw",
+		"<disk type='network'><driver type='raw'/><source protocol='nbd' name='e'/></disk>":                                                                                                                   "cannot be told",
+		"<disk type='nvme'><driver type='raw'/><source type='pci' namespace='1'/></disk>":                                                                                                                     "nvme",
+		"<disk type='vhostvdpa'><source dev='/dev/vhost-vdpa-0'/></disk>":                                                                                                                                     "another process",
+		"<disk type='file'>" + driver + "<source file='" + good + "'><dataStore type='file'/></source></disk>":                                                                                                "another file",
 	} {
 		got := disks(t, element)[0].Reason
 		if (want == "") != (got == "") || !strings.Contains(got, want) {
@@ -183,7 +199,7 @@ func TestAChainEndsAtARawImageWhateverItHolds(t *testing.T) {
 	middle := qcow2(t, filepath.Join(dir, "middle"), 1<<20, "raw", "raw") // a relative name
 	top := qcow2(t, filepath.Join(dir, "top"), 1<<20, middle, "qcow2")
 	got, recorded := walk(top, "qcow2")
-	if want := []link{{top, "qcow2"}, {middle, "qcow2"}, {forged, "raw"}}; !reflect.DeepEqual(got, want) || !recorded {
+	if want := []link{{path: top, format: "qcow2"}, {path: middle, format: "qcow2"}, {path: forged, format: "raw"}}; !reflect.DeepEqual(got, want) || !recorded {
 		t.Errorf("chain is %v, %v", got, recorded)
 	}
 	unrecorded := qcow2(t, filepath.Join(dir, "unrecorded"), 1<<20, middle, "")
@@ -253,5 +269,56 @@ func TestASwitchNamesEveryDiskAndChecksTheOverlays(t *testing.T) {
 		if _, err := snapshotXML(root, []hypervisor.Switch{s}); err == nil {
 			t.Errorf("%v was taken", s)
 		}
+	}
+}
+
+// TestAnOverlayOfAnEncryptedDiskIsNeverPlain: what the guest writes would lie in
+// it in the clear.
+func TestAnOverlayOfAnEncryptedDiskIsNeverPlain(t *testing.T) {
+	dir := t.TempDir()
+	base := qcow2(t, filepath.Join(dir, "base"), 1<<20, "", "")
+	plain, sealed := qcow2(t, filepath.Join(dir, "plain"), 1<<20, base, "qcow2"), qcow2(t, filepath.Join(dir, "sealed"), 1<<20, base, "qcow2")
+	for _, path := range []string{base, sealed} {
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = f.WriteAt([]byte{0, 0, 0, 2}, 32)
+		if err := errors.Join(err, f.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	root, err := parseDomain("<domain><devices><disk type='file'><driver type='qcow2'/><source file='" + base +
+		"'><encryption format='luks'><secret type='passphrase' uuid='c0ffee'/></encryption></source><target dev='vda'/></disk></devices></domain>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if xml, err := snapshotXML(root, []hypervisor.Switch{{Target: "vda", Overlay: plain}}); err == nil {
+		t.Errorf("a plain overlay was taken: %s", xml)
+	}
+	xml, err := snapshotXML(root, []hypervisor.Switch{{Target: "vda", Overlay: sealed}})
+	if err != nil || !strings.Contains(xml, `<source file="`+sealed+`"><encryption format="luks"><secret type="passphrase" uuid="c0ffee"/></encryption></source>`) {
+		t.Errorf("got %s, %v", xml, err)
+	}
+}
+
+// TestTheOwnersOwnWordsArePutBack: kind, source and chain as they were (I15),
+// and what the owner set since.
+func TestTheOwnersOwnWordsArePutBack(t *testing.T) {
+	const before = `<disk type='volume' device='disk'><driver name='qemu' type='raw' cache='none'/><source pool='fast' volume='db' startupPolicy='optional'/><target dev='vda'/></disk>`
+	root, err := parseDomain(`<domain><devices><disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='writeback'/><source file='/l/x' index='3'/><backingStore/><target dev='vda'/></disk></devices></domain>`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := diskElement(root, "vda")
+	if err := retarget(e, hypervisor.Source{Image: hypervisor.Plain("/pool/db", "raw"), Element: before}); err != nil {
+		t.Fatal(err)
+	}
+	doc := etree.NewDocument()
+	doc.SetRoot(e.Copy())
+	got, _ := doc.WriteToString()
+	want := `<disk type="volume" device="disk"><driver name="qemu" type="raw" cache="writeback"/><source pool="fast" volume="db" startupPolicy="optional"/><target dev="vda"/></disk>`
+	if got != want {
+		t.Errorf("got\n%s, want\n%s", got, want)
 	}
 }

@@ -62,6 +62,10 @@ func (h *Host) switchAll(l *libvirt.Libvirt, d libvirt.Domain, disks []hyperviso
 	if err != nil {
 		return hypervisor.Switched{}, fmt.Errorf("%w: %w", errNotTried, err)
 	}
+	resolveVolumes(l, root)
+	if state == backstay.VMShutOff && onNetwork(root, disks) {
+		return hypervisor.Switched{}, switchOff(l, d, disks)
+	}
 	xml, err := snapshotXML(root, disks)
 	if err != nil {
 		return hypervisor.Switched{}, fmt.Errorf("%w: %w", errNotTried, err)
@@ -86,7 +90,7 @@ func (h *Host) switchAll(l *libvirt.Libvirt, d libvirt.Domain, disks []hyperviso
 		}
 		return hypervisor.Switched{}, err
 	}
-	h.dropRecordedChains(l, d, targets(disks))
+	h.settleChains(l, d, targets(disks))
 	return hypervisor.Switched{Took: took}, nil
 }
 
@@ -114,7 +118,8 @@ func freezable(root *etree.Element, state backstay.VMState) error {
 // snapshotXML names every disk of the VM: libvirt would give those that are not
 // named an overlay of its own making. It refuses an overlay that does not stand
 // on the disk's active layer: QEMU would take it, and the guest would find
-// itself on other content.
+// itself on other content. And it refuses one that is not encrypted where the
+// disk is: what the guest writes would lie there in the clear.
 func snapshotXML(root *etree.Element, disks []hypervisor.Switch) (string, error) {
 	overlays := map[string]string{}
 	for _, s := range disks {
@@ -132,13 +137,18 @@ func snapshotXML(root *etree.Element, disks []hypervisor.Switch) (string, error)
 			continue
 		}
 		delete(overlays, target)
-		if err := standsOn(overlay, attr(e, "source", "file")); err != nil {
+		secret, reason := secretOf(e)
+		if reason != "" {
+			return "", fmt.Errorf("disk %s: %s", target, reason)
+		}
+		if err := standsOn(overlay, location(e), secret != ""); err != nil {
 			return "", fmt.Errorf("disk %s: %w", target, err)
 		}
 		disk.CreateAttr("snapshot", "external")
 		disk.CreateAttr("type", "file")
 		disk.CreateElement("driver").CreateAttr("type", "qcow2")
 		disk.CreateElement("source").CreateAttr("file", overlay)
+		setSecret(disk, secret)
 	}
 	for target := range overlays {
 		return "", fmt.Errorf("the VM has no disk %s", target)
@@ -146,62 +156,18 @@ func snapshotXML(root *etree.Element, disks []hypervisor.Switch) (string, error)
 	return doc.WriteToString()
 }
 
-func standsOn(overlay, active string) error {
+func standsOn(overlay, active string, encrypted bool) error {
 	h, err := readHeader(overlay, "qcow2")
 	if err != nil {
 		return err
+	}
+	if h.encrypted != encrypted {
+		return fmt.Errorf("overlay %s is encrypted: %v, and the disk: %v", overlay, h.encrypted, encrypted)
 	}
 	if active == "" || !samePath(h.backing, active) {
 		return fmt.Errorf("overlay %s stands on %q, but the active layer is %q", overlay, h.backing, active)
 	}
 	return nil
-}
-
-// dropRecordedChains takes <backingStore> out of the persistent definition,
-// which libvirt writes there when it switches or merges. It would name layers
-// that are merged away while the VM is shut off, and the VM would not start. It
-// is taken out only where libvirt finds the same chain by the headers; a chain
-// that the user had to spell out stays. The switch is done by now, so an error
-// here must not say that it failed.
-func (h *Host) dropRecordedChains(l *libvirt.Libvirt, d libvirt.Domain, targets []backstay.DiskTarget) {
-	err := func() error {
-		root, _, err := definition(l, d, libvirt.DomainXMLSecure|libvirt.DomainXMLInactive)
-		if err != nil {
-			return err
-		}
-		dropped := false
-		for _, target := range targets {
-			e := diskElement(root, target)
-			if e == nil || find(e, "backingStore") == nil || !headersTell(e) {
-				continue
-			}
-			e.RemoveChild(find(e, "backingStore"))
-			dropped = true
-		}
-		if !dropped {
-			return nil
-		}
-		return redefine(l, root)
-	}()
-	if err != nil {
-		h.log.Warn("the recorded backing chain of a VM was left in its definition", "vm", d.Name, "error", err)
-	}
-}
-
-// headersTell tells whether the images' headers say the chain that the disk's
-// element says. libvirt records as much of a chain as its own steps touched.
-func headersTell(e *etree.Element) bool {
-	recorded, ended := recordedChain(e)
-	found, complete := walk(recorded[0].path, recorded[0].format)
-	if !complete || len(recorded) > len(found) || (ended && len(recorded) != len(found)) {
-		return false
-	}
-	for i := range recorded {
-		if !samePath(found[i].path, recorded[i].path) || found[i].format != recorded[i].format {
-			return false
-		}
-	}
-	return true
 }
 
 func diskElement(root *etree.Element, target backstay.DiskTarget) *etree.Element {
@@ -237,25 +203,20 @@ func (h *Host) Retarget(ctx context.Context, id backstay.VMID, target backstay.D
 			return err
 		}
 		if state != backstay.VMShutOff {
-			return fmt.Errorf("the VM is %s, not shut off", state)
+			if err := runsOn(l, d, target, to.Location); err != nil {
+				return err
+			}
 		}
 		root, _, err := definition(l, d, libvirt.DomainXMLSecure|libvirt.DomainXMLInactive)
 		if err != nil {
 			return err
 		}
 		e := diskElement(root, target)
-		if e == nil || find(e, "source") == nil || find(e, "driver") == nil {
+		if e == nil {
 			return errors.New("the VM has no such disk")
 		}
-		e.CreateAttr("type", "file")
-		source := find(e, "source")
-		for _, name := range []string{"dev", "index"} {
-			source.RemoveAttr(name)
-		}
-		source.CreateAttr("file", to.Location)
-		find(e, "driver").CreateAttr("type", to.Format)
-		if b := find(e, "backingStore"); b != nil {
-			e.RemoveChild(b)
+		if err := retarget(e, to); err != nil {
+			return err
 		}
 		return redefine(l, root)
 	})

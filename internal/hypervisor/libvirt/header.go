@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/backstay/backstay/internal/hypervisor"
 )
 
 // header is what we need of an image file. Reading it here rather than asking
@@ -19,6 +21,7 @@ type header struct {
 	backingFormat string // "" if the header does not record it
 	dataFile      bool   // the data lies in another file
 	encrypted     bool
+	room          int64 // bytes of the device that it lies on; 0 for a file
 }
 
 // sector is the smallest piece of a disk that QEMU knows, in bytes.
@@ -34,23 +37,59 @@ func readHeader(path, format string) (header, error) {
 		return header{}, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
+	length, device, err := lengthOf(f)
 	if err != nil {
 		return header{}, err
 	}
-	if !info.Mode().IsRegular() {
-		return header{}, fmt.Errorf("%s is not a regular file", path)
-	}
 	if format == "raw" {
 		// As QEMU does: the guest sees whole sectors, the last one padded with zeros.
-		return header{size: (info.Size() + sector - 1) &^ (sector - 1)}, nil
+		return header{size: (length + sector - 1) &^ (sector - 1)}, nil
 	}
 	b := make([]byte, 64<<10) // the header never reaches behind the first cluster
 	n, err := f.ReadAt(b, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return header{}, err
 	}
-	return parseQcow2(path, b[:n])
+	if format == "luks" {
+		return parseLUKS(path, b[:n], length)
+	}
+	h, err := parseQcow2(path, b[:n])
+	if device {
+		h.room = length
+	}
+	return h, err
+}
+
+// lengthOf is how many bytes a file or block device has.
+func lengthOf(f *os.File) (length int64, device bool, err error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, false, err
+	}
+	switch kind := info.Mode().Type(); kind {
+	case 0:
+		return info.Size(), false, nil
+	case os.ModeDevice:
+		length, err = f.Seek(0, io.SeekEnd)
+		return length, true, err
+	}
+	return 0, false, fmt.Errorf("%s is not a regular file or block device", f.Name())
+}
+
+var errNotLUKS = errors.New("not an image in LUKS 1")
+
+// parseLUKS reads the header of a raw image in LUKS 1, the only one that QEMU
+// knows: what lies behind it is the guest's.
+func parseLUKS(path string, b []byte, length int64) (header, error) {
+	be := binary.BigEndian
+	if len(b) < 112 || !bytes.Equal(b[:6], []byte("LUKS\xba\xbe")) || be.Uint16(b[6:]) != 1 {
+		return header{}, fmt.Errorf("%s: %w", path, errNotLUKS)
+	}
+	payload := int64(be.Uint32(b[104:])) * sector
+	if payload >= length {
+		return header{}, fmt.Errorf("%s: %w", path, errNotLUKS)
+	}
+	return header{size: length - payload, encrypted: true}, nil
 }
 
 func parseQcow2(path string, b []byte) (header, error) {
@@ -89,6 +128,9 @@ func parseQcow2(path string, b []byte) (header, error) {
 
 // backingPath resolves the name in a header against the image's folder.
 func backingPath(path, name string) string {
+	if n, ok := hypervisor.ParseNBD(name); ok {
+		return n.String()
+	}
 	if file, ok := strings.CutPrefix(name, "file:"); ok {
 		name = file
 	} else if scheme, _, ok := strings.Cut(name, ":"); ok && !strings.Contains(scheme, "/") {
@@ -102,9 +144,12 @@ func backingPath(path, name string) string {
 
 const longestChain = 200 // layers; libvirt's own bound
 
-// link is one file of a chain as the headers say.
+// link is one image of a chain. encrypted and index are what is known of it:
+// index is libvirt's own number for it while the VM runs.
 type link struct {
 	path, format string
+	encrypted    bool
+	index        string
 }
 
 // walk follows the headers down from an image. recorded tells whether each
@@ -113,20 +158,25 @@ type link struct {
 func walk(path, format string) (chain []link, recorded bool) {
 	recorded = true
 	for len(chain) < longestChain {
-		chain = append(chain, link{path, format})
+		if _, network := hypervisor.ParseNBD(path); network {
+			return append(chain, link{path: path, format: format}), recorded && format == "raw"
+		}
+		if !filepath.IsAbs(path) {
+			return append(chain, link{path: path, format: format}), false
+		}
+		l := link{path: path, format: format, encrypted: format == "luks"}
 		if format != "qcow2" {
-			return chain, recorded
+			return append(chain, l), recorded
 		}
 		h, err := readHeader(path, format)
+		l.encrypted = h.encrypted
+		chain = append(chain, l)
 		if err != nil || h.backing == "" {
 			return chain, recorded && err == nil
 		}
 		path, format = h.backing, h.backingFormat
 		if format == "" {
 			recorded = false
-		}
-		if !filepath.IsAbs(path) {
-			return append(chain, link{path, format}), false
 		}
 	}
 	return chain, false

@@ -34,6 +34,9 @@ type Options struct {
 	// Pools are folders that the configuration names as pools, beside libvirt's
 	// own. Their Available is filled in.
 	Pools []backstay.Pool
+	// Size asks how many bytes an image on the network has, by its location; nil
+	// refuses disks on the network. It is not called before Open returns.
+	Size func(ctx context.Context, location string) (int64, error)
 }
 
 // How long libvirt may take. Its own wait for a VM's lock is 30 s, so no call
@@ -43,6 +46,7 @@ const (
 	openPatience  = 20 * time.Second
 	callPatience  = 60 * time.Second
 	startPatience = 5 * time.Minute // a VM with much memory, or swtpm's first set-up
+	sizePatience  = 5 * time.Second // for an NBD server that takes no further client
 	pingEvery     = 30 * time.Second
 	firstRetry    = 100 * time.Millisecond
 	lastRetry     = 5 * time.Second
@@ -53,6 +57,7 @@ type Host struct {
 	uri   *url.URL
 	log   *slog.Logger
 	pools []backstay.Pool
+	size  func(ctx context.Context, location string) (int64, error)
 
 	ctx    context.Context // of the background work; ends with Close
 	cancel context.CancelFunc
@@ -82,7 +87,7 @@ func Open(ctx context.Context, uri string, o Options) (*Host, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	h := &Host{uri: u, log: o.Log.With("libvirt", u.Redacted()), pools: o.Pools, watchers: map[*watcher]bool{}, thawing: map[string]bool{}}
+	h := &Host{uri: u, log: o.Log.With("libvirt", u.Redacted()), pools: o.Pools, size: o.Size, watchers: map[*watcher]bool{}, thawing: map[string]bool{}}
 	h.ctx, h.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	tried := make(chan struct{})
 	h.work.Go(func() { h.keepConnected(tried) })

@@ -24,6 +24,13 @@ func (m marks) reason(vm *backstay.VM) string {
 		return "it has libvirt snapshots inside its images, which a new layer would hide; delete them first (virsh snapshot-list, snapshot-delete)"
 	case m.saved:
 		return "its memory is saved to disk (managed save); start it, or remove the saved state"
+	}
+	return diskless(vm)
+}
+
+// diskless says that nothing of a VM could be backed up.
+func diskless(vm *backstay.VM) string {
+	switch {
 	case len(vm.Disks) == 0:
 		return "it has no disk"
 	case len(vm.Possible()) == 0:
@@ -68,6 +75,7 @@ func (h *Host) VMs(ctx context.Context) ([]backstay.VM, error) {
 			if err != nil {
 				return nil, err
 			}
+			resolveVolumes(l, root)
 			vm := describe(root, state)
 			if state != backstay.VMShutOff {
 				inactive, _, err := definition(l, d, libvirt.DomainXMLInactive)
@@ -77,6 +85,7 @@ func (h *Host) VMs(ctx context.Context) ([]backstay.VM, error) {
 				if err != nil {
 					return nil, err
 				}
+				resolveVolumes(l, inactive)
 				excludePassing(&vm, inactive)
 			}
 			vm.Reason = marked[d.UUID].reason(&vm)
@@ -91,6 +100,9 @@ func (h *Host) VMs(ctx context.Context) ([]backstay.VM, error) {
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list VMs: %w", err)
+	}
+	for i := range vms {
+		h.judge(ctx, &vms[i])
 	}
 	return vms, nil
 }
@@ -191,6 +203,7 @@ func (h *Host) Domain(ctx context.Context, id backstay.VMID) (hypervisor.Domain,
 	if err != nil {
 		return hypervisor.Domain{}, fmt.Errorf("describe VM %s: %w", id, err)
 	}
+	h.judge(ctx, &d.VM)
 	return d, nil
 }
 
@@ -210,10 +223,12 @@ func describeDomain(l *libvirt.Libvirt, d libvirt.Domain) (hypervisor.Domain, er
 	if err != nil {
 		return out, err
 	}
-	out.InactiveXML = xml
+	out.InactiveXML, out.Elements = xml, elements(inactive)
+	resolveVolumes(l, inactive)
 	current := inactive
 	if live != nil {
 		current = live
+		resolveVolumes(l, live)
 	}
 	out.VM = describe(current, state)
 	if live != nil {

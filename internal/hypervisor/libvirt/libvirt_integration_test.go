@@ -20,7 +20,6 @@ import (
 	"github.com/backstay/backstay/internal/hypervisor"
 	"github.com/backstay/backstay/internal/hypervisor/hypervisortest"
 	"github.com/backstay/backstay/internal/hypervisor/libvirt"
-	"github.com/backstay/backstay/internal/hypervisor/qemu"
 	"github.com/backstay/backstay/internal/nbd"
 )
 
@@ -150,7 +149,11 @@ func domainXML(name string, id backstay.VMID, disks []backstay.Disk) string {
 	}
 	b.WriteString("<memory unit='MiB'>32</memory><vcpu>1</vcpu><os><type arch='x86_64' machine='q35'>hvm</type></os><devices>")
 	for _, d := range disks {
-		fmt.Fprintf(&b, "<disk type='file' device='disk'><driver name='qemu' type='%s' discard='unmap'/><source file='%s'/><target dev='%s' bus='virtio'/></disk>", d.Format, d.Source, d.Target)
+		inside := ""
+		if d.Secret != "" {
+			inside = "<encryption format='luks'><secret type='passphrase' uuid='" + d.Secret + "'/></encryption>"
+		}
+		fmt.Fprintf(&b, "<disk type='file' device='disk'><driver name='qemu' type='%s' discard='unmap'/><source file='%s'>%s</source><target dev='%s' bus='virtio'/></disk>", d.Format, d.Source, inside, d.Target)
 	}
 	b.WriteString("<disk type='file' device='cdrom'><target dev='sda' bus='sata'/></disk>")
 	b.WriteString("<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel></devices></domain>")
@@ -159,9 +162,11 @@ func domainXML(name string, id backstay.VMID, disks []backstay.Disk) string {
 
 func TestLibvirtKeepsThePortsContract(t *testing.T) {
 	p := startPrivate(t)
-	h := open(t, p.uri)
+	h, im := withSources(t, p)
 	answers(t, h)
+	p.secrets(t)
 	hypervisortest.HostSuite{
-		Host: h, Images: qemu.New(qemu.Options{Dir: filepath.Join(p.dir, "x")}), Connect: connect, XML: domainXML,
+		Host: h, Images: im, Connect: connect, XML: domainXML, ElementXML: elementXML,
+		Secret: openSecret, PrivateSecret: privateSecret, Sources: sourcesOf(p, im),
 	}.Run(t)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 
 	"github.com/beevik/etree"
@@ -50,7 +49,7 @@ func (h *Host) mergeLive(ctx context.Context, id backstay.VMID, m hypervisor.Mer
 		if err := merged(l, d, m); err != nil {
 			return err
 		}
-		h.dropRecordedChains(l, d, []backstay.DiskTarget{m.Target})
+		h.settleChains(l, d, []backstay.DiskTarget{m.Target})
 		return nil
 	})
 }
@@ -75,7 +74,7 @@ func (h *Host) startMerge(ctx context.Context, id backstay.VMID, m hypervisor.Me
 			}
 			if job.found {
 				active = job.kind == libvirt.DomainBlockJobTypeActiveCommit
-				if active && samePath(attr(e, "mirror/source", "file"), m.Base) && samePath(attr(e, "source", "file"), m.Top) {
+				if active && samePath(location(find(e, "mirror")), m.Base) && samePath(location(e), m.Top) {
 					return nil
 				}
 				if other = job.kind == libvirt.DomainBlockJobTypeCommit; other {
@@ -95,7 +94,7 @@ func (h *Host) startMerge(ctx context.Context, id backstay.VMID, m hypervisor.Me
 	}
 }
 
-// commit starts the job. Paths are given as libvirt itself writes them.
+// commit starts the job.
 func commit(l *libvirt.Libvirt, d libvirt.Domain, e *etree.Element, m hypervisor.Merge, speed uint64) (active bool, err error) {
 	chain, _ := recordedChain(e)
 	index := func(path string) int {
@@ -109,10 +108,19 @@ func commit(l *libvirt.Libvirt, d libvirt.Domain, e *etree.Element, m hypervisor
 	if active = top == 0; active {
 		flags |= libvirt.DomainBlockCommitActive
 	}
-	return active, l.DomainBlockCommit(d, string(m.Target), libvirt.OptString{chain[base].path}, libvirt.OptString{chain[top].path}, speed, flags)
+	return active, l.DomainBlockCommit(d, string(m.Target), name(m.Target, chain[base]), name(m.Target, chain[top]), speed, flags)
 }
 
-func samePath(a, b string) bool { return filepath.Clean(a) == filepath.Clean(b) }
+// name is how libvirt is told of an image of a disk's chain: by its number, which
+// also an image without a path has.
+func name(target backstay.DiskTarget, l link) libvirt.OptString {
+	if l.index != "" {
+		return libvirt.OptString{string(target) + "[" + l.index + "]"}
+	}
+	return libvirt.OptString{l.path}
+}
+
+func samePath(a, b string) bool { return hypervisor.Location(a) == hypervisor.Location(b) }
 
 func liveDisk(l *libvirt.Libvirt, d libvirt.Domain, target backstay.DiskTarget) (*etree.Element, error) {
 	state, err := vmState(l, d)
@@ -126,6 +134,7 @@ func liveDisk(l *libvirt.Libvirt, d libvirt.Domain, target backstay.DiskTarget) 
 	if err != nil {
 		return nil, err
 	}
+	resolveVolumes(l, root)
 	e := diskElement(root, target)
 	if e == nil {
 		return nil, errors.New("the VM has no such disk")

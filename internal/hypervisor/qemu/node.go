@@ -116,9 +116,14 @@ func (im *Images) whole(ctx context.Context, image hypervisor.Image) (*node, []i
 		if err != nil {
 			return nil, nil, err
 		}
-		if above == nil {
+		switch {
+		case above == nil:
 			top = n
-		} else {
+		case n.File.Driver == "nbd" && !layer.Encrypted:
+			// QEMU takes no description of an export beside the name that the header
+			// has of it; the header of the layer above says the same.
+			return top, chain, nil
+		default:
 			above.Backing = n
 		}
 		above = n
