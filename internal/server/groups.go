@@ -60,6 +60,11 @@ func (s *server) createGroup(ctx context.Context, in *createGroupInput) (*answer
 			return nil, backstay.Errorf(backstay.CodeNotProtected, "the VM %s is not protected", label(vm.Ref())).
 				Becausef("the points of a group are taken of all its VMs or of none")
 		}
+		if item.Method == backstay.MethodPull {
+			return nil, backstay.Errorf(backstay.CodeConflict, "the VM %s cannot be in a group", label(vm.Ref())).
+				Becausef("it is protected by pull, whose instant cannot be shared with other VMs").
+				Do("protect it with --method layers first")
+		}
 		if slices.Contains(g.VMs, vm.Ref()) {
 			return nil, backstay.Errorf(backstay.CodeUsage, "the VM %s is named twice", label(vm.Ref())).
 				Becausef("a group has each VM once").Do("name each VM once")

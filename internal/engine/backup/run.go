@@ -147,6 +147,8 @@ func (b *backupRun) open(ctx context.Context, m *member) (err error) {
 		}
 	}
 	if m.Recorded {
+		// What the policy says of the guest holds for the transfer too, if it is known.
+		m.policy, _ = b.Catalog.Policies.Policy(ctx, m.Policy)
 		return nil
 	}
 	item, err := b.Catalog.Items.Item(ctx, m.VM)
