@@ -35,6 +35,16 @@ func (a *app) agentCommand() *cobra.Command {
 	return c
 }
 
+// guardCommand is hidden: a server or mover starts it for itself.
+func (a *app) guardCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "guard", Short: "Let a guest go when the process that froze it cannot", Hidden: true,
+		Example: "  backstay guard    # started by a server or a mover, which gives it its orders",
+		Args:    exactly(),
+		RunE:    a.run(func(ctx context.Context, _ []string) error { return a.daemons.Guard(ctx) }),
+	}
+}
+
 func (a *app) initCommand() *cobra.Command {
 	var o config.InitOptions
 	vault := "default"

@@ -16,6 +16,7 @@ import (
 	"github.com/backstay/backstay/internal/mover"
 	"github.com/backstay/backstay/internal/mover/host"
 	"github.com/backstay/backstay/internal/mover/rpc"
+	"github.com/backstay/backstay/internal/quiesce"
 )
 
 // Agent runs the data mover of a host in a process of its own until ctx ends.
@@ -63,6 +64,7 @@ func (d *Daemon) hostMover(ctx context.Context, o hostOptions) (mover.Mover, fun
 	images := qemu.New(qemu.Options{Dir: filepath.Join(o.state, "exports")})
 	m, err := host.New(host.Options{
 		Hypervisor: hv, Images: images, Keyring: o.keys, StateDir: o.state, Name: o.name, Log: o.log,
+		Guards: quiesce.Processes{Command: d.guardCommand(), Libvirt: o.libvirt}, OnHeld: d.Hooks.Held,
 		OpenVault: units{hooks: d.Hooks}.openVault,
 	})
 	if err != nil {

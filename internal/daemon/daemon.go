@@ -22,11 +22,17 @@ type Hooks struct {
 	BeforeStep func(ctx context.Context, job backstay.Job, step string)
 	// Unit wraps each storage unit as it is opened.
 	Unit func(url string, s blob.Store) blob.Store
+	// Held is called while a guest is frozen or paused, before its disks are
+	// switched; it may block.
+	Held func(ctx context.Context, vm backstay.VMID)
 }
 
 // Daemon is the set of long-running commands. Its zero value is what users run.
 type Daemon struct {
 	Hooks Hooks
+	// Self is the command that runs Guard in a process of its own; empty means
+	// this program with the argument guard.
+	Self []string
 }
 
 // memoryLimit is where the garbage collector begins to work harder, in bytes:

@@ -31,6 +31,8 @@ type Held struct {
 	Consistency backstay.Consistency
 	// Reason says why, and why nothing stronger.
 	Reason string
+	// FreezeMs is for how long the VM was held, once it was let go.
+	FreezeMs int64
 	// Notes are warnings for the job.
 	Notes []string
 }

@@ -121,6 +121,8 @@ type Taken struct {
 	Shape       backstay.VM
 	Disks       []backstay.PointDisk
 	Parent      backstay.PointID // the point whose layers lie directly below; "" for the first
+	// Notes are warnings of the call that took the point.
+	Notes []string
 }
 
 // SweepReport says what a sweep found and mended (I9).
@@ -263,6 +265,7 @@ type Restores interface {
 type Mover interface {
 	Inventory
 	Snapshots
+	Holds
 	Standings
 	Keeps
 	Transfers

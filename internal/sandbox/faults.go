@@ -19,6 +19,7 @@ import (
 // each call to a storage unit:
 //
 //	hold-STEP      the job waits before the step for as long as the file is there
+//	hold-frozen    a guest that is frozen stays so, before its disks are switched
 //	hold-put       puts of packs wait
 //	hold-get       gets of packs wait
 //	hold-content   gets of packs wait if they bring much disk content
@@ -29,8 +30,8 @@ import (
 // "at-NAME" appears beside a file when somebody waits at it or was hit by it.
 const FaultsEnv = "BACKSTAY_SANDBOX_FAULTS"
 
-// Faults is a folder of faults; the empty one has none. Its methods BeforeStep
-// and Unit are the hooks of a server or mover.
+// Faults is a folder of faults; the empty one has none. Its methods BeforeStep,
+// Held and Unit are the hooks of a server or mover.
 //
 // They are given to it by cmd/sandbox rather than here, so that tests of what
 // the server consists of can use the sandbox without importing themselves.
@@ -43,6 +44,13 @@ func EnvironmentFaults() Faults { return Faults(os.Getenv(FaultsEnv)) }
 func (f Faults) BeforeStep(ctx context.Context, _ backstay.Job, step string) {
 	if f != "" {
 		_ = f.hold(ctx, "hold-"+step)
+	}
+}
+
+// Held waits while a guest is to stay frozen or paused.
+func (f Faults) Held(ctx context.Context, _ backstay.VMID) {
+	if f != "" {
+		_ = f.hold(ctx, "hold-frozen")
 	}
 }
 

@@ -41,7 +41,6 @@ func (h *Host) SwitchAll(ctx context.Context, id backstay.VMID, disks []hypervis
 		}
 	}
 	v.inactive, v.live = inactive, live // one step: all disks
-	v.frozen = false
 	h.changed(id)
 	return hypervisor.Switched{}, nil
 }

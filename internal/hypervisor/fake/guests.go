@@ -166,15 +166,15 @@ func (h *Host) freeze(ctx context.Context, id backstay.VMID, mounts []string, he
 		return 0, err
 	}
 	if err := errors.Join(v.agentAnswers(), v.quiesce); err != nil {
-		return 0, fmt.Errorf("freeze %s: %w", id, err)
+		return 0, fmt.Errorf("freeze VM %s: %w", id, err)
 	}
 	if v.frozen {
-		return 0, fmt.Errorf("freeze %s: the command guest-fsfreeze-freeze has been disabled: the agent is in frozen state", id)
+		return 0, fmt.Errorf("freeze VM %s: the command guest-fsfreeze-freeze has been disabled: the agent is in frozen state", id)
 	}
 	have := v.guest.mounts()
 	for _, m := range mounts {
 		if !slices.Contains(have, m) {
-			return 0, fmt.Errorf("freeze %s: nothing is mounted at %s", id, m)
+			return 0, fmt.Errorf("freeze VM %s: nothing is mounted at %s", id, m)
 		}
 	}
 	v.frozen, v.frozenMounts = true, len(mounts)

@@ -17,6 +17,7 @@ import (
 	"github.com/backstay/backstay/internal/keyring"
 	"github.com/backstay/backstay/internal/mover"
 	"github.com/backstay/backstay/internal/pace"
+	"github.com/backstay/backstay/internal/quiesce"
 	"github.com/backstay/backstay/internal/tier/pull"
 	"github.com/backstay/backstay/internal/tier/snapshot"
 	"github.com/backstay/backstay/internal/tier/vault"
@@ -37,8 +38,11 @@ type Options struct {
 	// a vault does not see what others wrote to it after it was opened.
 	OpenVault func(ctx context.Context, a mover.VaultAccess, options ...vault.OpenOption) (*vault.Vault, error)
 	Name      backstay.HostName
-	Log       *slog.Logger
-	Now       func() time.Time
+	// Guards and OnHeld are the snapshot tier's.
+	Guards quiesce.Guards
+	OnHeld func(context.Context, backstay.VMID)
+	Log    *slog.Logger
+	Now    func() time.Time
 }
 
 // Host is a mover for the machine it runs on. Its methods may be called
@@ -74,7 +78,7 @@ func New(o Options) (*Host, error) {
 	t, err := snapshot.New(snapshot.Options{
 		Pace:       pacer.throttle,
 		Hypervisor: o.Hypervisor, Images: o.Images, Keyring: o.Keyring,
-		StateDir: o.StateDir, Host: o.Name, Log: o.Log, Now: o.Now,
+		StateDir: o.StateDir, Host: o.Name, Guards: o.Guards, OnHeld: o.OnHeld, Log: o.Log, Now: o.Now,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make mover: %w", err)

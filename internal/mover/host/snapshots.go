@@ -19,7 +19,7 @@ func (h *Host) Prepare(ctx context.Context, r mover.PrepareRequest) (mover.Prepa
 		return mover.Prepared{}, err
 	}
 	defer unlock()
-	p, err := h.tier.Prepare(ctx, snapshot.Request{Job: r.Job, Point: r.Point, VM: r.VM, Disks: r.Disks, Depth: r.Depth})
+	p, err := h.tier.Prepare(ctx, snapshot.Request{Job: r.Job, Point: r.Point, VM: r.VM, Disks: r.Disks, Depth: r.Depth, Consistency: r.Consistency})
 	if err != nil {
 		return mover.Prepared{}, err
 	}
@@ -39,7 +39,9 @@ func (h *Host) Take(ctx context.Context, r mover.TakeRequest) (mover.Taken, erro
 		return mover.Taken{}, err
 	}
 	defer unlock()
-	p, err := h.tier.Take(ctx, snapshot.TakeRequest{Point: r.Point, VM: r.VM, Wish: r.Consistency, Time: r.Time})
+	p, err := h.tier.Take(ctx, snapshot.TakeRequest{
+		Point: r.Point, VM: r.VM, Wish: r.Consistency, Fallback: r.Fallback, Guest: r.Guest, Time: r.Time, Held: r.Held,
+	})
 	if err != nil {
 		return mover.Taken{}, err
 	}
@@ -187,7 +189,7 @@ func (h *Host) lockToSweep(ctx context.Context, vm backstay.VMID) (func(), error
 func takenOf(p *snapshot.PointRecord) mover.Taken {
 	t := mover.Taken{
 		Point: p.ID, Time: p.Time, Consistency: p.Consistency, Reason: p.Reason,
-		FreezeMs: p.FreezeMs, Shape: p.Shape, Parent: p.Parent,
+		FreezeMs: p.FreezeMs, Shape: p.Shape, Parent: p.Parent, Notes: p.Notes,
 	}
 	for _, d := range p.Disks {
 		if d.Included {

@@ -60,6 +60,8 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		"APulledPointIsInTheVaultAlone":           testPull,
 		"WatchEndsWithItsContext":                 testWatch,
 		"APinnedPointStays":                       testKeeps,
+		"AHeldVMIsTakenAndLetGo":                  testHold,
+		"ALetGoOfNothingIsNoError":                testHoldNothing,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })
 	}

@@ -72,6 +72,7 @@ func handler(base context.Context, m mover.Mover, log *slog.Logger, tm timing) h
 		return m.Lost(ctx, places)
 	})
 	registerKeeps(s, m)
+	registerHolds(s, m)
 	registerTransfers(s, m)
 	registerRestores(s, m)
 	registerRooms(s, m)
@@ -122,6 +123,18 @@ func registerKeeps(s *side, m mover.Mover) {
 	})
 	handle(s, "KeepMap", func(ctx context.Context, p backstay.PointID, progress func(mover.Report)) (none, error) {
 		return none{}, m.KeepMap(ctx, p, progress)
+	})
+}
+
+func registerHolds(s *side, m mover.Mover) {
+	handle(s, "Ready", func(ctx context.Context, r mover.HoldRequest, _ func(none)) (none, error) {
+		return none{}, m.Ready(ctx, r)
+	})
+	handle(s, "Hold", func(ctx context.Context, r mover.HoldRequest, _ func(none)) (mover.Held, error) {
+		return m.Hold(ctx, r)
+	})
+	handle(s, "LetGo", func(ctx context.Context, r mover.HoldRequest, _ func(none)) (mover.Held, error) {
+		return m.LetGo(ctx, r)
 	})
 }
 

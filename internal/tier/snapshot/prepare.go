@@ -29,6 +29,8 @@ type Request struct {
 	// Depth is the most points that a disk's chain may hold with the new one; 0
 	// means backstay.MaxDepth.
 	Depth int
+	// Consistency is what Take will wish for; with crash the agent is not asked.
+	Consistency backstay.Consistency
 }
 
 // Prepared is what was made ready: overlays that exist and that nobody uses.
@@ -86,7 +88,16 @@ func (t *Tier) Prepare(ctx context.Context, r Request) (Prepared, error) {
 	for _, d := range in.Disks {
 		p.Disks = append(p.Disks, PreparedDisk(d))
 	}
+	if r.Consistency == backstay.CrashConsistent {
+		return p, nil
+	}
 	p.Agent, p.Notes = t.askAgent(ctx, &domain.VM)
+	running := domain.VM.State == backstay.VMRunning
+	var silent string
+	if running && domain.VM.Agent == backstay.AgentConnected && p.Agent != domain.VM.Agent {
+		silent = noAnswer
+	}
+	t.expect(ctx, r.Point, r.VM, silent, running && p.Agent == backstay.AgentConnected)
 	return p, nil
 }
 
@@ -312,10 +323,13 @@ func (t *Tier) askAgent(ctx context.Context, vm *backstay.VM) (backstay.AgentSta
 		return vm.Agent, []string{noAgentReason(vm.Agent)}
 	}
 	if err := t.hv.PingAgent(ctx, vm.ID, agentTimeout); err != nil {
-		return backstay.AgentDisconnected, []string{"the guest agent did not answer in 2 s"}
+		return backstay.AgentDisconnected, []string{noAnswer}
 	}
 	return vm.Agent, nil
 }
+
+// noAnswer is said of an agent that hangs.
+const noAnswer = "the guest agent did not answer in 2 s"
 
 func noAgentReason(state backstay.AgentState) string {
 	if state == backstay.AgentNone {

@@ -10,6 +10,7 @@ import (
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor"
+	"github.com/backstay/backstay/internal/quiesce"
 	"github.com/backstay/backstay/internal/tier/snapshot/record"
 )
 
@@ -35,41 +36,80 @@ func (t *Tier) Settle(ctx context.Context, vm backstay.VMID, id backstay.PointID
 	if in.VM.UUID != vm {
 		return p, false, fmt.Errorf("settle point %s: it is of VM %s, not of %s", id, in.VM.UUID, vm)
 	}
-	if _, err := t.thaw(ctx, in); err != nil {
-		t.log.Warn("cannot tell whether the guest is frozen", "vm", in.VM.Name, "error", err)
+	if t.live(id) != nil { // by this process: it knows more than the intent
+		if _, err := t.LetGo(ctx, HoldRequest{Point: id, VM: vm}); err != nil {
+			t.log.Warn("the guest of a point that is given up was let go", "vm", in.VM.Name, "error", err)
+		}
+		return t.Settle(ctx, vm, id)
+	}
+	t.unexpect(id)
+	if _, err := t.pay(ctx, in); err != nil {
+		t.log.Warn("the guest may be held still; a guard goes on trying", "vm", in.VM.Name, "error", err)
 	}
 	return t.settle(ctx, in)
 }
 
-// thaw thaws the guest of an intent whose switch may have been cut off, and
-// tells whether it was frozen.
-func (t *Tier) thaw(ctx context.Context, in *intent) (bool, error) {
-	if in.Stage == record.StagePrepared {
+// pay undoes what the intent says is owed to the guest (I9), and tells whether
+// it was frozen. What cannot be undone now a guard goes on with.
+func (t *Tier) pay(ctx context.Context, in *intent) (thawed bool, err error) {
+	debt := debtOf(in)
+	if !debt.Owed() {
 		return false, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, thawTimeout)
+	short, cancel := context.WithTimeout(ctx, thawTimeout)
 	defer cancel()
-	domain, err := t.hv.Domain(ctx, in.VM.UUID)
-	if errors.Is(err, hypervisor.ErrNoVM) {
+	domain, err := t.hv.Domain(short, in.VM.UUID)
+	switch {
+	case errors.Is(err, hypervisor.ErrNoVM):
 		return false, nil
+	case err == nil && domain.VM.State == backstay.VMShutOff:
+		return false, nil
+	case err == nil && !debt.Paused && domain.VM.Agent == backstay.AgentNone:
+		return false, nil
+	case err == nil:
+		thawed, err = quiesce.Settle(short, t.hv, in.VM.UUID, debt)
 	}
 	if err != nil {
-		return false, fmt.Errorf("thaw %s: %w", in.VM.Name, err)
+		t.payLater(ctx, in, debt)
+		return thawed, fmt.Errorf("let go %s: %w", in.VM.Name, err)
 	}
-	if domain.VM.State != backstay.VMRunning || domain.VM.Agent != backstay.AgentConnected {
-		return false, nil
+	if debt.Post != nil {
+		if domain.VM.State != backstay.VMRunning {
+			t.log.Warn("the post hook of a backup that was interrupted cannot run: the VM does not", "vm", in.VM.Name)
+		} else if err := quiesce.RunPost(ctx, t.hv, in.VM.UUID, *debt.Post); err != nil {
+			t.log.Warn("the post hook of a backup that was interrupted failed", "vm", in.VM.Name, "error", err)
+		}
 	}
-	was, err := t.hv.Thaw(ctx, in.VM.UUID)
+	return thawed, journal(in, quiesce.Debt{})
+}
+
+// payLater lets a guard go on letting a guest go.
+func (t *Tier) payLater(ctx context.Context, in *intent, debt quiesce.Debt) {
+	if !debt.Asked && !debt.Paused {
+		return
+	}
+	g, err := t.guards.Start(ctx, in.VM.UUID)
+	if err == nil {
+		err = g.Arm(time.Hour, debt.Paused)
+	}
 	if err != nil {
-		return false, fmt.Errorf("thaw %s: %w", in.VM.Name, err)
+		t.log.Error("no guard can be started to let a guest go", "vm", in.VM.Name, "error", err)
+		return
 	}
-	return was > 0, nil
+	g.Fire()
 }
 
 // settle decides by the files that the VM uses, and by nothing else.
 func (t *Tier) settle(ctx context.Context, in *intent) (PointRecord, bool, error) {
-	if in.Stage == record.StageSwitched {
-		p, err := t.complete(steady(ctx), in, outcome{})
+	in.Owed = nil // it was paid, or a guard does
+	switch in.Stage {
+	case record.StageSwitched:
+		return t.completeAllowed(ctx, in, quiesce.Outcome{})
+	case record.StageRecorded:
+		p, err := t.amend(in, quiesce.Outcome{Consistency: in.Consistency, Reason: in.Reason, FreezeMs: in.FreezeMs})
+		if err == nil && !allows(in, p.Consistency) {
+			return p, false, t.Drop(steady(ctx), in.ID, nil)
+		}
 		return p, err == nil, err
 	}
 	domain, err := t.hv.Domain(ctx, in.VM.UUID)
@@ -98,15 +138,38 @@ func (t *Tier) settle(ctx context.Context, in *intent) (PointRecord, bool, error
 
 // completeCrashed records a point of which nobody saw the switch return.
 func (t *Tier) completeCrashed(ctx context.Context, in *intent, why string) (PointRecord, bool, error) {
-	reason := in.Reason // an earlier try to freeze failed for this reason
+	reason := in.Reason // the guest could not be frozen for this reason
 	if reason == "" && !in.Quiesce {
 		reason = crashReason(in.Wish, in.Shape)
 	}
 	if reason == "" {
 		reason = why
 	}
-	p, err := t.complete(steady(ctx), in, outcome{consistency: backstay.CrashConsistent, reason: reason})
+	return t.completeAllowed(ctx, in, quiesce.Outcome{Consistency: backstay.CrashConsistent, Reason: reason})
+}
+
+// completeAllowed records a point, and drops it if it is weaker than it may be.
+func (t *Tier) completeAllowed(ctx context.Context, in *intent, o quiesce.Outcome) (PointRecord, bool, error) {
+	ctx = steady(ctx)
+	p, err := t.complete(ctx, in, o)
+	if err == nil && !allows(in, p.Consistency) {
+		t.log.Warn("a point was weaker than it may be, and is dropped", "point", p.ID, "consistency", p.Consistency, "reason", p.Reason)
+		return PointRecord{}, false, t.Drop(ctx, p.ID, nil)
+	}
 	return p, err == nil, err
+}
+
+// crashReason says why nothing was frozen.
+func crashReason(wish backstay.Consistency, vm *backstay.VM) string {
+	switch {
+	case vm.State == backstay.VMShutOff:
+		return "the VM was shut off; nothing was being written"
+	case vm.State != backstay.VMRunning:
+		return "the VM was not running (" + string(vm.State) + ")"
+	case wish == backstay.CrashConsistent:
+		return "nothing more was wished for"
+	}
+	return noAgentReason(vm.Agent)
 }
 
 // switchedDisks tells which disks of the intent use their overlay. A disk that

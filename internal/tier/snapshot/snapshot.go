@@ -22,6 +22,7 @@ import (
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor"
 	"github.com/backstay/backstay/internal/keyring"
+	"github.com/backstay/backstay/internal/quiesce"
 	"github.com/backstay/backstay/internal/tier/snapshot/record"
 )
 
@@ -42,8 +43,14 @@ type Options struct {
 	// without limit. It is called once for each merge.
 	Pace func(backstay.VMID) hypervisor.Throttle
 	Host backstay.HostName
-	Log  *slog.Logger
-	Now  func() time.Time
+	// Guards see to it that a guest is let go when this process dies (I9). Nil
+	// means guards inside this process, which cannot: for tests.
+	Guards quiesce.Guards
+	// OnHeld, if set, is called while a guest is frozen or paused, before its disks
+	// are switched: for tests that interfere there.
+	OnHeld func(context.Context, backstay.VMID)
+	Log    *slog.Logger
+	Now    func() time.Time
 }
 
 // Tier is the snapshot tier of one host. Its methods may be called
@@ -56,10 +63,14 @@ type Tier struct {
 	records *record.Store
 	pace    func(backstay.VMID) hypervisor.Throttle
 	host    backstay.HostName
+	guards  quiesce.Guards
+	onHeld  func(context.Context, backstay.VMID)
 	log     *slog.Logger
 	now     func() time.Time
 
 	mu sync.Mutex
+	// making are the points that this process is taking. Guarded by mu.
+	making map[backstay.PointID]*making
 	// reading are the jobs that read layers in this process, so that a sweep
 	// leaves their entries alone. Guarded by mu.
 	reading map[string]int
@@ -80,13 +91,17 @@ func New(o Options) (*Tier, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Guards == nil {
+		o.Guards = quiesce.Within(o.Hypervisor, o.Log)
+	}
 	records, err := record.NewStore(o.StateDir)
 	if err != nil {
 		return nil, err
 	}
 	return &Tier{
 		hv: o.Hypervisor, images: o.Images, keys: o.Keyring, pace: o.Pace, records: records,
-		host: o.Host, log: o.Log, now: o.Now, reading: map[string]int{},
+		host: o.Host, guards: o.Guards, onHeld: o.OnHeld, log: o.Log, now: o.Now,
+		making: map[backstay.PointID]*making{}, reading: map[string]int{},
 	}, nil
 }
 

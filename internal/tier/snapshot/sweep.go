@@ -124,7 +124,10 @@ func (t *Tier) sweepIntent(ctx context.Context, in *intent, live []backstay.JobI
 	if _, err := os.Stat(in.Path); errors.Is(err, fs.ErrNotExist) {
 		return nil // settled while we waited for the VM
 	}
-	was, thawErr := t.thaw(ctx, in)
+	if t.live(in.ID) != nil {
+		return nil // this process holds the guest, and lets it go
+	}
+	was, thawErr := t.pay(ctx, in)
 	if was {
 		s.Thawed = append(s.Thawed, in.VM.UUID)
 	}

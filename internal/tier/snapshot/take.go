@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor"
+	"github.com/backstay/backstay/internal/quiesce"
 	"github.com/backstay/backstay/internal/tier/snapshot/record"
 )
 
@@ -18,51 +18,102 @@ type TakeRequest struct {
 	Point backstay.PointID
 	VM    backstay.VMID
 	Wish  backstay.Consistency
-	Time  time.Time
+	// Fallback are the weaker consistencies that may be had; nil allows all.
+	Fallback []backstay.Consistency
+	Guest    backstay.GuestRules
+	Time     time.Time
+	// Held: Hold was called for the point, and LetGo will be.
+	Held bool
 }
 
-// Take switches all disks of a prepared point to their overlays at one instant
-// and records the point. Without error the point is restorable; with one the VM
-// runs on its old files and nothing is left, unless the hypervisor does not
-// answer, in which case Settle finds out later. A point that is recorded already
-// is returned as it is.
+func (r TakeRequest) hold() HoldRequest {
+	return HoldRequest{Point: r.Point, VM: r.VM, Wish: r.Wish, Fallback: r.Fallback, Guest: r.Guest}
+}
+
+// Take brings the guest into the state that is wished for, switches all disks of
+// a prepared point to their overlays at one instant, lets the guest go, and
+// records the point. Without error the point is restorable; with one the VM runs
+// on its old files and nothing is left, unless the hypervisor does not answer, in
+// which case Settle finds out later. A point that is recorded already is returned
+// as it is.
 func (t *Tier) Take(ctx context.Context, r TakeRequest) (PointRecord, error) {
-	b, err := t.load()
+	if r.Held {
+		return t.takeHeld(ctx, r)
+	}
+	in, p, err := t.prepared(ctx, r.VM, r.Point)
+	if err != nil || p != nil {
+		return dereference(p), err
+	}
+	defer t.unexpect(r.Point)
+	s, domain, err := t.approach(ctx, in, r.hold())
 	if err != nil {
-		return PointRecord{}, err
-	}
-	if p := b.Points[r.Point]; p != nil {
-		return *p, nil
-	}
-	in := b.Intent(r.Point)
-	if in == nil || in.VM.UUID != r.VM {
-		return PointRecord{}, backstay.Errorf(backstay.CodeSnapshotFailed, "point %s was not prepared on host %s", r.Point, t.host).
-			Do("start the backup again")
-	}
-	if in.Stage != record.StagePrepared {
-		if p, found, err := t.Settle(ctx, r.VM, r.Point); err != nil || found {
-			return p, err
-		}
-		return PointRecord{}, backstay.Errorf(backstay.CodeSnapshotFailed, "an earlier attempt at point %s left nothing to go on with", r.Point)
-	}
-	domain, err := t.domain(ctx, r.VM)
-	if err != nil {
-		return PointRecord{}, err
-	}
-	if err := t.announce(ctx, in, &domain, r); err != nil {
 		return PointRecord{}, snapshotFailed(&domain.VM, errors.Join(err, t.discard(in)))
 	}
-	outcome, err := t.switchDisks(ctx, in, &domain)
-	if err != nil {
-		return t.afterFailedSwitch(ctx, in, &domain, err)
+	if err := t.announce(ctx, in, s, &domain, r.Time); err != nil {
+		return PointRecord{}, snapshotFailed(&domain.VM, errors.Join(err, s.Abandon(steady(ctx)), t.discard(in)))
 	}
-	// The VM writes to the overlays now: what is left must not stop half-way.
-	return t.complete(steady(ctx), in, outcome)
+	if err := s.Hold(ctx, false); err != nil {
+		return PointRecord{}, snapshotFailed(&domain.VM, errors.Join(err, t.discard(in)))
+	}
+	if err := noteUnfrozen(in, s); err != nil {
+		return PointRecord{}, snapshotFailed(&domain.VM, errors.Join(err, s.Abandon(steady(ctx)), t.discard(in)))
+	}
+	err = t.switchDisks(ctx, in, s)
+	// The guest waits, and if the disks are switched the VM writes to the overlays
+	// now: what is left must not stop half-way.
+	ctx = steady(ctx)
+	s.LetGo(ctx)
+	in.Owed = owedOf(s.Debt())
+	if err != nil {
+		return t.afterFailedSwitch(ctx, in, &domain, errors.Join(err, s.Abandon(ctx)))
+	}
+	if _, err := t.complete(ctx, in, s.Provisional()); err != nil {
+		return PointRecord{}, errors.Join(err, s.Abandon(ctx))
+	}
+	return t.finish(ctx, in, s)
+}
+
+func dereference(p *PointRecord) PointRecord {
+	if p == nil {
+		return PointRecord{}
+	}
+	return *p
+}
+
+// prepared returns the intent of a point that is ready to be taken, or the point
+// if it was taken before.
+func (t *Tier) prepared(ctx context.Context, vm backstay.VMID, id backstay.PointID) (*intent, *PointRecord, error) {
+	b, err := t.load()
+	if err != nil {
+		return nil, nil, err
+	}
+	if p := b.Points[id]; p != nil {
+		return nil, p, nil
+	}
+	in := b.Intent(id)
+	if in == nil || in.VM.UUID != vm {
+		return nil, nil, backstay.Errorf(backstay.CodeSnapshotFailed, "point %s was not prepared on host %s", id, t.host).
+			Do("start the backup again")
+	}
+	if in.Stage != record.StagePrepared || in.Owed != nil {
+		if p, found, err := t.Settle(ctx, vm, id); err != nil || found {
+			return nil, &p, err
+		}
+		return nil, nil, backstay.Errorf(backstay.CodeSnapshotFailed, "an earlier attempt at point %s left nothing to go on with", id)
+	}
+	return in, nil, nil
 }
 
 // announce journals what will be asked for, with the definition as it is now,
 // so that a crash from here on loses nothing of the point.
-func (t *Tier) announce(ctx context.Context, in *intent, domain *hypervisor.Domain, r TakeRequest) error {
+func (t *Tier) announce(ctx context.Context, in *intent, s *quiesce.Session, domain *hypervisor.Domain, at time.Time) error {
+	if in.Owed != nil { // hooks ran; that may have taken its time
+		fresh, err := t.domain(ctx, in.VM.UUID)
+		if err != nil {
+			return err
+		}
+		*domain = fresh
+	}
 	for _, d := range in.Disks {
 		now, _ := findDisk(&domain.VM, d.Target)
 		if now.Source != d.Source {
@@ -82,73 +133,43 @@ func (t *Tier) announce(ctx context.Context, in *intent, domain *hypervisor.Doma
 	}
 	shape := domain.VM
 	shape.Host = t.host
-	in.Shape, in.Time, in.Wish = &shape, r.Time, r.Wish
-	in.Quiesce = wantsQuiesce(r.Wish, &domain.VM)
+	in.Shape, in.Time, in.Wish, in.Allowed = &shape, at, s.Wish, s.Allowed()
+	if in.Quiesce = s.WillFreeze(); in.Quiesce {
+		if in.Owed == nil {
+			in.Owed = &record.Owed{}
+		}
+		in.Owed.Asked = true
+	}
 	in.Stage = record.StageSwitching
 	return in.Write()
 }
 
-// wantsQuiesce tells whether freezing is worth a try.
-func wantsQuiesce(wish backstay.Consistency, vm *backstay.VM) bool {
-	return wish != backstay.CrashConsistent && vm.State == backstay.VMRunning && vm.Agent == backstay.AgentConnected
+// noteUnfrozen writes down why a guest that was to be frozen is not, so that a
+// point of which nobody sees the switch return says it.
+func noteUnfrozen(in *intent, s *quiesce.Session) error {
+	if !in.Quiesce || s.Held() {
+		return nil
+	}
+	in.Quiesce, in.Reason = false, s.Provisional().Reason
+	in.Owed = owedOf(s.Debt())
+	return in.Write()
 }
 
-// outcome is what a switch achieved.
-type outcome struct {
-	consistency backstay.Consistency
-	reason      string
-	freezeMs    int64
-}
-
-// switchDisks asks for the switch, first with frozen file systems if they are
-// wished for. A guest that cannot be frozen is snapshot all the same, and the
-// point says so (A2).
-func (t *Tier) switchDisks(ctx context.Context, in *intent, domain *hypervisor.Domain) (outcome, error) {
+// switchDisks switches all disks, with the guest in whatever state it is.
+func (t *Tier) switchDisks(ctx context.Context, in *intent, s *quiesce.Session) error {
 	switches := make([]hypervisor.Switch, len(in.Disks))
 	for i, d := range in.Disks {
 		switches[i] = hypervisor.Switch{Target: d.Target, Overlay: d.Overlay}
 	}
-	o := hypervisor.SwitchOptions{Quiesce: in.Quiesce, AgentTimeout: agentTimeout}
-	done, err := t.hv.SwitchAll(ctx, domain.VM.ID, switches, o)
-	if err == nil && in.Quiesce {
-		return outcome{backstay.FileSystemConsistent, "the guest's file systems were frozen", done.Took.Milliseconds()}, nil
+	if t.onHeld != nil && s.Held() {
+		t.onHeld(ctx, in.VM.UUID)
 	}
-	reason := crashReason(in.Wish, &domain.VM)
-	if in.Quiesce && errors.Is(err, hypervisor.ErrNotQuiesced) {
-		reason = "the guest's file systems could not be frozen: " + quiesceCause(err)
-		in.Quiesce, in.Reason = false, reason
-		if err := in.Write(); err != nil {
-			return outcome{}, err
-		}
-		o.Quiesce = false
-		done, err = t.hv.SwitchAll(ctx, domain.VM.ID, switches, o)
-	}
+	_, err := t.hv.SwitchAll(ctx, in.VM.UUID, switches, hypervisor.SwitchOptions{})
 	if err != nil {
-		return outcome{}, fmt.Errorf("switch disks: %w", err)
+		return fmt.Errorf("switch disks: %w", err)
 	}
-	return outcome{backstay.CrashConsistent, reason, 0}, nil
-}
-
-// quiesceCause is what comes behind the sentinel: the caller says the rest.
-func quiesceCause(err error) string {
-	_, cause, _ := strings.Cut(err.Error(), hypervisor.ErrNotQuiesced.Error())
-	if cause = strings.Trim(cause, ": "); cause == "" {
-		return "the guest agent refused"
-	}
-	return cause
-}
-
-// crashReason says why nothing was frozen.
-func crashReason(wish backstay.Consistency, vm *backstay.VM) string {
-	switch {
-	case vm.State == backstay.VMShutOff:
-		return "the VM was shut off; nothing was being written"
-	case vm.State != backstay.VMRunning:
-		return "the VM was not running (" + string(vm.State) + ")"
-	case wish == backstay.CrashConsistent:
-		return "nothing more was wished for"
-	}
-	return noAgentReason(vm.Agent)
+	s.Switched()
+	return nil
 }
 
 // afterFailedSwitch finds out whether a switch that returned an error happened
@@ -166,15 +187,16 @@ func (t *Tier) afterFailedSwitch(ctx context.Context, in *intent, domain *hyperv
 }
 
 // complete records a point whose disks are switched: outcome, state of firmware
-// and TPM, layers, point; then the intent goes. Each step may be repeated.
-func (t *Tier) complete(ctx context.Context, in *intent, o outcome) (PointRecord, error) {
+// and TPM, layers, point; then the intent goes, unless the guest is owed
+// something yet. Each step may be repeated.
+func (t *Tier) complete(ctx context.Context, in *intent, o quiesce.Outcome) (PointRecord, error) {
 	if in.Stage != record.StageSwitched {
 		if err := t.sealState(ctx, in); err != nil {
 			// What was captured right before the switch is kept and said.
 			t.log.Warn("firmware and TPM state are those of before the switch", "point", in.ID, "error", err)
-			o.reason += "; firmware variables and TPM state are those of just before"
+			o.Reason += "; firmware variables and TPM state are those of just before"
 		}
-		in.Stage, in.Consistency, in.Reason, in.FreezeMs = record.StageSwitched, o.consistency, o.reason, o.freezeMs
+		in.Stage, in.Consistency, in.Reason, in.FreezeMs = record.StageSwitched, o.Consistency, o.Reason, o.FreezeMs
 		if err := in.Write(); err != nil {
 			return PointRecord{}, err
 		}
@@ -184,6 +206,10 @@ func (t *Tier) complete(ctx context.Context, in *intent, o outcome) (PointRecord
 		var err error
 		if p, err = b.enter(in); err != nil {
 			return fmt.Errorf("record point %s: %w", in.ID, err)
+		}
+		if in.Owed != nil {
+			in.Stage = record.StageRecorded
+			return in.Write()
 		}
 		return record.RemoveFile(in.Path)
 	})

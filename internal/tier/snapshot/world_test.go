@@ -17,6 +17,7 @@ import (
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor/fake"
 	"github.com/backstay/backstay/internal/keyring"
+	"github.com/backstay/backstay/internal/quiesce"
 	"github.com/backstay/backstay/internal/tier/snapshot/record"
 )
 
@@ -34,6 +35,8 @@ type world struct {
 	keys  *memKeys
 	seq   int
 	wrote int
+	// guards look after what the process of the tier freezes.
+	guards *quiesce.Inside
 	// crashed is set once the process of the tier is dead.
 	crashed bool
 }
@@ -71,12 +74,16 @@ func (w *world) disk(name string) string { return filepath.Join(w.dir, "disks", 
 // restart is a new process on the same host.
 func (w *world) restart() {
 	w.t.Helper()
+	if w.guards != nil {
+		w.guards.Die()
+	}
+	w.guards = quiesce.Within(w.hv.Elsewhere(), nil)
 	w.crashed = false
 	w.hv.Hook = nil
 	record.CutOff = func(string) error { return nil }
 	tier, err := New(Options{
 		Hypervisor: w.hv, Images: w.hv, Keyring: w.keys, StateDir: filepath.Join(w.dir, "state"),
-		Host: "h1", Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return time.Unix(1700000000, 0) },
+		Host: "h1", Guards: w.guards, Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return time.Unix(1700000000, 0) },
 	})
 	must(w.t, err)
 	w.tier = tier

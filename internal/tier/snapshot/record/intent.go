@@ -16,6 +16,7 @@ const (
 	StagePrepared  Stage = "prepared"  // overlays may exist; nobody uses them
 	StageSwitching Stage = "switching" // the switch was asked for; whether it happened, the VM tells
 	StageSwitched  Stage = "switched"  // the switch happened; its outcome is in the intent
+	StageRecorded  Stage = "recorded"  // the point is recorded; its guest is owed something
 )
 
 // Intent is the journal of one point in the making. It is written before the
@@ -27,13 +28,19 @@ type Intent struct {
 	VM      backstay.VMRef   `json:"vm"`
 	Stage   Stage            `json:"stage"`
 	Disks   []IntentDisk     `json:"disks"`
+	// Owed is what has been done to the guest and must be undone (I9); nil for
+	// nothing. It is written before it is done.
+	Owed *Owed `json:"owed,omitempty"`
 
 	// From here on known since StageSwitching.
-	Time    time.Time            `json:"time,omitzero"`
-	Wish    backstay.Consistency `json:"wish,omitempty"`
-	Quiesce bool                 `json:"quiesce,omitempty"` // the switch was asked for with frozen file systems
-	Shape   *backstay.VM         `json:"shape,omitempty"`
-	Sealed  []byte               `json:"sealed,omitempty"` // the definition as it was before the switch
+	Time time.Time            `json:"time,omitzero"`
+	Wish backstay.Consistency `json:"wish,omitempty"`
+	// Allowed are the consistencies that the point may have; nil allows all.
+	Allowed []backstay.Consistency `json:"allowed,omitzero"`
+	// Quiesce: the guest was to be frozen for the switch.
+	Quiesce bool         `json:"quiesce,omitempty"`
+	Shape   *backstay.VM `json:"shape,omitempty"`
+	Sealed  []byte       `json:"sealed,omitempty"` // the definition as it was before the switch
 
 	// Known since StageSwitched.
 	Consistency backstay.Consistency `json:"consistency,omitempty"`
@@ -42,6 +49,22 @@ type Intent struct {
 
 	// Path is where the journal lies.
 	Path string `json:"-"`
+}
+
+// Owed is what is owed to a guest.
+type Owed struct {
+	Asked  bool  `json:"asked,omitempty"`  // it was asked to freeze, or was about to be
+	Paused bool  `json:"paused,omitempty"` // its VM was paused, or was about to be
+	Post   *Hook `json:"post,omitempty"`   // the application's post hook must run
+}
+
+// Hook is a program in the guest.
+type Hook struct {
+	Path              string   `json:"path"`
+	Args              []string `json:"args,omitempty"`
+	TimeoutSeconds    int      `json:"timeoutSeconds,omitempty"`
+	Retries           int      `json:"retries,omitempty"`
+	RetryDelaySeconds int      `json:"retryDelaySeconds,omitempty"`
 }
 
 // IntentDisk is one disk of a point in the making.

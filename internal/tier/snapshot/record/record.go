@@ -120,6 +120,8 @@ type Point struct {
 	// Parent is the point whose layers lie directly below. It is worked out from
 	// the layers when records are read, since it changes as points are dropped.
 	Parent backstay.PointID `json:"-"`
+	// Notes are warnings of the call that took the point. They are not recorded.
+	Notes []string `json:"-"`
 }
 
 // Disk is one disk of a recorded point. Layer is empty for a disk that
