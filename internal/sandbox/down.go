@@ -32,6 +32,11 @@ func Down(ctx context.Context, dir string) error {
 	if w, err := Open(dir); err == nil {
 		w.endGently(ctx)
 	}
+	for _, mount := range []string{"slow", "slow.disk"} { // a test that died left them
+		if err := detach(filepath.Join(dir, mount)); err != nil {
+			return err
+		}
+	}
 	var killed []process
 	if err := poll(ctx, 20*time.Millisecond, func() error { return killAll(dir, &killed) }); err != nil {
 		return fmt.Errorf("end the processes of %s: %w", dir, err)
