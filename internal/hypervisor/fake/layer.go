@@ -297,6 +297,9 @@ func (l *layer) writeZeroes(off, length int64) error {
 
 // mergeDown puts what l alone holds into another layer.
 func (l *layer) mergeDown(base *layer) error {
+	if err := base.grow(l.h.Size); err != nil {
+		return err
+	}
 	buf := make([]byte, pageSize)
 	for page := range int64(len(l.pages)) {
 		var err error
