@@ -21,7 +21,7 @@ const headLength = 64 << 10
 // of those, and merging below them would corrupt them silently.
 func (t *Tier) unknownOn(ctx context.Context, b *book, files ...string) ([]string, error) {
 	var who []string
-	for folder, names := range byFolder(files) {
+	for folder, names := range t.byFolder(files) {
 		entries, err := os.ReadDir(folder)
 		if err != nil {
 			return nil, fmt.Errorf("look for what stands on %s: %w", files[0], err)
@@ -70,9 +70,16 @@ func (b *book) overlayOfUser(path string) bool {
 }
 
 // byFolder lists for each folder the names of the files in it.
-func byFolder(files []string) map[string][]string {
+func (t *Tier) byFolder(files []string) map[string][]string {
 	folders := map[string][]string{}
 	for _, f := range files {
+		if !isFile(f) {
+			// What stands on it has many ways to name it: everything is asked.
+			if _, err := os.Stat(t.layers); err == nil {
+				folders[t.layers] = append(folders[t.layers], "")
+			}
+			continue
+		}
 		folders[filepath.Dir(f)] = append(folders[filepath.Dir(f)], filepath.Base(f))
 	}
 	return folders

@@ -43,7 +43,7 @@ func (p *Point) OpenDisk(ctx context.Context, target backstay.DiskTarget, job ba
 }
 
 func (t *Tier) openLayer(ctx context.Context, d PointLayers) (*image, error) {
-	export, err := t.images.Export(ctx, d.Path, hypervisor.ExportOptions{Format: d.Format})
+	export, err := t.images.Export(ctx, d.Path, hypervisor.ExportOptions{Format: d.Format, Secret: d.Secret})
 	if err != nil {
 		return nil, err
 	}

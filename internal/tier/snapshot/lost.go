@@ -63,7 +63,7 @@ func (b *book) lost(place Place) string {
 	for _, d := range p.Disks {
 		for _, l := range b.Chain(d.Layer) {
 			// Its record lies beside it and was read, so its folder is there.
-			if _, err := os.Stat(l.File); errors.Is(err, fs.ErrNotExist) || err == nil && l.Rewritten() {
+			if err := l.There(); errors.Is(err, fs.ErrNotExist) || err == nil && l.Rewritten() {
 				return why
 			}
 		}

@@ -65,6 +65,9 @@ func (t *Tier) merge(ctx context.Context, m *mergeIntent, again bool, progress P
 	if err := t.rebaseAbove(ctx, b, m); err != nil {
 		return err
 	}
+	if err := t.rename(ctx, into); err != nil {
+		return err
+	}
 	// A running hypervisor leaves what it merged to the host's cache; the only
 	// other copy goes away soon.
 	if err := syncImages(into, b.Children(child.ID)...); err != nil {
@@ -79,6 +82,9 @@ func (t *Tier) merge(ctx context.Context, m *mergeIntent, again bool, progress P
 // syncImages makes the content of layers durable. A file that is gone has none.
 func syncImages(into *Layer, above ...*Layer) error {
 	for _, l := range append(above, into) {
+		if !hypervisor.IsPath(l.File) {
+			continue // whoever merged into an export flushed it
+		}
 		file, err := os.Open(l.File)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

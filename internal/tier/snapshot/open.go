@@ -27,6 +27,7 @@ type PointLayers struct {
 	Layer  backstay.LayerID
 	Path   string  // of the frozen layer
 	Format string  // of that file
+	Secret string  // UUID of the host's secret that opens it; "" for a plain one
 	Chain  []Layer // from the frozen layer down to the bottom
 }
 
@@ -49,7 +50,7 @@ func (t *Tier) Open(ctx context.Context, id backstay.PointID) (*Point, error) {
 		chain := b.Chain(d.Layer)
 		top := chain[0]
 		p.Disks = append(p.Disks, PointLayers{
-			Target: d.Target, Size: d.Size, Layer: top.ID, Path: top.File, Format: top.Format, Chain: chain,
+			Target: d.Target, Size: d.Size, Layer: top.ID, Path: top.File, Format: top.Format, Secret: top.Secret, Chain: chain,
 		})
 	}
 	key, err := t.hostKey(ctx)

@@ -45,6 +45,7 @@ type PreparedDisk struct {
 	Target  backstay.DiskTarget
 	Source  string
 	Format  string
+	Secret  string
 	Size    int64
 	Layer   backstay.LayerID
 	Overlay string
@@ -71,7 +72,10 @@ func (t *Tier) Prepare(ctx context.Context, r Request) (Prepared, error) {
 	if err != nil {
 		return Prepared{}, err
 	}
-	if err := checkRoom(disks); err != nil {
+	if err := t.makeLayerFolder(disks); err != nil {
+		return Prepared{}, err
+	}
+	if err := t.checkRoom(disks); err != nil {
 		return Prepared{}, err
 	}
 	in, err := t.begin(r, domain, disks)
@@ -79,7 +83,7 @@ func (t *Tier) Prepare(ctx context.Context, r Request) (Prepared, error) {
 		return Prepared{}, snapshotFailed(&domain.VM, err)
 	}
 	for _, d := range in.Disks {
-		if err := t.images.CreateOverlay(ctx, hypervisor.Overlay{Path: d.Overlay, Backing: hypervisor.Image{Location: d.Source, Format: d.Format}}); err != nil {
+		if err := t.images.CreateOverlay(ctx, hypervisor.Overlay{Path: d.Overlay, Backing: hypervisor.Image{Location: d.Source, Format: d.Format, Secret: d.Secret}, Size: d.Size}); err != nil {
 			return Prepared{}, snapshotFailed(&domain.VM, errors.Join(
 				fmt.Errorf("make overlay of disk %s: %w", d.Target, err), t.discard(in)))
 		}
@@ -168,10 +172,10 @@ func findDisk(vm *backstay.VM, target backstay.DiskTarget) (backstay.Disk, bool)
 func roomFor(size int64) int64 { return min(size/20, 1<<30) }
 
 // checkRoom sees that each file system has room for the overlays on it.
-func checkRoom(disks []backstay.Disk) error {
+func (t *Tier) checkRoom(disks []backstay.Disk) error {
 	need := map[uint64]int64{}
 	for _, d := range disks {
-		folder := filepath.Dir(d.Source)
+		folder := t.folderOf(d)
 		var st unix.Stat_t
 		if err := unix.Stat(folder, &st); err != nil {
 			return backstay.Errorf(backstay.CodeSnapshotFailed, "the folder of disk %s cannot be used", d.Target).Because(err)
@@ -195,7 +199,7 @@ func (t *Tier) begin(r Request, domain hypervisor.Domain, disks []backstay.Disk)
 	vm.Host = t.host
 	in := &intent{
 		ID: r.Point, Job: r.Job, VM: vm, Stage: record.StagePrepared,
-		Path: record.IntentFile(filepath.Dir(disks[0].Source), r.Point),
+		Path: record.IntentFile(t.folderOf(disks[0]), r.Point),
 	}
 	err := t.change(func(b *book) error {
 		if b.Points[r.Point] != nil {
@@ -205,7 +209,7 @@ func (t *Tier) begin(r Request, domain hypervisor.Domain, disks []backstay.Disk)
 			return err
 		}
 		for _, d := range disks {
-			if err := errors.Join(b.Remember(filepath.Dir(d.Source)), record.Reserve(filepath.Dir(d.Source))); err != nil {
+			if err := errors.Join(b.Remember(t.folderOf(d)), record.Reserve(t.folderOf(d))); err != nil {
 				return err
 			}
 			layer, err := t.activeLayer(b, &domain, d)
@@ -218,8 +222,8 @@ func (t *Tier) begin(r Request, domain hypervisor.Domain, disks []backstay.Disk)
 			}
 			name := fmt.Sprintf("%s-%s.%s.qcow2", plainName(domain.VM.Name), d.Target, strings.ToLower(string(next)))
 			in.Disks = append(in.Disks, intentDisk{
-				Target: d.Target, Source: d.Source, Format: d.Format, Size: d.Size, Layer: layer.ID,
-				Overlay: filepath.Join(filepath.Dir(d.Source), name), Next: next,
+				Target: d.Target, Source: d.Source, Format: layer.Format, Secret: layer.Secret, Size: d.Size, Layer: layer.ID,
+				Overlay: filepath.Join(t.folderOf(d), name), Next: next,
 			})
 		}
 		return in.Write()
@@ -240,7 +244,14 @@ func (t *Tier) activeLayer(b *book, domain *hypervisor.Domain, d backstay.Disk) 
 	if old := b.ByFile(d.Source); old != nil {
 		id = old.ID
 	}
-	l := &Layer{ID: id, File: d.Source, Format: d.Format, Target: d.Target, VM: domain.VM.ID, Size: d.Size, Bottom: true}
+	image := hypervisor.ImageOf(d)
+	l := &Layer{
+		ID: id, File: d.Source, Format: image.Format, Secret: image.Secret, Target: d.Target, VM: domain.VM.ID, Size: d.Size, Bottom: true,
+		Element: domain.Elements[d.Target],
+	}
+	if elsewhere(d) {
+		l.Folder = t.layers
+	}
 	if l.Parent, err = t.strangersBelow(b, l, domain.Chains[d.Target]); err != nil {
 		return nil, err
 	}
@@ -265,7 +276,7 @@ func (t *Tier) strangersBelow(b *book, active *Layer, chain []string) (parent ba
 			return "", err
 		}
 		// It stands on another image, so it is qcow2.
-		l := &Layer{ID: id, File: file, Format: "qcow2", Parent: parent, Target: active.Target, VM: active.VM, Size: active.Size, Bottom: true}
+		l := &Layer{ID: id, File: file, Format: "qcow2", Secret: active.Secret, Parent: parent, Target: active.Target, VM: active.VM, Size: active.Size, Bottom: true}
 		if err := b.Put(l); err != nil {
 			return "", err
 		}

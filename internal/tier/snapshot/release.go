@@ -397,7 +397,7 @@ func (t *Tier) recordAside(c *record.Copy) error {
 			return nil
 		}
 		// Its name is the copy's: it goes when nobody stands on it any more.
-		bottom.File, bottom.Bottom = c.Aside, false
+		bottom.File, bottom.Bottom, bottom.Element = c.Aside, false, ""
 		return b.Put(bottom)
 	})
 }

@@ -53,8 +53,8 @@ type survey struct {
 
 // look measures one layer. A file that is gone takes no room.
 func (s *survey) look(l *Layer) error {
-	if s.book.idle(l) {
-		return nil
+	if s.book.idle(l) || l.Elsewhere() {
+		return nil // what lies elsewhere does not grow beside the layers
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(l.File, &st); errors.Is(err, fs.ErrNotExist) {

@@ -212,7 +212,7 @@ func (t *Tier) abandon(ctx context.Context, in *intent, domain *hypervisor.Domai
 		if in.Stage == record.StagePrepared {
 			continue
 		}
-		if err := t.untouched(ctx, in, d.Overlay); err != nil {
+		if err := t.untouched(ctx, in, d); err != nil {
 			return PointRecord{}, false, err
 		}
 	}
@@ -222,8 +222,9 @@ func (t *Tier) abandon(ctx context.Context, in *intent, domain *hypervisor.Domai
 // untouched sees that nobody has an overlay open and that nothing was ever
 // written to it. A hypervisor daemon that died between the switch and its own
 // note of it names the old files, while the guest writes to the new ones.
-func (t *Tier) untouched(ctx context.Context, in *intent, overlay string) error {
-	held, err := t.images.Allocated(ctx, hypervisor.Plain(overlay, "qcow2"))
+func (t *Tier) untouched(ctx context.Context, in *intent, d intentDisk) error {
+	overlay := d.Overlay
+	held, err := t.images.Allocated(ctx, hypervisor.Image{Location: overlay, Format: "qcow2", Secret: d.Secret})
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -42,6 +43,10 @@ type Options struct {
 	// Pace tells for a VM how fast its layers may be merged and copied; nil means
 	// without limit. It is called once for each merge.
 	Pace func(backstay.VMID) hypervisor.Throttle
+	// LayerDir is the folder for the layers and records of disks that are no file
+	// in a folder of their own: block devices and disks on the network. Empty means
+	// a folder in StateDir.
+	LayerDir string
 	Host backstay.HostName
 	// Guards see to it that a guest is let go when this process dies (I9). Nil
 	// means guards inside this process, which cannot: for tests.
@@ -59,6 +64,7 @@ type Options struct {
 type Tier struct {
 	hv      hypervisor.Host
 	images  hypervisor.Images
+	layers  string // folder for layers of disks that have none of their own
 	keys    keyring.Keyring
 	records *record.Store
 	pace    func(backstay.VMID) hypervisor.Throttle
@@ -94,12 +100,19 @@ func New(o Options) (*Tier, error) {
 	if o.Guards == nil {
 		o.Guards = quiesce.Within(o.Hypervisor, o.Log)
 	}
+	if o.LayerDir == "" {
+		o.LayerDir = filepath.Join(o.StateDir, "layers")
+	}
+	layers, err := filepath.Abs(o.LayerDir)
+	if err != nil {
+		return nil, fmt.Errorf("find layer folder: %w", err)
+	}
 	records, err := record.NewStore(o.StateDir)
 	if err != nil {
 		return nil, err
 	}
 	return &Tier{
-		hv: o.Hypervisor, images: o.Images, keys: o.Keyring, pace: o.Pace, records: records,
+		hv: o.Hypervisor, images: o.Images, layers: layers, keys: o.Keyring, pace: o.Pace, records: records,
 		host: o.Host, guards: o.Guards, onHeld: o.OnHeld, log: o.Log, now: o.Now,
 		making: map[backstay.PointID]*making{}, reading: map[string]int{},
 	}, nil

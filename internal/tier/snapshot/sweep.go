@@ -45,6 +45,7 @@ func (t *Tier) lookAround(ctx context.Context) error {
 		return fmt.Errorf("list VMs: %w", err)
 	}
 	var folders []string
+	folders = append(folders, t.layers)
 	for _, vm := range vms {
 		for _, d := range vm.Disks {
 			if d.Source != "" {

@@ -272,7 +272,7 @@ func (b *book) enterDisk(in *intent, d intentDisk) error {
 	if frozen == nil {
 		return fmt.Errorf("the record of layer %s is missing", d.Layer)
 	}
-	next := &Layer{ID: d.Next, File: d.Overlay, Format: "qcow2", Parent: d.Layer, Target: d.Target, VM: in.VM.UUID, Size: d.Size}
+	next := &Layer{ID: d.Next, File: d.Overlay, Format: "qcow2", Secret: d.Secret, Parent: d.Layer, Target: d.Target, VM: in.VM.UUID, Size: d.Size}
 	if b.Layers[d.Next] == nil {
 		if err := b.Put(next); err != nil {
 			return err
@@ -321,7 +321,11 @@ func (b *book) recordDisk(in *intent, d backstay.Disk) RecordDisk {
 		}
 		r.Included, r.Layer, r.Size = true, made.Layer, made.Size
 		for _, l := range b.Chain(made.Layer) {
-			if r.Format = l.Format; l.Bottom {
+			r.Format = l.Format
+			if l.Format == "luks" {
+				r.Format = "raw" // in the words of definitions
+			}
+			if l.Bottom {
 				break
 			}
 		}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -62,7 +61,7 @@ func eachRecord[T any](folder string, fn func(path string, v *T)) error {
 
 // layerFile is the path of a layer's record, beside the layer.
 func layerFile(l *Layer) string {
-	return filepath.Join(filepath.Dir(l.File), Folder, layerFolder, string(l.ID)+".json")
+	return filepath.Join(l.RecordFolder(), Folder, layerFolder, string(l.ID)+".json")
 }
 
 // ByFile returns the layer that is recorded for a file, or nil.
@@ -166,7 +165,7 @@ func (b *Book) brokenChain(p backstay.PointID, id backstay.LayerID) string {
 		return fmt.Sprintf("the record of layer %s is missing", last.Parent)
 	}
 	for _, l := range chain {
-		if _, err := os.Stat(l.File); err != nil {
+		if err := l.There(); err != nil {
 			return fmt.Sprintf("layer file %s cannot be used: %v", l.File, err)
 		}
 		if l.Rewritten() && !b.merging(&l) {

@@ -53,7 +53,7 @@ func (b *Book) Maps(vm backstay.VMID) ([]*ChangeMap, error) {
 func (b *Book) PutMap(m *ChangeMap, beside *Layer) error {
 	m.Version = Version
 	name := fmt.Sprintf("%s-%s-%s.json", m.From, m.To, m.Target)
-	m.Path = filepath.Join(filepath.Dir(beside.File), Folder, mapFolder, name)
+	m.Path = filepath.Join(beside.RecordFolder(), Folder, mapFolder, name)
 	return WriteJSON(m.Path, m)
 }
 

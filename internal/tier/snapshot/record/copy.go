@@ -34,7 +34,7 @@ const copyPrefix = "copy-"
 
 // CopyFile is the path of the journal of a disk that leaves a layer.
 func CopyFile(active *Layer) string {
-	return filepath.Join(filepath.Dir(active.File), Folder, intentFolder, copyPrefix+string(active.ID)+".json")
+	return filepath.Join(active.RecordFolder(), Folder, intentFolder, copyPrefix+string(active.ID)+".json")
 }
 
 // Write writes the journal.

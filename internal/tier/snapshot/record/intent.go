@@ -72,6 +72,7 @@ type IntentDisk struct {
 	Target  backstay.DiskTarget `json:"target"`
 	Source  string              `json:"source"` // the file that will be frozen
 	Format  string              `json:"format"`
+	Secret  string              `json:"secret,omitempty"` // see Layer.Secret
 	Size    int64               `json:"size"`
 	Layer   backstay.LayerID    `json:"layer"`
 	Overlay string              `json:"overlay"`
@@ -110,7 +111,7 @@ func IntentFile(folder string, p backstay.PointID) string {
 
 // MergeFile is the path of the journal of a merge into a layer.
 func MergeFile(into *Layer) string {
-	return filepath.Join(filepath.Dir(into.File), Folder, intentFolder, mergePrefix+string(into.ID)+".json")
+	return filepath.Join(into.RecordFolder(), Folder, intentFolder, mergePrefix+string(into.ID)+".json")
 }
 
 // readIntents reads the journals of one folder.

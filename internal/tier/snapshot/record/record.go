@@ -20,12 +20,15 @@ const Version = 1
 type Layer struct {
 	Version int                 `json:"version"`
 	ID      backstay.LayerID    `json:"id"`
-	File    string              `json:"file"` // absolute
+	File    string              `json:"file"` // absolute, or the URI of an NBD export
 	Format  string              `json:"format"`
 	Parent  backstay.LayerID    `json:"parent"` // "" at the bottom
 	Target  backstay.DiskTarget `json:"target"`
 	VM      backstay.VMID       `json:"vm"`
 	Size    int64               `json:"size"` // guest-visible bytes
+	// Folder is where the record lies, if the layer's file is no file of the host:
+	// a block device or an export on the network. "" means beside the file.
+	Folder string `json:"folder,omitempty"`
 	// Secret is the UUID of the libvirt secret that opens an encrypted image; ""
 	// if it is not encrypted. The secret itself is nowhere in the records (I10).
 	Secret string `json:"secret,omitempty"`
@@ -44,12 +47,6 @@ type Layer struct {
 	// Stamp is the frozen file as it was last seen by us; a file that differs
 	// from it proves nothing about changes (I7).
 	Stamp *Stamp `json:"stamp,omitempty"`
-}
-
-// Stamp identifies the state of a frozen file.
-type Stamp struct {
-	Bytes   int64     `json:"bytes"`
-	ModTime time.Time `json:"modTime"`
 }
 
 // UserKind is what kind of thing stands on a layer.

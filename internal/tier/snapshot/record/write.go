@@ -2,7 +2,6 @@ package record
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -25,7 +24,7 @@ func (b *Book) PutPoint(p *Point) error {
 		if first == nil {
 			return fmt.Errorf("write point %s: the record of its first layer is missing", p.ID)
 		}
-		path = filepath.Join(filepath.Dir(first.File), Folder, pointFolder, string(p.ID)+".json")
+		path = filepath.Join(first.RecordFolder(), Folder, pointFolder, string(p.ID)+".json")
 		b.PointFiles[p.ID] = path
 	}
 	b.Points[p.ID] = p
@@ -58,7 +57,7 @@ func (b *Book) RemoveLayer(l *Layer) error {
 	if left, err := listJSON(filepath.Dir(layerFile(l))); err != nil || len(left) > 0 {
 		return err
 	}
-	return RemoveFile(filepath.Join(filepath.Dir(l.File), Folder, ReserveName))
+	return RemoveFile(filepath.Join(l.RecordFolder(), Folder, ReserveName))
 }
 
 func (p *Point) firstLayer() backstay.LayerID {
@@ -100,35 +99,6 @@ func (b *Book) Intent(p backstay.PointID) *Intent {
 		}
 	}
 	return nil
-}
-
-// StampOf describes a file as it is now.
-func StampOf(path string) (*Stamp, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, fmt.Errorf("look at layer: %w", err)
-	}
-	return &Stamp{Bytes: info.Size(), ModTime: info.ModTime().UTC()}, nil
-}
-
-// Intact tells whether a frozen layer's file is as we last saw it.
-func (l *Layer) Intact() bool { return l.Stamp.Is(l.File) }
-
-// Rewritten tells whether a frozen layer's file was written to since we last saw
-// it: its points are not what they were. A file that looks older than the stamp
-// Is not, since a power loss can take a time back that was never made durable.
-func (l *Layer) Rewritten() bool {
-	if l.Stamp == nil {
-		return false
-	}
-	now, err := StampOf(l.File)
-	return err == nil && (now.Bytes != l.Stamp.Bytes || now.ModTime.After(l.Stamp.ModTime))
-}
-
-// Is tells whether a file is in the state that the stamp describes.
-func (s *Stamp) Is(path string) bool {
-	now, err := StampOf(path)
-	return err == nil && s != nil && now.Bytes == s.Bytes && now.ModTime.Equal(s.ModTime)
 }
 
 // Without returns the list less one value.
