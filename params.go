@@ -44,7 +44,9 @@ type ExpireParams struct {
 	// Passed are VMs whose turn it would be, and whose points were found not to go.
 	Device string   `json:"device,omitempty"`
 	Host   HostName `json:"host,omitempty"`
+	// Ahead is what will be written until the room is there, in bytes.
 	Passed []VMID   `json:"passed,omitempty"`
+	Ahead  int64    `json:"ahead,omitempty"`
 	// Release asks to end the VM's protection on its host: all its layers are
 	// merged, and it is on its own files again.
 	Release bool `json:"release,omitempty"`

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -16,7 +17,7 @@ import (
 // How often the room beside the disks is looked at: seldom while nothing grows,
 // and the more often the sooner the floor would be reached.
 const (
-	calmLook = 5 * time.Second
+	calmLook = 2 * time.Second
 	busyLook = 250 * time.Millisecond
 	idleLook = 15 * time.Second // no VM has layers
 	// headStart is the growth that an expiry must be ahead of: until its job runs
@@ -40,10 +41,10 @@ type rooms struct {
 	tries map[string]try                        // guarded by mu: the last urgent expiry of each VM
 }
 
-// try is an urgent expiry, and what was free when it was queued.
+// try is an urgent expiry.
 type try struct {
-	at   time.Time
-	free int64
+	at  time.Time
+	job backstay.JobID
 }
 
 // pass is how long a VM is passed over whose expiry gave nothing back.
@@ -167,15 +168,18 @@ func lookAgain(room backstay.Room) time.Duration {
 func (w *rooms) act(ctx context.Context, room *backstay.Room) error {
 	err := w.resume(ctx, room)
 	ahead := *room
-	ahead.Free -= room.PerSecond * int64(headStart/time.Second)
+	ahead.Free -= growth(room)
 	if !ahead.Low() {
 		return err
+	}
+	if busy, busyErr := w.underWay(ctx, room); busy || busyErr != nil {
+		return errors.Join(err, busyErr)
 	}
 	plan, planErr := w.engines.expire.PlanRoom(ctx, *room)
 	if planErr != nil {
 		return errors.Join(err, planErr)
 	}
-	passed := w.passedOver(room)
+	passed := w.passedOver(ctx, room)
 	first := slices.IndexFunc(plan, func(c expire.Candidate) bool { return c.Free() && !slices.Contains(passed, c.VM.UUID) })
 	if first >= 0 {
 		return errors.Join(err, w.expire(ctx, room, plan[first].VM, passed))
@@ -183,53 +187,68 @@ func (w *rooms) act(ctx context.Context, room *backstay.Room) error {
 	return errors.Join(err, w.nothingGoes(ctx, room, plan))
 }
 
-// passedOver returns the VMs whose last expiry gave nothing back.
-func (w *rooms) passedOver(room *backstay.Room) []backstay.VMID {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+// growth is what will be written until an expiry has given room back.
+func growth(room *backstay.Room) int64 { return room.PerSecond * int64(headStart/time.Second) }
+
+// passedOver returns the VMs whose last expiry found that their points cannot go.
+func (w *rooms) passedOver(ctx context.Context, room *backstay.Room) []backstay.VMID {
 	var passed []backstay.VMID
 	for _, vm := range room.VMs {
+		w.mu.Lock()
 		last, ok := w.tries[room.Device+" "+string(vm.VM.UUID)]
-		if ok && time.Since(last.at) < pass && time.Since(last.at) > headStart && room.Free <= last.free {
+		w.mu.Unlock()
+		if !ok || time.Since(last.at) > pass {
+			continue
+		}
+		if j, err := w.queue.Get(ctx, last.job); err == nil && j.State == backstay.JobFailed {
 			passed = append(passed, vm.VM.UUID)
 		}
 	}
 	return passed
 }
 
-// expire queues an urgent expiry of the VM whose turn it is, unless one is under
-// way on the file system. One that waits too long for a backup has it cancelled.
-func (w *rooms) expire(ctx context.Context, room *backstay.Room, vm backstay.VMRef, passed []backstay.VMID) error {
-	vm.Host = room.Host
+// underWay tells whether an urgent expiry of the file system is queued or runs.
+// One that waits too long for a backup has the backup cancelled.
+func (w *rooms) underWay(ctx context.Context, room *backstay.Room) (bool, error) {
 	active, err := w.catalog.Jobs.ListJobs(ctx, 0, backstay.JobQueued, backstay.JobRunning, backstay.JobCancelling)
 	if err != nil {
-		return fmt.Errorf("list jobs: %w", err)
+		return false, fmt.Errorf("list jobs: %w", err)
 	}
 	for _, j := range active {
-		if j.Kind != backstay.JobExpire || !j.Urgent || !slices.Contains(j.VMs, vm.UUID) {
+		if j.Kind != backstay.JobExpire || !j.Urgent || j.Host != room.Host || !strings.Contains(string(j.Params), `"`+room.Device+`"`) {
 			continue
 		}
-		if j.Job.State == backstay.JobQueued && time.Since(j.Created) > stuckAfter {
-			for _, other := range active {
-				if other.Kind == backstay.JobBackup && other.Job.State == backstay.JobRunning && !other.VMsFree && slices.Contains(other.VMs, vm.UUID) {
-					return w.cancel(ctx, room, other.ID)
-				}
+		if j.Job.State != backstay.JobQueued || time.Since(j.Created) < stuckAfter {
+			return true, nil
+		}
+		for _, other := range active {
+			shared := slices.ContainsFunc(other.VMs, func(vm backstay.VMID) bool { return slices.Contains(j.VMs, vm) })
+			if other.Kind == backstay.JobBackup && other.Job.State == backstay.JobRunning && !other.VMsFree && shared {
+				return true, w.cancel(ctx, room, other.ID)
 			}
 		}
-		return nil
+		return true, nil
 	}
+	return false, nil
+}
+
+// expire queues an urgent expiry of the VM whose point should go first.
+func (w *rooms) expire(ctx context.Context, room *backstay.Room, vm backstay.VMRef, passed []backstay.VMID) error {
+	vm.Host = room.Host
 	made, err := w.queue.Submit(ctx, job.Request{
 		Kind: backstay.JobExpire, Target: target(vm), User: scheduler, Urgent: true,
-		Params: backstay.ExpireParams{VM: vm.UUID, Device: room.Device, Host: room.Host, Passed: passed}, VMs: []backstay.VMID{vm.UUID}, Host: room.Host,
+		Params: backstay.ExpireParams{VM: vm.UUID, Device: room.Device, Host: room.Host, Passed: passed, Ahead: growth(room)},
+		VMs:    []backstay.VMID{vm.UUID}, Host: room.Host,
 	})
-	if err == nil {
-		w.mu.Lock()
-		w.tries[room.Device+" "+string(vm.UUID)] = try{time.Now(), room.Free}
-		w.mu.Unlock()
-		w.tell(room.Host, "low "+room.Device, "there is too little room beside the disks: points leave the snapshot tier before their time", "job", made.ID,
-			"folder", room.Folder, "freeMiB", room.Free>>20, "floorMiB", room.Floor>>20)
+	if err != nil {
+		return err
 	}
-	return err
+	w.mu.Lock()
+	w.tries[room.Device+" "+string(vm.UUID)] = try{time.Now(), made.ID}
+	w.mu.Unlock()
+	w.tell(room.Host, "low "+room.Device, "there is too little room beside the disks: points leave the snapshot tier before their time", "job", made.ID,
+		"folder", room.Folder, "freeMiB", room.Free>>20, "floorMiB", room.Floor>>20)
+	return nil
 }
 
 // nothingGoes ends the transfers that hold points, and where none does raises an
@@ -245,9 +264,14 @@ func (w *rooms) nothingGoes(ctx context.Context, room *backstay.Room, plan []exp
 		}
 		return errors.Join(errs...)
 	}
-	room.Warning = fmt.Sprintf("%s has %d MiB free of the %d MiB that must stay free, and backstay holds no layers there that could go", room.Folder, room.Free>>20, room.Floor>>20)
-	if who := expire.Holders(plan); who != "" {
-		room.Warning = fmt.Sprintf("%s has %d MiB free of the %d MiB that must stay free, and no point can go: %s", room.Folder, room.Free>>20, room.Floor>>20, who)
+	room.Warning = fmt.Sprintf("%s has %d MiB free of the %d MiB that must stay free, ", room.Folder, room.Free>>20, room.Floor>>20)
+	if len(plan) == 0 {
+		room.Warning += "and backstay holds no point there"
+	} else {
+		room.Warning += "and no point can go: " + expire.Holders(plan)
+	}
+	if slices.ContainsFunc(plan, expire.Candidate.Free) {
+		room.Warning += "; the others could not be dropped just now, see the warnings of the last expire jobs"
 	}
 	if room.PerSecond > 0 {
 		until := room.Seen.Add(time.Duration(float64(room.Free) / float64(room.PerSecond) * float64(time.Second)))

@@ -19,12 +19,12 @@ func TestTheRoomIsLookedAtMoreOftenAsItFills(t *testing.T) {
 	if first.PerSecond = fills(nil, first); lookAgain(first) != calmLook {
 		t.Errorf("at first: %d, %v", first.PerSecond, lookAgain(first))
 	}
-	second := room(5*time.Second, 300)
-	if second.PerSecond = fills([]backstay.Room{first}, second); second.PerSecond != 40*mib || lookAgain(second) != 1250*time.Millisecond {
+	second := room(5*time.Second, 200)
+	if second.PerSecond = fills([]backstay.Room{first}, second); second.PerSecond != 60*mib || lookAgain(second).Round(time.Millisecond) != 417*time.Millisecond {
 		t.Errorf("filling: %d, %v", second.PerSecond, lookAgain(second))
 	}
-	third := room(6*time.Second, 300)
-	if third.PerSecond = fills([]backstay.Room{second}, third); third.PerSecond != 20*mib {
+	third := room(6*time.Second, 200)
+	if third.PerSecond = fills([]backstay.Room{second}, third); third.PerSecond != 30*mib {
 		t.Errorf("in a lull: %d", third.PerSecond)
 	}
 	low := room(7*time.Second, 90)

@@ -114,6 +114,7 @@ func (r *region) open(ctx context.Context) error {
 		return err
 	}
 	r.rooms = newRooms(r)
+	r.metrics.MustRegister(r.rooms)
 	r.engines = newEngines(r)
 	r.queue, err = job.New(r.engines.queueOptions(r))
 	return err

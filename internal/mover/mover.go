@@ -121,6 +121,7 @@ type Taken struct {
 	Shape       backstay.VM
 	Disks       []backstay.PointDisk
 	Parent      backstay.PointID // the point whose layers lie directly below; "" for the first
+	Pinned      bool             // somebody wants it kept until it is unpinned
 	// Notes are warnings of the call that took the point.
 	Notes []string
 }

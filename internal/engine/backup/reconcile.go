@@ -102,6 +102,7 @@ func enter(ctx context.Context, c *catalog.Catalog, host backstay.HostName, take
 		err = c.Points.ChangePoint(ctx, old.ID, func(p *backstay.RecoveryPoint) error {
 			p.SetTier(backstay.SnapshotTier, backstay.TierAvailable, now)
 			p.VM.Host = host
+			p.Pinned = p.Pinned || taken.Pinned
 			return nil
 		})
 	case errors.Is(err, catalog.ErrNotFound):

@@ -100,7 +100,7 @@ func PointOf(taken mover.Taken, vault backstay.VaultName, now time.Time) backsta
 	point := backstay.RecoveryPoint{
 		ID: taken.Point, VM: taken.Shape.Ref(), Vault: vault, Time: taken.Time,
 		Consistency: taken.Consistency, ConsistencyReason: taken.Reason,
-		Disks: append([]backstay.PointDisk(nil), taken.Disks...), Parent: taken.Parent,
+		Disks: append([]backstay.PointDisk(nil), taken.Disks...), Parent: taken.Parent, Pinned: taken.Pinned,
 		Firmware: taken.Shape.Firmware, TPM: taken.Shape.TPM, Shape: taken.Shape,
 		Encrypted: backstay.Encryption{Keys: []string{}}, Replicas: []backstay.Replica{},
 	}

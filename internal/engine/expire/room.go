@@ -120,6 +120,10 @@ func (r *Runner) makeRoom(ctx context.Context, run backstay.Run, params backstay
 				return c.Free() && !slices.Contains(refused, c.Point) && !slices.Contains(params.Passed, c.VM.UUID)
 			})
 			if i < 0 || plan[i].VM.UUID != params.VM {
+				if len(refused) > 0 { // the warnings say why; the VM is passed over for a while
+					return backstay.Errorf(backstay.CodeNoSpace, "%s has %d MiB free of the %d MiB that must stay free", room.Folder, room.Free>>20, room.Floor>>20).
+						Becausef("%d points of the VM cannot go now", len(refused)).Do("see the job's warnings for who needs them")
+				}
 				return nil
 			}
 			if err := r.dropForRoom(ctx, run, m, room, plan[i]); err != nil {
@@ -144,7 +148,7 @@ func (r *Runner) look(ctx context.Context, m mover.Mover, params backstay.Expire
 	for _, room := range rooms {
 		if room.Device == params.Device {
 			room.Floor = r.Floor(params.Host, room)
-			return room, room.Low(), nil
+			return room, room.Free-params.Ahead < room.Floor, nil
 		}
 	}
 	return room, false, nil // no layers are left there

@@ -28,7 +28,6 @@ type tight struct {
 	job      backstay.Job
 	saved    json.RawMessage
 	warnings []string
-	released error
 }
 
 func (w *tight) Room(context.Context) ([]backstay.Room, error) { return []backstay.Room{w.room}, nil }
@@ -47,6 +46,27 @@ func (w *tight) DropPoint(_ context.Context, id backstay.PointID, _ mover.Progre
 		w.room.VMs[i].Points = slices.DeleteFunc(w.room.VMs[i].Points, func(p backstay.RoomPoint) bool { return p.Point == id })
 	}
 	return nil
+}
+
+func (w *tight) KeepMap(_ context.Context, id backstay.PointID, _ mover.Progress) error {
+	w.kept = append(w.kept, id)
+	return nil
+}
+
+// Release drops all points, or those before the one that refuses.
+func (w *tight) Release(_ context.Context, vm backstay.VMID, _ mover.Progress) (mover.Released, error) {
+	for _, on := range w.room.VMs {
+		for _, p := range on.Points {
+			if on.VM.UUID != vm {
+				continue
+			}
+			if slices.Contains(w.inUse, p.Point) {
+				return mover.Released{}, backstay.Errorf(backstay.CodeLayerInUse, "point %s is being read", p.Point)
+			}
+			w.points = slices.DeleteFunc(w.points, func(t mover.Taken) bool { return t.Point == p.Point })
+		}
+	}
+	return mover.Released{Notes: []string{"it is on a copy"}}, nil
 }
 
 func (w *tight) Job() backstay.Job { return w.job }
@@ -180,7 +200,7 @@ func TestPinnedAndUsedPointsNeverGoForRoom(t *testing.T) {
 func TestAPointThatCannotBeDroppedIsPassedOver(t *testing.T) {
 	w, r := crowded(t)
 	w.inUse = []backstay.PointID{"a"}
-	if err := r.Run(t.Context(), w, backstay.ExpireParams{VM: "u1", Device: "8:1", Host: "east", Passed: []backstay.VMID{"u2"}}); err != nil {
+	if err := r.Run(t.Context(), w, backstay.ExpireParams{VM: "u1", Device: "8:1", Host: "east", Passed: []backstay.VMID{"u2"}}); !backstay.IsCode(err, backstay.CodeNoSpace) {
 		t.Fatal(err)
 	}
 	if got := fmt.Sprint(w.dropped); got != "[b c]" {
@@ -188,5 +208,94 @@ func TestAPointThatCannotBeDroppedIsPassedOver(t *testing.T) {
 	}
 	if p, err := r.Catalog.Points.Point(t.Context(), "a"); err != nil || !p.Has(backstay.SnapshotTier) {
 		t.Errorf("a is not offered any more: %+v, %v", p, err)
+	}
+}
+
+// tiersOf tells in which tiers the catalogue has the points a b c of VM one.
+func tiersOf(t *testing.T, r *Runner) string {
+	t.Helper()
+	points, err := r.Catalog.Points.ListPoints(t.Context(), "u1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, p := range points {
+		text := string(p.ID) + ":"
+		for _, tier := range []backstay.Tier{backstay.SnapshotTier, backstay.VaultTier} {
+			if p.Has(tier) {
+				text += " " + string(tier)
+			}
+		}
+		all = append(all, text)
+	}
+	return strings.Join(all, ", ")
+}
+
+// What is in a vault stays restorable; what is only beside the disks goes; the
+// VM's files are the job's result.
+func TestEndingAProtectionLeavesWhatIsInVaults(t *testing.T) {
+	w, r := crowded(t)
+	if err := r.Run(t.Context(), w, backstay.ExpireParams{VM: "u1", Host: "east", Release: true}); err != nil {
+		t.Fatal(err)
+	}
+	if got := tiersOf(t, r); got != "a: vault, c: vault" {
+		t.Error(got)
+	}
+	if !slices.Equal(w.job.Result.Disks, []string{"/vms/one.qcow2"}) || !slices.Equal(w.warnings, []string{"it is on a copy"}) {
+		t.Errorf("%+v, %q", w.job.Result, w.warnings)
+	}
+}
+
+func TestAnEndThatBreaksOffForgetsNoPointThatIsNowhereElse(t *testing.T) {
+	w, r := crowded(t)
+	w.inUse = []backstay.PointID{"c"}
+	err := r.Run(t.Context(), w, backstay.ExpireParams{VM: "u1", Host: "east", Release: true})
+	if !backstay.IsCode(err, backstay.CodeLayerInUse) {
+		t.Fatal(err)
+	}
+	if got := tiersOf(t, r); got != "a: vault, b: snapshot, c: snapshot vault" {
+		t.Error(got)
+	}
+}
+
+// Somebody protected the VM again before the job's turn came: nothing is touched.
+func TestAVMThatIsProtectedAgainKeepsItsLayers(t *testing.T) {
+	w, r := crowded(t)
+	w.job.Created = began
+	for _, err := range []error{
+		r.Catalog.Vaults.CreateVault(t.Context(), backstay.Vault{Name: "v"}),
+		r.Catalog.Policies.CreatePolicy(t.Context(), backstay.Policy{Name: "p"}),
+		r.Catalog.Items.PutItem(t.Context(), backstay.ProtectedItem{VM: backstay.VMRef{UUID: "u1"}, Policy: "p", Vault: "v", Since: began.Add(time.Second)}),
+		r.Run(t.Context(), w, backstay.ExpireParams{VM: "u1", Host: "east", Release: true}),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := tiersOf(t, r); got != "a: snapshot vault, b: snapshot, c: snapshot vault" || len(w.warnings) != 1 {
+		t.Errorf("%s, %q", got, w.warnings)
+	}
+	if _, err := r.Catalog.Items.Item(t.Context(), "u1"); err != nil {
+		t.Errorf("the new protection is gone: %v", err)
+	}
+}
+
+// Retention 0: of the newest point in the vault the change map stays, the others
+// are dropped whole.
+func TestWithRetentionZeroTheMapIsKeptForTheNewestInTheVault(t *testing.T) {
+	w, r := crowded(t)
+	r.Now = func() time.Time { return began.Add(5 * time.Hour) }
+	for _, err := range []error{
+		r.Catalog.Vaults.CreateVault(t.Context(), backstay.Vault{Name: "v"}),
+		r.Catalog.Policies.CreatePolicy(t.Context(), backstay.Policy{Name: "p", Vault: backstay.VaultKeep{Last: 9}}),
+		r.Catalog.Items.PutItem(t.Context(), backstay.ProtectedItem{VM: backstay.VMRef{UUID: "u1"}, Policy: "p", Vault: "v"}),
+		r.Run(t.Context(), w, backstay.ExpireParams{VM: "u1"}),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := tiersOf(t, r); got != "a: vault, c: vault" || fmt.Sprint(w.dropped, w.kept) != "[a b] [c]" {
+		t.Errorf("%s: dropped %v, map kept of %v", got, w.dropped, w.kept)
 	}
 }

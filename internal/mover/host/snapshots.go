@@ -189,7 +189,7 @@ func (h *Host) lockToSweep(ctx context.Context, vm backstay.VMID) (func(), error
 func takenOf(p *snapshot.PointRecord) mover.Taken {
 	t := mover.Taken{
 		Point: p.ID, Time: p.Time, Consistency: p.Consistency, Reason: p.Reason,
-		FreezeMs: p.FreezeMs, Shape: p.Shape, Parent: p.Parent, Notes: p.Notes,
+		FreezeMs: p.FreezeMs, Shape: p.Shape, Parent: p.Parent, Notes: p.Notes, Pinned: p.Pinned,
 	}
 	for _, d := range p.Disks {
 		if d.Included {
