@@ -55,7 +55,7 @@ func newLab(t *testing.T) *lab {
 	t.Cleanup(cancel)
 	small, err := os.MkdirTemp("", "small")
 	must(t, err)
-	run(t, "mount", "-t", "tmpfs", "-o", "size=280m", "tmpfs", small)
+	run(t, "mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", small)
 	t.Cleanup(func() {
 		run(t, "umount", small)
 		must(t, os.Remove(small))
@@ -78,7 +78,7 @@ func newLab(t *testing.T) *lab {
 // host's view of the file system, and its data disk in the small one.
 func (l *lab) define() {
 	l.t.Helper()
-	must(l.t, l.world.AddVM(l.ctx, sandbox.VMSpec{Name: "web01", Off: true, Disks: []sandbox.DiskSpec{{}, {Size: 128 << 20}}}))
+	must(l.t, l.world.AddVM(l.ctx, sandbox.VMSpec{Name: "web01", Off: true, Disks: []sandbox.DiskSpec{{}, {Size: 64 << 20}}}))
 	xml, err := l.host.XML(l.ctx, "web01")
 	must(l.t, err)
 	disks, err := l.host.Disks(l.ctx, "web01")
@@ -145,8 +145,9 @@ func sum(t *testing.T, d *pull.Disk) string {
 // that has no room left costs the backup, not the guest. One boot serves the
 // other rules of a real guest too.
 func TestAGuestGoesOnWhenAPullRunsOutOfRoom(t *testing.T) {
+	pull.SetRoom(8<<20, 4<<20)
 	l := newLab(t)
-	l.guest("head -c 100000000 /dev/urandom > /data/big; sync")
+	l.guest("head -c 40000000 /dev/urandom > /data/big; sync")
 
 	// What is served does not change while the guest writes.
 	s := l.begin("P1", "", "vda", "vdb")
@@ -165,7 +166,7 @@ func TestAGuestGoesOnWhenAPullRunsOutOfRoom(t *testing.T) {
 	}
 
 	// The guest overwrites more than there is room for.
-	l.guest("dd if=/dev/zero of=/data/big bs=1M count=95 conv=notrunc,fsync 2>/dev/null; echo written > /data/small; sync")
+	l.guest("dd if=/dev/zero of=/data/big bs=1M count=38 conv=notrunc,fsync 2>/dev/null; echo written > /data/small; sync")
 	if vm, err := l.hv.Domain(l.ctx, l.vm); err != nil || vm.VM.State != backstay.VMRunning {
 		t.Errorf("the guest is %s, %v", vm.VM.State, err)
 	}

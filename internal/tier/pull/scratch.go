@@ -16,10 +16,12 @@ import (
 	"github.com/backstay/backstay/internal/hypervisor"
 )
 
-const (
-	maxSocketPath = 107      // sun_path of Linux, without the zero
-	ahead         = 64 << 20 // bytes that a scratch image can always still grow by
-	lowRoom       = 64 << 20 // bytes below which a session ends for its guest's sake
+const maxSocketPath = 107 // sun_path of Linux, without the zero
+
+// Tests make do with less.
+var (
+	ahead   int64 = 64 << 20 // bytes that a scratch image can always still grow by
+	lowRoom int64 = 32 << 20 // bytes below which a session ends for its guest's sake
 )
 
 // roomFor is the room that a scratch image should find: a twentieth of the disk,
@@ -54,9 +56,9 @@ func (p *Puller) checkRoom(disks []*Disk) error {
 			return err
 		}
 		need[st.Dev] += roomFor(d.Size)
-		if room < need[st.Dev]+lowRoom {
+		if room < need[st.Dev]+2*lowRoom {
 			return backstay.Errorf(backstay.CodeNoSpace, "there is too little room for what the guest overwrites while disk %s is read", d.Target).
-				Becausef("%s has %d MiB left, and scratch images should find %d MiB", folder, room>>20, (need[st.Dev]+lowRoom)>>20)
+				Becausef("%s has %d MiB left, and scratch images should find %d MiB", folder, room>>20, (need[st.Dev]+2*lowRoom)>>20)
 		}
 	}
 	return nil

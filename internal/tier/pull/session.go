@@ -130,7 +130,7 @@ func (s *Session) room() error {
 			return err
 		}
 		free, err := roomIn(s.puller.scratchFolder(d.source.Source))
-		if err == nil && free < lowRoom/2 {
+		if err == nil && free < lowRoom {
 			return fmt.Errorf("the file system of scratch image %s has %d MiB left", d.scratch, free>>20)
 		}
 	}
