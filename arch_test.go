@@ -41,7 +41,7 @@ internal/direct          ->
 internal/tier/raw        -> . internal/tier internal/direct
 internal/tier/content    -> . internal/tier
 internal/tier/tripwire   -> . internal/tier
-internal/tier/pull       -> . internal/tier internal/hypervisor internal/nbd internal/tier/snapshot/record
+internal/tier/pull       -> . internal/tier internal/hypervisor internal/nbd internal/quiesce internal/tier/snapshot/record
 internal/quiesce         -> . internal/hypervisor
 internal/tier/snapshot   -> . internal/tier internal/hypervisor internal/quiesce internal/nbd internal/keyring internal/tier/snapshot/*
 internal/tier/snapshot/* -> .

@@ -37,7 +37,6 @@ type pulling struct {
 	*Host
 	request mover.PullRequest
 	session *pull.Session
-	instant moment
 	carried transferring // what is written
 	notes   []string
 }
@@ -97,17 +96,14 @@ func (p *pulling) begin(ctx context.Context, progress mover.Progress) error {
 		return err
 	}
 	defer unlock()
-	p.instant = notHeld(p.request.Consistency, "")
 	p.session, err = p.pulls.Begin(ctx, pull.Request{
 		Job: p.request.Job, Point: p.request.Point, VM: p.request.VM, Disks: p.request.Disks,
 		Vault: p.request.Vault.ID, Parent: p.request.Parent,
-		Instant: func(ctx context.Context, at func(context.Context) error) error {
-			progress(mover.Report{Phase: "snapshot"})
-			return p.still(ctx, at)
-		},
+		Wish: p.request.Consistency, Fallback: p.request.Fallback, Guest: p.request.Guest,
+		OnInstant: func() { progress(mover.Report{Phase: "snapshot"}) },
 	})
-	if err == nil && p.session.Offline {
-		p.instant = moment{backstay.CrashConsistent, "the VM was shut off; nothing was being written", 0}
+	if err == nil {
+		p.notes = append(p.notes, p.session.Outcome.Notes...)
 	}
 	return err
 }
@@ -174,7 +170,7 @@ func (p *pulling) record() snapshot.PointRecord {
 	shape.Host = p.name
 	r := snapshot.PointRecord{
 		ID: p.request.Point, Job: p.request.Job, Time: p.request.Time, VM: shape.Ref(), Shape: shape,
-		Consistency: p.instant.consistency, Reason: p.instant.reason, FreezeMs: p.instant.freezeMs,
+		Consistency: p.session.Outcome.Consistency, Reason: p.session.Outcome.Reason, FreezeMs: p.session.Outcome.FreezeMs,
 		Parent: p.request.Parent,
 	}
 	for _, d := range p.session.Disks {

@@ -11,6 +11,7 @@ import (
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor"
+	"github.com/backstay/backstay/internal/quiesce"
 )
 
 // Request asks for a session.
@@ -23,9 +24,12 @@ type Request struct {
 	// point of the VM there, "" for none: the changes are wanted relative to it.
 	Vault  string
 	Parent backstay.PointID
-	// Instant runs the call that makes the instant while the guest is held still.
-	// Nil runs it as it is.
-	Instant func(ctx context.Context, at func(context.Context) error) error
+	// Wish, Fallback and Guest say how consistent the point is to be.
+	Wish     backstay.Consistency
+	Fallback []backstay.Consistency
+	Guest    backstay.GuestRules
+	// OnInstant is called once everything is prepared. It may be nil.
+	OnInstant func()
 }
 
 // Begin opens the disks of a VM for reading as they are at one instant: from
@@ -190,15 +194,14 @@ func plain(name string) string {
 // serve makes the instant. A bitmap that proves to be broken costs a second
 // trial, without changes and with a checkpoint of its own.
 func (s *Session) serve(ctx context.Context, q Request) error {
-	instant := q.Instant
-	if instant == nil {
-		instant = func(ctx context.Context, at func(context.Context) error) error { return at(ctx) }
+	if q.OnInstant != nil {
+		q.OnInstant()
 	}
 	request, err := s.bind(q, 1)
 	if err != nil {
 		return err
 	}
-	err = instant(ctx, func(ctx context.Context) error { return s.puller.hv.BeginPull(ctx, q.VM, request) })
+	err = s.instant(ctx, q, request)
 	if !errors.Is(err, hypervisor.ErrCheckpoint) {
 		return err
 	}
@@ -214,7 +217,35 @@ func (s *Session) serve(ctx context.Context, q Request) error {
 	if err := s.puller.dropStale(ctx, s.record); err != nil {
 		return err
 	}
-	return instant(ctx, func(ctx context.Context) error { return s.puller.hv.BeginPull(ctx, q.VM, request) })
+	return s.instant(ctx, q, request)
+}
+
+// instant begins the job while the guest is held still, and says in the session
+// how consistent that is.
+func (s *Session) instant(ctx context.Context, q Request, request hypervisor.PullRequest) error {
+	owe := func(d quiesce.Debt) error {
+		if s.record.Session.Owed = nil; d.Owed() {
+			s.record.Session.Owed = &d
+		}
+		return s.record.write()
+	}
+	held, err := quiesce.Begin(ctx, s.puller.hv, quiesce.Request{
+		VM: s.Domain.VM, Wish: q.Wish, Fallback: q.Fallback, Rules: q.Guest, Journal: owe, Log: s.puller.log,
+		Guard: func(ctx context.Context) (quiesce.Guard, error) { return s.puller.guards.Start(ctx, q.VM) },
+	})
+	if err != nil {
+		return err
+	}
+	if err := held.Hold(ctx, false); err != nil {
+		return err
+	}
+	if err := s.puller.hv.BeginPull(ctx, q.VM, request); err != nil {
+		return errors.Join(err, held.Abandon(context.WithoutCancel(ctx)))
+	}
+	held.Switched()
+	held.LetGo(context.WithoutCancel(ctx))
+	s.Outcome, err = held.Finish(context.WithoutCancel(ctx))
+	return errors.Join(err, owe(quiesce.Debt{}))
 }
 
 // bind records which checkpoint the point will have, then asks for it.

@@ -8,6 +8,7 @@ import (
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor"
 	"github.com/backstay/backstay/internal/nbd"
+	"github.com/backstay/backstay/internal/quiesce"
 )
 
 // beginOffline reads the images of a VM that is shut off. QEMU's locks keep
@@ -15,6 +16,7 @@ import (
 // has the images locked itself, and the session fails.
 func (p *Puller) beginOffline(ctx context.Context, q Request, domain hypervisor.Domain, disks []backstay.Disk) (*Session, error) {
 	s := &Session{puller: p, Domain: domain, Offline: true}
+	s.Outcome = quiesce.Outcome{Consistency: backstay.CrashConsistent, Reason: "the VM was shut off; nothing was being written"}
 	for _, d := range disks {
 		disk := &Disk{Target: d.Target, Size: d.Size, Format: d.Format, Reason: "the VM is shut off, and nobody serves its dirty bitmaps", secret: d.Secret, source: d}
 		if q.Parent == "" {

@@ -10,7 +10,7 @@
 // and no socket behind (I9). The guest comes first: a session ends, and its
 // reader fails, before scratch images have no room left (I12).
 //
-// It freezes nothing itself, and it never ends or changes what other tools made.
+// How the guest is held still for the instant is internal/quiesce's. It never ends or changes what other tools made.
 package pull
 
 import (
@@ -24,6 +24,7 @@ import (
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor"
+	"github.com/backstay/backstay/internal/quiesce"
 )
 
 // Options say what a Puller works on. Hypervisor, Images and StateDir are
@@ -39,7 +40,10 @@ type Options struct {
 	SocketDir string
 	// LayerDir takes the scratch images of disks that are no files in a folder.
 	LayerDir string
-	Log      *slog.Logger
+	// Guards see to it that a guest is let go when this process dies (I9). Nil
+	// means guards that die with it.
+	Guards quiesce.Guards
+	Log    *slog.Logger
 }
 
 // Puller begins and mends sessions on one host. Its methods may be called
@@ -51,6 +55,7 @@ type Puller struct {
 	state   string
 	sockets string
 	layers  string
+	guards  quiesce.Guards
 	log     *slog.Logger
 
 	mu   sync.Mutex
@@ -71,6 +76,9 @@ func New(o Options) (*Puller, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.Guards == nil {
+		o.Guards = quiesce.Within(o.Hypervisor, o.Log)
+	}
 	if o.SocketDir == "" {
 		o.SocketDir = "/run/backstay"
 	}
@@ -86,7 +94,7 @@ func New(o Options) (*Puller, error) {
 	}
 	return &Puller{
 		hv: o.Hypervisor, images: o.Images, state: state, sockets: o.SocketDir, layers: o.LayerDir,
-		log: o.Log, open: map[backstay.VMID]bool{},
+		guards: o.Guards, log: o.Log, open: map[backstay.VMID]bool{},
 	}, nil
 }
 

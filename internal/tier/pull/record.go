@@ -10,6 +10,7 @@ import (
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor"
+	"github.com/backstay/backstay/internal/quiesce"
 	"github.com/backstay/backstay/internal/tier/snapshot/record"
 )
 
@@ -50,6 +51,8 @@ type sessionJournal struct {
 	Folder  string           `json:"folder"` // of the socket
 	Socket  string           `json:"socket"`
 	Scratch []string         `json:"scratch"`
+	// Owed is what must be undone in the guest; nil for nothing.
+	Owed *quiesce.Debt `json:"owed,omitempty"`
 }
 
 // load reads the record of a VM; an empty one if there is none.

@@ -12,6 +12,7 @@ import (
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor"
 	"github.com/backstay/backstay/internal/nbd"
+	"github.com/backstay/backstay/internal/quiesce"
 	"github.com/backstay/backstay/internal/tier"
 	"github.com/backstay/backstay/internal/tier/snapshot/record"
 )
@@ -23,6 +24,8 @@ type Session struct {
 	// Domain is the VM as it was just before the instant.
 	Domain hypervisor.Domain
 	Disks  []*Disk
+	// Outcome is how consistent the instant is, and why.
+	Outcome quiesce.Outcome
 	// Offline: the VM was shut off, and its images are read themselves. It cannot
 	// be started meanwhile.
 	Offline bool

@@ -7,10 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor"
+	"github.com/backstay/backstay/internal/quiesce"
 )
 
 // Settle ends what a session of the VM left that is not open any more.
@@ -22,30 +22,37 @@ func (p *Puller) Settle(ctx context.Context, vm backstay.VMID) error {
 	if err != nil || r.Session == nil {
 		return err
 	}
-	p.thaw(ctx, vm)
+	if _, err := p.letGo(ctx, r); err != nil {
+		return fmt.Errorf("let the guest of VM %s go: %w", vm, err)
+	}
 	if err := p.clear(ctx, r); err != nil {
 		return fmt.Errorf("end what a backup of VM %s left: %w", vm, err)
 	}
 	return nil
 }
 
-// thawPatience bounds the check for a frozen guest.
-const thawPatience = 15 * time.Second
-
-// thaw thaws the guest of a session that was cut off, and tells whether it was
-// frozen. An agent that is silent cannot be made to.
-func (p *Puller) thaw(ctx context.Context, vm backstay.VMID) bool {
-	ctx, cancel := context.WithTimeout(ctx, thawPatience)
-	defer cancel()
-	domain, err := p.hv.Domain(ctx, vm)
-	if err != nil || domain.VM.State != backstay.VMRunning || domain.VM.Agent != backstay.AgentConnected {
-		return false
+// letGo undoes what a session that was cut off owes to the guest (I9), and tells
+// whether the guest was frozen. An agent that is silent cannot be made to thaw;
+// the session's guard goes on trying.
+func (p *Puller) letGo(ctx context.Context, r *vmRecord) (bool, error) {
+	owed := r.Session.Owed
+	if owed == nil {
+		return false, nil
 	}
-	n, err := p.hv.Thaw(ctx, vm)
-	if err != nil {
-		p.log.Warn("cannot tell whether the guest is frozen", "vm", vm, "error", err)
+	thawed, err := quiesce.Settle(ctx, p.hv, r.VM, *owed)
+	if err != nil && !errors.Is(err, hypervisor.ErrNoVM) {
+		if errors.Is(err, hypervisor.ErrAway) {
+			return thawed, err
+		}
+		p.log.Warn("cannot tell whether the guest is frozen", "vm", r.VM, "error", err)
 	}
-	return n > 0
+	if owed.Post != nil {
+		if err := quiesce.RunPost(ctx, p.hv, r.VM, *owed.Post); err != nil {
+			p.log.Warn("the post hook of a guest that is owed failed", "vm", r.VM, "error", err)
+		}
+	}
+	r.Session.Owed = nil
+	return thawed, r.write()
 }
 
 // Release forgets all that pulls keep of a VM: its checkpoints and its record.
@@ -119,8 +126,12 @@ func (p *Puller) sweepVM(ctx context.Context, vm backstay.VMID, lock func(contex
 		return err
 	}
 	j := r.Session
-	if p.thaw(ctx, vm) {
+	thawed, err := p.letGo(ctx, r)
+	if thawed {
 		s.Thawed = append(s.Thawed, vm)
+	}
+	if err != nil {
+		return fmt.Errorf("let the guest of VM %s go: %w", vm, err)
 	}
 	if err := p.clear(ctx, r); err != nil {
 		return fmt.Errorf("end what a backup of VM %s left: %w", vm, err)
