@@ -67,6 +67,7 @@ type memory struct {
 	last   time.Time // the newest point, as last seen
 	swept  time.Time // an expiry was last asked for
 	newest time.Time // the newest point at that time
+	keep   keep      // what was to be kept at that time
 }
 
 // due tells whether to submit a backup now. It keeps a clock that was set back
@@ -97,17 +98,25 @@ func (m *memory) due(policy backstay.Policy, item backstay.ProtectedItem, last *
 	return due
 }
 
+// keep is the part of a policy that decides what expires.
+type keep struct {
+	snapshot backstay.SnapshotKeep
+	vault    backstay.VaultKeep
+}
+
 // sweepEvery is the time between two expiries of an item that has no new point.
 const sweepEvery = 24 * time.Hour
 
-// sweep tells whether to ask for an expiry now: daily, and after a new point.
-func (m *memory) sweep(last, now time.Time) bool {
+// sweep tells whether to ask for an expiry now: daily, after a new point, and when
+// the policy keeps something else than before.
+func (m *memory) sweep(policy backstay.Policy, last, now time.Time) bool {
+	keeps := keep{policy.Snapshot, policy.Vault}
 	if m.swept.After(now) {
 		m.swept = now
 	}
-	if !m.swept.IsZero() && now.Sub(m.swept) < sweepEvery && last.Equal(m.newest) {
+	if !m.swept.IsZero() && now.Sub(m.swept) < sweepEvery && last.Equal(m.newest) && keeps == m.keep {
 		return false
 	}
-	m.swept, m.newest = now, last
+	m.swept, m.newest, m.keep = now, last, keeps
 	return true
 }

@@ -114,9 +114,10 @@ func TestABackupThatFailsIsTriedAgainAfterAWhile(t *testing.T) {
 
 func TestExpiryIsAskedForDailyAndAfterEachNewPoint(t *testing.T) {
 	var m memory
+	var policy backstay.Policy
 	asked := 0
 	ask := func(last, now time.Time) {
-		if m.sweep(last, now) {
+		if m.sweep(policy, last, now) {
 			asked++
 		}
 	}
@@ -140,5 +141,12 @@ func TestExpiryIsAskedForDailyAndAfterEachNewPoint(t *testing.T) {
 	}
 	if asked != 2 {
 		t.Errorf("asked %d times after the clock was set back", asked)
+	}
+	asked = 0
+	policy.Snapshot.Days = 1
+	ask(m.newest, now.Add(time.Hour))
+	ask(m.newest, now.Add(2*time.Hour))
+	if asked != 1 {
+		t.Errorf("asked %d times after the policy keeps something else", asked)
 	}
 }

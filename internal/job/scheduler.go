@@ -130,7 +130,7 @@ func (s *Scheduler) serve(ctx context.Context, item backstay.ProtectedItem, v vi
 			return s.opts.Backup(ctx, item)
 		}
 	}
-	if s.opts.Expire != nil && !v.transferring && v.sweep(v.last, v.now) {
+	if s.opts.Expire != nil && !v.transferring && v.sweep(v.policy, v.last, v.now) {
 		return s.opts.Expire(ctx, item)
 	}
 	return nil

@@ -128,7 +128,13 @@ func (s *survey) add(room *backstay.Room, vms map[backstay.VMID]*backstay.RoomVM
 		}
 	}
 	vm.Depth = max(vm.Depth, depth)
-	for _, id := range l.Points {
+	points := l.Points
+	if below := s.book.Layers[l.Parent]; below != nil && !l.Bottom {
+		// Dropping a point of the layer below gives this one back, wherever that is:
+		// on another file system, or on a device.
+		points = slices.Concat(below.Points, points)
+	}
+	for _, id := range points {
 		p := s.book.Points[id]
 		if p == nil || p.State == record.PointBroken || slices.ContainsFunc(vm.Points, func(o backstay.RoomPoint) bool { return o.Point == id }) {
 			continue

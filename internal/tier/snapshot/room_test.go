@@ -75,6 +75,24 @@ func TestWhatAMergeNeedsIsBounded(t *testing.T) {
 	}
 }
 
+// A point on a device, or on another file system, goes for the room that the
+// overlay on it takes.
+func TestAPointOnADeviceGivesBackTheOverlayOnIt(t *testing.T) {
+	w := newWorld(t, true)
+	id, _ := w.take()
+	b, err := w.tier.load()
+	must(t, err)
+	s := survey{book: b, rooms: map[uint64]*backstay.Room{1: {}}, taken: map[backstay.LayerID]int64{}, seen: map[backstay.LayerID]uint64{}}
+	for _, l := range b.Layers {
+		if !l.Bottom {
+			s.seen[l.ID] = 1
+		}
+	}
+	if points := s.sum()[0].VMs[0].Points; len(points) != 1 || points[0].Point != id {
+		t.Errorf("%+v", points)
+	}
+}
+
 func TestRoomTellsWhoHoldsAPoint(t *testing.T) {
 	w := newWorld(t, true)
 	first, _ := w.take()
