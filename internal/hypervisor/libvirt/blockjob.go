@@ -128,6 +128,7 @@ const patience = 10 * time.Second
 type pacer struct {
 	throttle hypervisor.Throttle
 	speed    uint64    // as it was set last; 0 is none
+	ramp     uint64    // the most that it may be yet; 0 is anything
 	boost    int64     // by how much the throttle is outdone
 	since    time.Time // when it was last looked whether the job gains
 	left     uint64    // bytes from its end, then
@@ -141,10 +142,28 @@ const waiting = 1
 // second.
 const leastBoosted = 1 << 20
 
+// A job starts at this speed and doubles it each time that it is looked at, up to
+// where no disk is faster, in bytes per second: the throttle needs a moment to
+// see what the guest feels, and a small merge would be over by then, at its cost.
+const (
+	firstSpeed   = 32 << 20
+	fastestSpeed = 8 << 30
+)
+
 // first returns the speed to start with.
 func (p *pacer) first() uint64 {
-	p.speed = p.wanted()
+	p.ramp = firstSpeed
+	p.speed = p.ramped()
 	return p.speed
+}
+
+// ramped is what is wanted, as far as the job may go yet.
+func (p *pacer) ramped() uint64 {
+	wanted := p.wanted()
+	if p.ramp > 0 && (wanted == 0 || wanted > p.ramp) {
+		return p.ramp
+	}
+	return wanted
 }
 
 func (p *pacer) wanted() uint64 {
@@ -169,7 +188,10 @@ func (p *pacer) next(now time.Time, j job, mirrors bool) (speed uint64, set bool
 		}
 		p.since, p.left = now, left
 	}
-	speed = p.wanted()
+	if p.ramp *= 2; p.ramp > fastestSpeed {
+		p.ramp = 0
+	}
+	speed = p.ramped()
 	set = speed != p.speed
 	p.speed = speed
 	return speed, set

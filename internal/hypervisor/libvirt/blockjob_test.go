@@ -20,8 +20,30 @@ func TestAMergeGoesAsFastAsItsThrottleSays(t *testing.T) {
 		t.Errorf("told to wait: %d, %v", speed, set)
 	}
 	limit = 0
-	if speed, set := p.next(now, job{cur: 3, end: 100}, true); !set || speed != 0 {
+	if speed, set := p.next(now, job{cur: 3, end: 100}, true); !set || speed != 8*firstSpeed {
 		t.Errorf("told to go on: %d, %v", speed, set)
+	}
+}
+
+// TestAMergeStartsGently: without any limit it is at full speed within a second.
+func TestAMergeStartsGently(t *testing.T) {
+	p := &pacer{}
+	last, now := p.first(), time.Unix(0, 0)
+	if last != firstSpeed {
+		t.Errorf("starts with %d", last)
+	}
+	for i := range 10 {
+		speed, _ := p.next(now, job{cur: 1, end: 100}, false)
+		if speed != 0 && speed != 2*last {
+			t.Errorf("look %d: from %d to %d", i, last, speed)
+		}
+		last = speed
+	}
+	if last != 0 {
+		t.Errorf("after a second the speed is %d", last)
+	}
+	if speed, _ := (&pacer{}).next(now, job{cur: 1, end: 100}, true); speed != 0 {
+		t.Errorf("a job that was adopted is held back to %d", speed)
 	}
 }
 

@@ -325,3 +325,76 @@ func TestMergeCutOffIsFinishedByTheNextStart(t *testing.T) {
 		}
 	}
 }
+
+// fork defines a VM that stands on a point and is shut off, as an instant restore
+// leaves it, and returns its disks.
+func (l *lab) fork(id backstay.PointID, name string, vm backstay.VMID) []string {
+	l.t.Helper()
+	p, err := l.tier.Open(l.ctx, id)
+	must(l.t, err)
+	var overlays []string
+	devices := ""
+	for _, d := range p.Disks {
+		overlay := filepath.Join(l.host.Outside(sandbox.Images), fmt.Sprintf("%s-%s.qcow2", name, d.Target))
+		must(l.t, l.tier.AddUser(id, d.Target, snapshot.User{Kind: snapshot.UserVM, ID: string(vm), Overlay: overlay}))
+		must(l.t, l.images.CreateOverlay(l.ctx, hypervisor.Overlay{Path: overlay, Backing: hypervisor.Plain(d.Path, d.Format)}))
+		devices += fmt.Sprintf("<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='%s'/><target dev='%s' bus='virtio'/></disk>", overlay, d.Target)
+		overlays = append(overlays, overlay)
+	}
+	_, err = l.hv.Define(l.ctx, fmt.Sprintf("<domain type='qemu'><name>%s</name><uuid>%s</uuid><memory unit='MiB'>32</memory><vcpu>1</vcpu>"+
+		"<os><type arch='x86_64' machine='q35'>hvm</type></os><devices>%s</devices></domain>", name, vm, devices))
+	must(l.t, err)
+	return overlays
+}
+
+// sumOf is the content of images that nobody writes to.
+func (l *lab) sumOf(overlays []string) string {
+	l.t.Helper()
+	digest := sha256.New()
+	for _, path := range overlays {
+		e, err := l.images.Export(l.ctx, path, hypervisor.ExportOptions{Format: "qcow2"})
+		must(l.t, err)
+		c, err := nbd.Dial(l.ctx, e.Socket(), e.Name(), nbd.Options{})
+		must(l.t, err)
+		_, err = copyAll(digest, c, c.Size())
+		must(l.t, errors.Join(err, c.Close(), e.Close()))
+	}
+	return fmt.Sprintf("%x", digest.Sum(nil))
+}
+
+// TestReleaseWhileARestoredVMStandsOnALayer on a real guest: first running, then
+// shut off. The restored VMs keep what they had, and so does the guest.
+func TestReleaseWhileARestoredVMStandsOnALayer(t *testing.T) {
+	l := newLab(t)
+	var forks [][]string
+	var ids []backstay.PointID
+	for i, running := range []bool{true, false} {
+		l.write()
+		id := l.take()
+		l.write()
+		l.take()
+		l.write()
+		forks = append(forks, l.fork(id, fmt.Sprintf("fork%d", i), backstay.VMID(fmt.Sprintf("%08d-2222-4222-8222-222222222222", i))))
+		ids = append(ids, id)
+		if !running {
+			must(t, l.hv.Destroy(l.ctx, l.vm))
+		}
+		notes, err := l.tier.Release(l.ctx, l.vm, nil)
+		must(t, err)
+		if got := len(notes); got != map[bool]int{true: 2, false: 0}[running] {
+			t.Errorf("running %v: the notes are %q", running, notes)
+		}
+		if !running {
+			must(t, l.hv.Start(l.ctx, l.vm))
+		}
+		l.intact(fmt.Sprintf("running %v: after the release", running))
+		for n := range forks {
+			if l.sumOf(forks[n]) != l.sums[ids[n]] {
+				t.Errorf("running %v: restored VM %d has not what it had", running, n)
+			}
+		}
+	}
+	must(t, l.hv.Destroy(l.ctx, l.vm))
+	must(t, l.hv.Start(l.ctx, l.vm))
+	l.intact("after a new start")
+}
