@@ -64,6 +64,10 @@ type Encryption struct {
 	Keys  []string `json:"keys"`
 }
 
+// EncryptedRestore is why a point with disks that were encrypted on the host is
+// not restored: what came out would be plain.
+const EncryptedRestore = "a disk of it was encrypted on the host, and this release would restore it in the clear"
+
 // Replica is the state of a point in another region.
 type Replica struct {
 	Region     string    `json:"region"`

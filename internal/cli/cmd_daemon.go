@@ -32,6 +32,7 @@ func (a *app) agentCommand() *cobra.Command {
 	c.Flags().StringVar(&o.Listen, "listen", "unix:///run/backstay/mover.sock", "socket to listen on; the server's configuration names it as the host's mover")
 	c.Flags().StringVar(&o.Libvirt, "libvirt", config.DefaultLibvirt, "URI of this machine's libvirt")
 	c.Flags().StringVar(&o.State, "state", "/var/lib/backstay/mover", "folder for the mover's key and journals")
+	c.Flags().StringVar(&o.Layers, "layer-dir", config.DefaultLayers, "folder for layers of block devices and network disks; QEMU must be able to pass through it")
 	return c
 }
 

@@ -113,6 +113,10 @@ func (c *Config) checkHosts(d *document) error {
 			return d.bad(at+".mover", fmt.Sprintf("mover %q is not the address of a mover", h.Mover),
 				"movers are reached over a unix socket with an absolute path", "use `unix:///run/backstay/mover.sock`")
 		}
+		if h.Layers.Dir != "" && (h.Mover != "" || !filepath.IsAbs(h.Layers.Dir)) {
+			return d.bad(d.deepest(at, "layers.dir"), fmt.Sprintf("the layer folder %q of host %q cannot be used", h.Layers.Dir, h.Name),
+				"it is an absolute path of this machine; a mover elsewhere has its own --layer-dir", "use a path such as `"+DefaultLayers+"`")
+		}
 		if _, err := h.Layers.Floor.Of(1 << 40); err != nil {
 			return d.bad(d.deepest(at, "layers.floor"), fmt.Sprintf("the floor %q of host %q cannot be held", h.Layers.Floor, h.Name), err.Error(), "use a size such as `10GiB` or a part such as `5%`")
 		}

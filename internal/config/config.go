@@ -21,7 +21,10 @@ const (
 	DefaultListen  = "127.0.0.1:7070"
 	DefaultData    = "/var/lib/backstay"
 	DefaultLibvirt = "qemu:///system"
-	DefaultHost    = backstay.HostName("local")
+	// DefaultLayers is apart from DefaultData, which nobody but root may pass
+	// through: QEMU often runs as another user, and opens the layers.
+	DefaultLayers = "/var/lib/backstay-layers"
+	DefaultHost   = backstay.HostName("local")
 )
 
 // Config is the server's configuration: one region.
@@ -57,6 +60,11 @@ type Host struct {
 
 // Layers are the rules for a host's layers.
 type Layers struct {
+	// Dir is the folder for the layers of disks that are no file in a folder of
+	// their own: block devices and disks on the network. Empty means DefaultLayers.
+	// QEMU must be able to pass through it. A mover elsewhere is told by its own
+	// --layer-dir.
+	Dir string `yaml:"dir"`
 	// Floor is how much must stay free on each file system with layers, beside
 	// what the largest merge needs: a size such as 10GiB, or a part such as 5%.
 	// Empty means 5%, at least 2GiB and at most a quarter.

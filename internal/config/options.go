@@ -48,4 +48,6 @@ type AgentOptions struct {
 	Libvirt string
 	// State is the folder for the mover's own files: its key and its journals.
 	State string
+	// Layers is the folder for layers of disks that are no file; see Layers.Dir.
+	Layers string
 }

@@ -35,9 +35,14 @@ func Sample(c Config) string {
 		} else {
 			p("    mover: %s", scalar(h.Mover))
 		}
-		if h.Layers.Floor != "" {
+		if h.Layers != (Layers{}) {
 			p("    layers:")
+		}
+		if h.Layers.Floor != "" {
 			p("      floor: %s", scalar(string(h.Layers.Floor)))
+		}
+		if h.Layers.Dir != "" {
+			p("      dir: %s", scalar(h.Layers.Dir))
 		}
 	}
 	p("")

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"os"
@@ -29,7 +30,7 @@ func (d *Daemon) Agent(ctx context.Context, o config.AgentOptions) error {
 	limitMemory()
 	log := newLogger(config.Log{Level: "info", Format: "text"}, os.Stderr)
 	keys := keyfile.New(filepath.Join(o.State, "keys"))
-	m, closeHost, err := d.hostMover(ctx, hostOptions{libvirt: o.Libvirt, state: o.State, keys: keys, log: log})
+	m, closeHost, err := d.hostMover(ctx, hostOptions{libvirt: o.Libvirt, state: o.State, layers: o.Layers, keys: keys, log: log})
 	if err != nil {
 		return err
 	}
@@ -51,19 +52,24 @@ type hostOptions struct {
 	name    backstay.HostName
 	libvirt string
 	state   string
+	layers  string // folder for layers of disks that are no file; "" means the default
 	keys    keyring.Keyring
 	log     *slog.Logger
 }
 
 // hostMover makes the mover of this machine.
 func (d *Daemon) hostMover(ctx context.Context, o hostOptions) (mover.Mover, func() error, error) {
-	hv, err := libvirt.Open(ctx, o.libvirt, libvirt.Options{Log: o.log})
+	var images *qemu.Images
+	hv, err := libvirt.Open(ctx, o.libvirt, libvirt.Options{Log: o.log, Size: func(ctx context.Context, location string) (int64, error) {
+		info, err := images.Info(ctx, location)
+		return info.VirtualSize, err
+	}})
 	if err != nil {
 		return nil, nil, err
 	}
-	images := qemu.New(qemu.Options{Dir: filepath.Join(o.state, "exports")})
+	images = qemu.New(qemu.Options{Dir: filepath.Join(o.state, "exports"), Secrets: hv})
 	m, err := host.New(host.Options{
-		Hypervisor: hv, Images: images, Keyring: o.keys, StateDir: o.state, Name: o.name, Log: o.log,
+		Hypervisor: hv, Images: images, Keyring: o.keys, StateDir: o.state, LayerDir: cmp.Or(o.layers, config.DefaultLayers), Name: o.name, Log: o.log,
 		Guards: quiesce.Processes{Command: d.guardCommand(), Libvirt: o.libvirt}, OnHeld: d.Hooks.Held,
 		OpenVault: units{hooks: d.Hooks}.openVault,
 	})

@@ -216,7 +216,7 @@ func (h *Host) StartMover(ctx context.Context) error {
 	state := "/var/lib/libvirt/backstay"
 	binary := h.world.options.Binary
 	args := append(binary[1:len(binary):len(binary)], "agent",
-		"--listen", h.MoverAddress(), "--libvirt", "qemu:///system", "--state", state)
+		"--listen", h.MoverAddress(), "--libvirt", "qemu:///system", "--state", state, "--layer-dir", state+"-layers")
 	cmd := h.Command(context.Background(), binary[0], args...)
 	cmd.Env = h.world.environment()
 	logPath := filepath.Join(h.dir, "log/mover.log")

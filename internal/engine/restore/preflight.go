@@ -46,6 +46,8 @@ func checkTier(f Facts, plan backstay.RestorePlan) backstay.Check {
 		return refuse("tier", "vault %s cannot be read: %s", plan.Vault, f.VaultProblem)
 	case len(plan.Disks) == 0:
 		return refuse("tier", "the point holds no disk")
+	case f.Point.Encrypted.Host:
+		return refuse("tier", "%s", backstay.EncryptedRestore)
 	case plan.Tier == backstay.VaultTier && f.VaultWarning != "":
 		return ok("tier", "read from the %s tier; warning: %s", plan.Tier, f.VaultWarning)
 	}

@@ -268,3 +268,28 @@ func insertAfter(parent, after, fresh *etree.Element) {
 	}
 	parent.InsertChildAt(at, fresh)
 }
+
+// neverPlain refuses to write a disk in the clear that was encrypted on the host.
+func neverPlain(def tier.Definition, plan backstay.RestorePlan) error {
+	for _, text := range []string{def.InactiveXML, def.LiveXML} {
+		if text == "" {
+			continue
+		}
+		doc := etree.NewDocument()
+		if err := doc.ReadFromString(text); err != nil {
+			return fmt.Errorf("read the definition in the point: %w", err)
+		}
+		for _, d := range doc.FindElements("/domain/devices/disk") {
+			target := d.FindElement("./target")
+			if target == nil || d.FindElement(".//encryption") == nil {
+				continue
+			}
+			name := backstay.DiskTarget(target.SelectAttrValue("dev", ""))
+			if slices.ContainsFunc(plan.Disks, func(p backstay.PlannedDisk) bool { return p.Target == name }) {
+				return backstay.Errorf(backstay.CodeNotRestorable, "disk %s of point %s cannot be restored", name, plan.Point).
+					Becausef("%s", backstay.EncryptedRestore)
+			}
+		}
+	}
+	return nil
+}

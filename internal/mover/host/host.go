@@ -31,6 +31,9 @@ type Options struct {
 	Keyring keyring.Keyring
 	// StateDir is the mover's own folder on this host.
 	StateDir string
+	// LayerDir is the folder for layers of disks that are no file; see
+	// snapshot.Options.
+	LayerDir string
 	// SocketDir is the folder for the sockets on which QEMU serves disks; empty
 	// means /run/backstay.
 	SocketDir string
@@ -78,7 +81,7 @@ func New(o Options) (*Host, error) {
 	t, err := snapshot.New(snapshot.Options{
 		Pace:       pacer.throttle,
 		Hypervisor: o.Hypervisor, Images: o.Images, Keyring: o.Keyring,
-		StateDir: o.StateDir, Host: o.Name, Guards: o.Guards, OnHeld: o.OnHeld, Log: o.Log, Now: o.Now,
+		StateDir: o.StateDir, LayerDir: o.LayerDir, Host: o.Name, Guards: o.Guards, OnHeld: o.OnHeld, Log: o.Log, Now: o.Now,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make mover: %w", err)

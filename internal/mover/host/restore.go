@@ -57,6 +57,13 @@ func (h *Host) stage(ctx context.Context, r mover.StageRequest, progress mover.P
 			return staged, fmt.Errorf("remove what an interrupted attempt left: %w", err)
 		}
 	}
+	def, err := h.definitionOf(ctx, r)
+	if err != nil {
+		return staged, err
+	}
+	if err := neverPlain(def, r.Plan); err != nil {
+		return staged, err
+	}
 	source, err := h.openSource(ctx, r)
 	if err != nil {
 		return staged, err
