@@ -55,7 +55,7 @@ func newLab(t *testing.T) *lab {
 	t.Cleanup(cancel)
 	small, err := os.MkdirTemp("", "small")
 	must(t, err)
-	run(t, "mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", small)
+	run(t, "mount", "-t", "tmpfs", "-o", "size=70m", "tmpfs", small)
 	t.Cleanup(func() {
 		run(t, "umount", small)
 		must(t, os.Remove(small))
