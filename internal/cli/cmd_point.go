@@ -162,6 +162,9 @@ func (a *app) pointTable(w io.Writer, p backstay.RecoveryPoint) {
 	row(w, "firmware", p.Firmware)
 	row(w, "vTPM", yesNo(p.TPM))
 	row(w, "made by job", p.Job)
+	if p.Group != "" {
+		row(w, "group", p.Group)
+	}
 	row(w, "")
 	row(w, "DISK", "SIZE", "FORMAT", "CHANGED", "STORED", "SHA-256")
 	for _, d := range p.Disks {

@@ -240,31 +240,32 @@ func (e *engines) PlanBackup(ctx context.Context, id backstay.VMID) (api.BackupP
 	for _, d := range plan.Disks {
 		disk := api.BackupDisk{Target: d.Target, Included: d.Included, Excluded: d.Excluded, Reason: d.Reason}
 		if d.Included {
-			disk.Mode = mode(points, item, d.Target)
+			disk.Mode = mode(points, item, d)
 		}
 		answer.Disks = append(answer.Disks, disk)
 	}
 	return answer, nil
 }
 
-// mode says how a transfer will find what changed, as far as the catalogue can tell.
-func mode(points []backstay.RecoveryPoint, item backstay.ProtectedItem, target backstay.DiskTarget) string {
-	for i := range points {
-		p := points[len(points)-1-i]
+// mode says how a transfer will find what changed, as far as the catalogue can
+// tell; the transfer itself trusts only what it can prove (I7).
+func mode(points []backstay.RecoveryPoint, item backstay.ProtectedItem, d backup.PlannedDisk) string {
+	for _, p := range slices.Backward(points) {
 		if p.Vault != item.Vault || !p.Has(backstay.VaultTier) {
 			continue
 		}
-		for _, d := range p.Disks {
-			if d.Target == target && d.Included {
-				if item.Method == backstay.MethodPull {
-					return "pull: what the dirty bitmap names, or a full compare if there is none"
-				}
-				if p.Has(backstay.SnapshotTier) {
-					return "changed layers"
-				}
-				return "full compare: the parent point is in the vault tier only"
-			}
+		i := slices.IndexFunc(p.Disks, func(o backstay.PointDisk) bool { return o.Target == d.Target && o.Included })
+		switch {
+		case i < 0:
+			return "full compare: the newest point in the vault does not have the disk"
+		case p.Disks[i].Size != d.Size:
+			return "full compare: the size of the disk changed since the newest point in the vault"
+		case item.Method == backstay.MethodPull:
+			return "pull: what the dirty bitmap names, or a full compare if there is none"
+		case p.Has(backstay.SnapshotTier):
+			return "changed layers"
 		}
+		return "changed layers if their map was kept, else full compare: the newest point in the vault has left the snapshot tier"
 	}
 	return "first copy"
 }

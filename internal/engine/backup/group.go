@@ -68,13 +68,13 @@ func (b *backupRun) holdAndTake(ctx context.Context) (err error) {
 			err = letErr
 		}
 	}()
-	err = b.each(members, func(_ int, m *member) error { return m.holds().Ready(ctx, b.holdRequest(m)) })
+	err = b.each(members, func(_ int, m *member) error { return m.mover.Ready(ctx, b.holdRequest(m)) })
 	if err != nil {
 		return err
 	}
 	instant := b.Now()
 	err = b.each(members, func(i int, m *member) error {
-		held, err := m.holds().Hold(ctx, b.holdRequest(m))
+		held, err := m.mover.Hold(ctx, b.holdRequest(m))
 		notes[i] = held.Notes
 		return err
 	})
@@ -93,28 +93,6 @@ func (b *backupRun) holdAndTake(ctx context.Context) (err error) {
 		}
 	}
 	return err
-}
-
-// holds is the mover of a member as a group needs it.
-func (m *member) holds() mover.Holds {
-	if h, ok := m.mover.(mover.Holds); ok {
-		return h
-	}
-	return noHolds{}
-}
-
-// noHolds is a host that cannot keep a VM still.
-type noHolds struct{}
-
-func (noHolds) cannot() error {
-	return backstay.Errorf(backstay.CodeSnapshotFailed, "the host cannot hold a VM").Becausef("its mover does not know how to")
-}
-func (n noHolds) Ready(context.Context, mover.HoldRequest) error { return n.cannot() }
-func (n noHolds) Hold(context.Context, mover.HoldRequest) (mover.Held, error) {
-	return mover.Held{}, n.cannot()
-}
-func (noHolds) LetGo(context.Context, mover.HoldRequest) (mover.Held, error) {
-	return mover.Held{}, nil
 }
 
 // holdRequest names a member of the group. All are held as long as the most
@@ -142,7 +120,7 @@ func (b *backupRun) letGo(ctx context.Context, members []*member) error {
 	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), letGoLimit)
 	defer done()
 	return b.each(members, func(_ int, m *member) error {
-		_, err := m.holds().LetGo(ctx, b.holdRequest(m))
+		_, err := m.mover.LetGo(ctx, b.holdRequest(m))
 		return err
 	})
 }

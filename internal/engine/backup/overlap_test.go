@@ -269,7 +269,7 @@ func TestThePointThatTheNextChangeMapNeedsGoesLast(t *testing.T) {
 	order, kept := toDrop([]backstay.RecoveryPoint{
 		at("newest", 5, backstay.SnapshotTier), at("in the vault", 1, backstay.SnapshotTier, backstay.VaultTier),
 		at("old", 0, backstay.SnapshotTier), at("skipped", 3, backstay.SnapshotTier), at("not here", 2, backstay.VaultTier),
-	}, "east", time.Unix(1e6, 0))
+	}, time.Unix(1e6, 0))
 	var ids []string
 	for _, p := range order {
 		ids = append(ids, string(p.ID))

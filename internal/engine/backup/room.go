@@ -22,9 +22,8 @@ type heldPoint struct {
 // layers is full, and says of the others what keeps them. The newest point in the
 // vault is the one that change maps are relative to, and the newest of all is the
 // one that is missed first: they go last, in this order.
-func toDrop(points []backstay.RecoveryPoint, host backstay.HostName, now time.Time) (order []backstay.RecoveryPoint, kept []heldPoint) {
-	points = slices.Clone(points)
-	points = slices.DeleteFunc(points, func(p backstay.RecoveryPoint) bool { return p.VM.Host != host || !inSnapshotTier(p) })
+func toDrop(points []backstay.RecoveryPoint, now time.Time) (order []backstay.RecoveryPoint, kept []heldPoint) {
+	points = slices.DeleteFunc(slices.Clone(points), func(p backstay.RecoveryPoint) bool { return !inSnapshotTier(p) })
 	slices.SortFunc(points, func(a, b backstay.RecoveryPoint) int { return a.Time.Compare(b.Time) })
 	var newest, newestInVault backstay.PointID
 	for _, p := range points {
@@ -68,11 +67,11 @@ func stateOf(p backstay.RecoveryPoint, tier backstay.Tier) backstay.TierState {
 // makeRoom drops the oldest points that may go from the snapshot tier, until the
 // chain of layers takes one more. CodeTooDeep says what keeps each of the others.
 func (b *backupRun) makeRoom(ctx context.Context, m *member) error {
-	points, err := b.Catalog.Points.ListPoints(ctx, m.VM)
+	points, err := b.inChain(ctx, m)
 	if err != nil {
-		return fmt.Errorf("list points: %w", err)
+		return err
 	}
-	order, kept := toDrop(points, m.item.VM.Host, b.Now())
+	order, kept := toDrop(points, b.Now())
 	bound := m.policy.Snapshot.MaxPoints()
 	left := len(order) + len(kept)
 	var dropped []string
@@ -104,6 +103,23 @@ func (b *backupRun) makeRoom(ctx context.Context, m *member) error {
 	}
 	return backstay.Errorf(backstay.CodeTooDeep, "the snapshot tier of %s holds %d points, and %d is the most", m.label(), left, bound).
 		Becausef("none can go: %s", strings.Join(why, "; "))
+}
+
+// inChain returns the points of a VM whose layers are in its chain: those that its
+// host lists, also if another host took them, and those that it should have.
+func (b *backupRun) inChain(ctx context.Context, m *member) ([]backstay.RecoveryPoint, error) {
+	listed, err := m.mover.Points(ctx)
+	if err != nil {
+		return nil, err
+	}
+	points, err := b.Catalog.Points.ListPoints(ctx, m.VM)
+	if err != nil {
+		return nil, fmt.Errorf("list points: %w", err)
+	}
+	return slices.DeleteFunc(points, func(p backstay.RecoveryPoint) bool {
+		here := slices.ContainsFunc(listed, func(t mover.Taken) bool { return t.Point == p.ID })
+		return !here && p.VM.Host != m.item.VM.Host
+	}), nil
 }
 
 // drop takes one point out of the snapshot tier. It is marked first, so that it is
