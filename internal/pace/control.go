@@ -1,6 +1,7 @@
 package pace
 
 import (
+	"slices"
 	"time"
 
 	backstay "github.com/backstay/backstay"
@@ -19,20 +20,26 @@ const (
 func (s State) String() string { return [...]string{"free", "slowed", "stopped"}[s] }
 
 const (
-	slowest   = 256 << 10 // bytes/s of the least rate that is not a stop
-	guess     = 8 << 20   // bytes/s that work is taken to have had when nobody counted
-	silences  = 4         // samples without a request after which a guest is idle
-	hurtTwice = 2         // samples in a row beyond the stop bound that end in a stop
-	feltLong  = 4         // samples in a row beyond the slow bound, at the slowest rate, that do
-	recovered = 8         // calm samples in a row after which a stop is forgotten
-	settling  = 4         // samples of a stop in which work of ours is still on its way
-	learning  = 4         // later ones that make the guest's latency without us
-	steps     = 64        // calm samples that add once the rate which was too much
+	slowest      = 256 << 10 // bytes/s of the least rate that is not a stop
+	guess        = 8 << 20   // bytes/s that work is taken to have had when nobody counted
+	enoughToFree = 1 << 30   // bytes/s at which work that began slowly is free
+	silences     = 4         // samples without a request after which a guest is idle
+	busyAfter    = 4         // samples with requests in a row after which silence is suspicious
+	hangsUpTo    = 12        // silent samples after which it is not any more
+	hurtTwice    = 2         // samples in a row beyond the stop bound that end in a stop
+	feltLong     = 4         // samples in a row beyond the slow bound, at the slowest rate, that do
+	recovered    = 8         // calm samples in a row after which a stop is forgotten
+	settling     = 4         // samples of a stop in which work of ours is still on its way
+	learning     = 4         // later ones that make the guest's latency without us
+	steps        = 64        // calm samples that add once the rate which was too much
 
 	firstRest = 2 * time.Second
 	lastRest  = 30 * time.Second
 	comfort   = 20 * time.Millisecond // less is never called slow, unless the limit says so
 )
+
+// hangs are the silent samples at which a request is taken to hang.
+var hangs = []int{2, 4, 8}
 
 // sort is one sort of request of one disk.
 type sort struct {
@@ -82,6 +89,7 @@ type control struct {
 	top   float64 // the rate that was last too much
 
 	hurts, felts, calms, quiet int // samples in a row
+	busy                       int // samples with requests in a row before the silence
 
 	stopped   time.Time     // when the stop began
 	rest      time.Duration // how long the next one lasts at least
@@ -90,8 +98,14 @@ type control struct {
 	suffering time.Time     // since when it is one stop after another; zero: it is not
 }
 
+// newControl returns the control of work that begins free, or, with a floor, slowly:
+// what a merge writes is not on the disk for a while, and the guest feels it late.
 func newControl(limit, longest time.Duration, floor bool) *control {
-	return &control{limit: limit, longest: longest, floor: floor, base: latencies{}, rest: firstRest}
+	c := &control{limit: limit, longest: longest, floor: floor, base: latencies{}, rest: firstRest}
+	if floor {
+		c.state, c.rate = Slowed, guess
+	}
+	return c
 }
 
 // bounds are the latencies beyond which work slows down, and stops. A disk that
@@ -127,10 +141,10 @@ func (c *control) judge(s sample) verdict {
 // step takes a sample and tells whether the work must be given up.
 func (c *control) step(now time.Time, s sample) (giveUp bool) {
 	v := c.judge(s)
-	c.count(v, s)
-	if v == silent && c.quiet >= silences {
-		v = calm // idle: nobody to be slow for
+	if v == silent && s.known {
+		v = c.hear()
 	}
+	c.count(v, s)
 	switch c.state {
 	case Free:
 		c.whenFree(v, s)
@@ -142,23 +156,38 @@ func (c *control) step(now time.Time, s sample) (giveUp bool) {
 	return !c.suffering.IsZero() && now.Sub(c.suffering) >= c.longest
 }
 
-// count keeps how many samples in a row were alike. Silence interrupts nothing:
-// a request that hangs is not counted by anyone until it is answered.
+// hear says what one more sample without a request means. A request that hangs is
+// not counted by anyone until it is answered: a guest that asked all the time and
+// falls silent during a merge is taken to feel it, now and then for a while. Another
+// is idle after some samples, and there is nobody to be slow for.
+func (c *control) hear() verdict {
+	c.quiet++
+	hanging := c.floor && c.busy >= busyAfter && c.state != Stopped
+	switch {
+	case hanging && c.quiet >= hangsUpTo, !hanging && c.quiet >= silences:
+		return calm
+	case hanging && slices.Contains(hangs, c.quiet):
+		return felt
+	}
+	return silent
+}
+
+// count keeps how many samples in a row were alike.
 func (c *control) count(v verdict, s sample) {
 	switch v {
 	case calm:
-		c.calms, c.felts, c.hurts, c.quiet = c.calms+1, 0, 0, 0
+		c.calms, c.felts, c.hurts = c.calms+1, 0, 0
 	case felt:
-		c.calms, c.felts, c.hurts, c.quiet = 0, c.felts+1, 0, 0
+		c.calms, c.felts, c.hurts = 0, c.felts+1, 0
 	case hurt:
-		c.calms, c.felts, c.hurts, c.quiet = 0, c.felts+1, c.hurts+1, 0
+		c.calms, c.felts, c.hurts = 0, c.felts+1, c.hurts+1
 	case silent:
-		if s.known {
-			c.quiet++
-		}
-		if c.quiet >= silences {
-			c.calms, c.felts, c.hurts = c.calms+1, 0, 0
-		}
+	}
+	switch {
+	case s.known && len(s.felt) > 0 && c.quiet > 0:
+		c.busy, c.quiet = 1, 0
+	case s.known && len(s.felt) > 0:
+		c.busy++
 	}
 }
 
@@ -190,10 +219,7 @@ func (c *control) whenSlowed(now time.Time, v verdict) {
 		if c.calms >= recovered {
 			c.suffering, c.rest = time.Time{}, firstRest
 		}
-		c.rate += max(c.top/steps, slowest/4)
-		if c.rate >= 2*c.top && c.calms >= recovered {
-			c.state = Free
-		}
+		c.more()
 	case felt, hurt:
 		atSlowest := c.rate <= slowest
 		if c.hurts >= hurtTwice || atSlowest && c.felts >= feltLong {
@@ -202,6 +228,26 @@ func (c *control) whenSlowed(now time.Time, v verdict) {
 		}
 		c.less(v)
 	case silent:
+	}
+}
+
+// more is the additive increase. Work that was never too much grows by itself, and
+// all work while the guest is idle.
+func (c *control) more() {
+	enough := 2 * c.top
+	if c.top == 0 {
+		enough = enoughToFree
+	}
+	switch {
+	case c.quiet > 0:
+		c.rate *= 2
+	case c.top == 0:
+		c.rate *= 9. / 8
+	default:
+		c.rate += max(c.top/steps, slowest/4)
+	}
+	if c.rate >= enough && c.calms >= recovered {
+		c.state = Free
 	}
 }
 

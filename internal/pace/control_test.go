@@ -59,9 +59,9 @@ func TestEachSampleLeadsWhereTheTableSays(t *testing.T) {
 		{"felt halves again", []sample{felt, felt}, Slowed, 16 << 20},
 		{"hurt quarters", []sample{hurt}, Slowed, 16 << 20},
 		{"calm adds a 64th of what was too much", []sample{felt, calm}, Slowed, 33 << 20},
-		{"silence holds: a request may hang", []sample{felt, silence, silence, silence}, Slowed, 32 << 20},
+		{"silence holds", []sample{felt, silence, silence, silence}, Slowed, 32 << 20},
 		{"not to know holds", []sample{felt, blind, blind, blind, blind, blind, blind}, Slowed, 32 << 20},
-		{"an idle guest speeds up", []sample{felt, silence, silence, silence, silence}, Slowed, 33 << 20},
+		{"an idle guest speeds up", []sample{felt, silence, silence, silence, silence}, Slowed, 64 << 20},
 		{"hurt twice stops", []sample{hurt, hurt}, Stopped, 16 << 20},
 		{"hurt, then calm does not", []sample{hurt, calm, hurt}, Slowed, (16<<20 + 1<<20) / 4},
 		{"felt at the slowest rate stops in the end", longFelt, Stopped, slowest},
@@ -181,5 +181,55 @@ func TestAShortBurstIsForgotten(t *testing.T) {
 	}
 	if _, gaveUp := run(k, func(float64) time.Duration { return 2 * ms }, time.Hour); gaveUp != 0 || k.state != Free || !k.suffering.IsZero() {
 		t.Errorf("%s, given up after %v", k.state, gaveUp)
+	}
+}
+
+// TestAMergeGrowsUntilItIsFelt: it begins slowly, and what it was when it was felt
+// is where it settles. A guest that is idle does not hold it up for long.
+func TestAMergeGrowsUntilItIsFelt(t *testing.T) {
+	k := newControl(100*ms, longest, true)
+	k.base = latencies{vda: ms}
+	for range 20 {
+		k.step(time.Time{}, took(ms))
+	}
+	if k.state != Slowed || k.rate < 5*guess || k.rate > 20*guess {
+		t.Errorf("after five calm seconds: %s at %.0f", k.state, k.rate)
+	}
+	k.step(time.Time{}, took(50*ms))
+	felt := k.rate
+	for range 20 {
+		k.step(time.Time{}, took(ms))
+	}
+	if k.state != Slowed || k.rate > 2*felt {
+		t.Errorf("felt at %.0f, and %.0f five seconds later", 2*felt, k.rate)
+	}
+	k = newControl(100*ms, longest, true)
+	for range 12 {
+		k.step(time.Time{}, sample{known: true})
+	}
+	if k.state != Free {
+		t.Errorf("with an idle guest: %s at %.0f", k.state, k.rate)
+	}
+}
+
+// TestAGuestThatFallsSilentDuringAMergeMayHang: its request is not counted until it
+// is answered. One that asked now and then only is idle.
+func TestAGuestThatFallsSilentDuringAMergeMayHang(t *testing.T) {
+	for _, c := range []struct {
+		asked, silent int
+		less          bool
+	}{{busyAfter, 1, false}, {busyAfter, 2, true}, {busyAfter, 8, true}, {busyAfter, 20, false}, {1, 8, false}} {
+		k := newControl(100*ms, longest, true)
+		k.base = latencies{vda: ms}
+		for range c.asked {
+			k.step(time.Time{}, took(ms))
+		}
+		before := k.rate
+		for range c.silent {
+			k.step(time.Time{}, sample{known: true, moved: 1 << 20})
+		}
+		if less := k.rate < before; less != c.less {
+			t.Errorf("%+v: from %.0f to %.0f", c, before, k.rate)
+		}
 	}
 }

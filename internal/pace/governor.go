@@ -12,17 +12,25 @@
 //	slow bound  min(max(20 ms, 4b), ¾ stop bound)   a fast disk is noticed long before the limit
 //	            ½ stop bound               if b is not known
 //
-// A sample is calm, felt (beyond a slow bound) or hurt (beyond a stop bound); one
-// without requests changes nothing, until four in a row show that the guest is idle:
+// A sample is calm, felt (beyond a slow bound) or hurt (beyond a stop bound). One
+// without requests changes nothing, until four in a row show that the guest is
+// idle. During a merge, of a guest that had requests all the time before, the second,
+// fourth and eighth count as felt: a request that hangs is not counted until it is
+// answered.
 //
 //	state    calm                        felt                     hurt
 //	free     –                           slowed, at 1/2 the rate  slowed, at 1/4 the rate
 //	slowed   rate + 1/64 of what was     rate / 2; at the slowest rate / 4; the second in a
-//	         too much; at twice that     rate, the fourth in a    row: stopped
-//	         free                        row: stopped
+//	         too much, or twice the      rate, the fourth in a    row: stopped
+//	         rate if the guest is idle;  row: stopped
+//	         at twice that free
 //	stopped  after the rest a trial at the slowest rate: slowed; a stop after
 //	         that rests twice as long, 2 s to 30 s. What the guest feels in the
 //	         stop without us raises b.
+//
+// Merges begin slowed, at 8 MiB/s, and grow by an eighth with each calm sample until they
+// are felt or at 1 GiB/s: what they write gathers in memory, and the guest feels it
+// all at once.
 //
 // A stop is forgotten when eight calm samples in a row came after it. If none is
 // for ten minutes the work's context ends with CodeGuestBusy.
@@ -112,7 +120,6 @@ type Governor struct {
 	counted bool          // somebody counts; guarded by mu
 	changed chan struct{} // closed and replaced at each sample; guarded by mu
 	stopped error         // why the work was given up; guarded by mu
-	slowed  bool          // it was not free at some time; guarded by mu
 }
 
 // Start looks after one VM until Close. The context ends with a CodeGuestBusy
@@ -123,7 +130,7 @@ func (p *Pacer) Start(ctx context.Context, w Work) (context.Context, *Governor) 
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	g := &Governor{
-		pacer: p, work: w, cancel: cancel, ended: make(chan struct{}), changed: make(chan struct{}),
+		pacer: p, work: w, cancel: cancel, ended: make(chan struct{}), changed: make(chan struct{}), filled: time.Now(),
 		control: newControl(w.Limit, p.o.Longest, w.Unstoppable),
 	}
 	go g.watch(ctx)
@@ -192,9 +199,6 @@ func (g *Governor) take(now time.Time, over time.Duration, s sample) error {
 	g.refill(now)
 	giveUp := g.control.step(now, s)
 	is, rate := g.control.state, g.control.rate
-	if is != Free {
-		g.slowed = true
-	}
 	if is == Slowed && was != Slowed {
 		g.tokens, g.filled = 0, now
 	}
@@ -305,6 +309,19 @@ func (g *Governor) State() State {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.control.state
+}
+
+// Note says for people that the guest slows the work down; "" if it does not.
+func (g *Governor) Note() string {
+	if g == nil {
+		return ""
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.control.top == 0 {
+		return "" // free, or only beginning
+	}
+	return g.control.state.Note()
 }
 
 // Err is why the work was given up; nil if it was not.

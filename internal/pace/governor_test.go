@@ -121,12 +121,12 @@ func TestAMergeGoesOnAtTheFloorInAStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &guest{}
 		_, governor := start(t, g, Work{Unstoppable: true})
-		if n := governor.Limit(); n != 0 {
-			t.Errorf("free: limited to %d", n)
+		if n := governor.Limit(); n < guess || governor.Note() != "" {
+			t.Errorf("in the beginning limited to %d, %q", n, governor.Note())
 		}
 		g.feels(60 * ms)
 		time.Sleep(2 * every)
-		if n := governor.Limit(); n < Floor || n > guess/2 {
+		if n := governor.Limit(); n < Floor || n > guess || governor.Note() == "" {
 			t.Errorf("slowed: limited to %d", n)
 		}
 		g.feels(300 * ms)

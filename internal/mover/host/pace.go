@@ -116,7 +116,7 @@ func (p *pacer) merging(ctx context.Context, vm backstay.VMID, progress mover.Pr
 	return givenUp(governor, work(ctx, func(done, total int64) {
 		governor.Moved(done - before)
 		before = done
-		progress(mover.Report{Phase: "merge", Done: done, Total: total, Note: governor.State().Note()})
+		progress(mover.Report{Phase: "merge", Done: done, Total: total, Note: governor.Note()})
 	}))
 }
 
