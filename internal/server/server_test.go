@@ -354,6 +354,12 @@ func TestAPolicyIsEditedUnderItsName(t *testing.T) {
 	if got.Vault.Last != 99 || got.Fallback == nil || len(got.Fallback) > 0 {
 		t.Errorf("got %+v", got)
 	}
+	// That nothing is said of a fallback is something else than that there is none.
+	got.Fallback = nil
+	text, _ = json.Marshal(got)
+	if got := as[backstay.Policy](t, w, backstay.Owner, "PUT", "/v1/policies/daily", string(text)); got.Fallback != nil {
+		t.Errorf("a policy without a word on fallbacks is answered as %q", got.Fallback)
+	}
 	refused(t, w, "PUT", "/v1/policies/other", string(text), 422, backstay.CodeUsage)
 	refused(t, w, "PUT", "/v1/policies/none", strings.Replace(string(text), `"daily"`, `"none"`, 1), 404, backstay.CodeUnknownPolicy)
 }

@@ -147,7 +147,8 @@ func (s *server) finishOpenAPI() {
 }
 
 // fillSlices replaces every nil slice in what v points to by an empty one, so
-// that a list is never null on the wire and scripts can go over it unasked.
+// that a list is never null on the wire and scripts can go over it unasked. A list
+// that is left out when it is nil (omitzero) means something else when it is empty.
 func fillSlices(v any) { fill(reflect.ValueOf(v)) }
 
 func fill(v reflect.Value) {
@@ -158,7 +159,9 @@ func fill(v reflect.Value) {
 		}
 	case reflect.Struct:
 		for i := range v.NumField() {
-			if v.Type().Field(i).IsExported() {
+			_, options, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+			leftOut := strings.Contains(options, "omitzero") && v.Field(i).IsZero()
+			if v.Type().Field(i).IsExported() && !leftOut {
 				fill(v.Field(i))
 			}
 		}
