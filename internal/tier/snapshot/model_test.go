@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"math/rand"
 	"os"
@@ -28,9 +29,10 @@ type model struct {
 	// points is the content of each point that was taken and not dropped.
 	points map[backstay.PointID]disks
 	// maybe are points of which a crash leaves open whether they are there.
-	maybe   map[backstay.PointID]bool
-	pinned  map[backstay.PointID]bool
-	forks   map[backstay.VMID]backstay.PointID
+	maybe  map[backstay.PointID]bool
+	pinned map[backstay.PointID]bool
+	// forks are the VMs that were restored on a point, with their overlays.
+	forks   map[backstay.VMID][]backstay.Disk
 	vaulted backstay.PointID // newest in the vault, "" for none
 	atVault disks            // its content
 	serial  int
@@ -63,7 +65,7 @@ func runModel(t *testing.T, seed int64, steps int) {
 	m := &model{
 		world: newWorld(t, r.Intn(2) == 0), rand: r,
 		points: map[backstay.PointID]disks{}, maybe: map[backstay.PointID]bool{},
-		pinned: map[backstay.PointID]bool{}, forks: map[backstay.VMID]backstay.PointID{},
+		pinned: map[backstay.PointID]bool{}, forks: map[backstay.VMID][]backstay.Disk{},
 	}
 	template := m.onTemplate()
 	defer func() {
@@ -120,8 +122,15 @@ func (m *model) running() bool {
 func (m *model) read(vm backstay.VMID) disks {
 	m.t.Helper()
 	d, err := m.hv.Domain(context.Background(), vm)
-	must(m.t, err)
 	all := disks{}
+	if errors.Is(err, hypervisor.ErrNoVM) {
+		for _, disk := range m.forks[vm] {
+			all[disk.Target] = make([]byte, disk.Size)
+			must(m.t, m.readFile(disk.Source, disk.Format, all[disk.Target]))
+		}
+		return all
+	}
+	must(m.t, err)
 	for _, disk := range d.VM.Disks {
 		all[disk.Target] = make([]byte, disk.Size)
 		must(m.t, m.hv.ReadGuest(vm, disk.Target, 0, all[disk.Target]))
@@ -369,25 +378,38 @@ func (m *model) forkOne() error {
 			return err
 		}
 		must(m.t, m.hv.CreateOverlay(background, hypervisor.Overlay{Path: overlay, Backing: hypervisor.Plain(d.Path, d.Format)}))
-		forked = append(forked, backstay.Disk{Target: d.Target, Source: overlay, Format: "qcow2"})
+		forked = append(forked, backstay.Disk{Target: d.Target, Source: overlay, Format: "qcow2", Size: d.Size})
 	}
 	_, err = m.hv.Define(background, fake.XML(fmt.Sprintf("fork%d", m.serial), vm, forked...))
 	must(m.t, err)
-	m.forks[vm] = id
-	if m.rand.Intn(3) == 0 {
+	m.forks[vm] = forked
+	switch m.rand.Intn(3) {
+	case 0:
 		must(m.t, m.hv.Start(background, vm))
 		must(m.t, m.hv.WriteGuest(vm, "vda", 8192, bytes.Repeat([]byte{0xee}, 4096)))
+	case 1: // only its files are left, and who knows when they will be needed
+		must(m.t, m.hv.Undefine(background, vm))
 	}
 	return nil
 }
 
 func (m *model) endForkOne() error {
 	for vm := range m.forks {
-		m.endFork(vm)
-		delete(m.forks, vm)
+		m.endOf(vm)
 		return m.tier.ForgetVMs(background, func() ([]backstay.JobID, error) { return nil, nil })
 	}
 	return nil
+}
+
+// endOf removes a forked VM with its overlays.
+func (m *model) endOf(vm backstay.VMID) {
+	m.t.Helper()
+	must(m.t, m.hv.Destroy(background, vm))
+	must(m.t, m.hv.Undefine(background, vm))
+	for _, d := range m.forks[vm] {
+		must(m.t, os.Remove(d.Source))
+	}
+	delete(m.forks, vm)
 }
 
 func (m *model) pinOne() error {
@@ -480,9 +502,8 @@ func (m *model) end() {
 	m.t.Helper()
 	m.restart()
 	for vm := range m.forks {
-		m.endFork(vm)
+		m.endOf(vm)
 	}
-	clear(m.forks)
 	must(m.t, m.tier.ForgetVMs(background, func() ([]backstay.JobID, error) { return nil, nil }))
 	for id := range m.pinned {
 		_ = m.tier.Pin(background, id, false)

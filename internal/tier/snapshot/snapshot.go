@@ -47,7 +47,7 @@ type Options struct {
 	// in a folder of their own: block devices and disks on the network. Empty means
 	// a folder in StateDir.
 	LayerDir string
-	Host backstay.HostName
+	Host     backstay.HostName
 	// Guards see to it that a guest is let go when this process dies (I9). Nil
 	// means guards inside this process, which cannot: for tests.
 	Guards quiesce.Guards
