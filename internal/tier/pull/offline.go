@@ -36,7 +36,7 @@ func (p *Puller) beginOffline(ctx context.Context, q Request, domain hypervisor.
 }
 
 func (s *Session) openOffline(ctx context.Context, d *Disk) error {
-	export, err := s.puller.images.Export(ctx, d.source.Source, hypervisor.ExportOptions{Format: d.Format, Secret: d.secret})
+	export, err := s.puller.images.Export(ctx, d.source.Source, hypervisor.ExportOptions{Format: hypervisor.ImageOf(d.source).Format, Secret: d.secret})
 	if err != nil {
 		return err
 	}

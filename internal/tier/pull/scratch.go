@@ -78,7 +78,7 @@ func roomIn(folder string) (int64, error) {
 func (p *Puller) makeScratch(ctx context.Context, d *Disk) error {
 	err := p.images.CreateOverlay(ctx, hypervisor.Overlay{
 		Path: d.scratch, Size: d.Size,
-		Backing: hypervisor.Image{Location: d.source.Source, Format: d.source.Format, Secret: d.secret},
+		Backing: hypervisor.ImageOf(d.source),
 	})
 	if err != nil {
 		return err
