@@ -109,6 +109,9 @@ func (a agent) start(ctx context.Context, path string, args []string) (int, erro
 	var started struct {
 		PID int `json:"pid"`
 	}
+	if args == nil {
+		args = []string{} // the agent takes no null
+	}
 	err := a.ask(ctx, "guest-exec", map[string]any{"path": path, "arg": args, "capture-output": true}, &started)
 	return started.PID, err
 }

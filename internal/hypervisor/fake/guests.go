@@ -264,6 +264,9 @@ func (h *Host) agentCommand(ctx context.Context, id backstay.VMID, command strin
 	case v.frozen && !slices.Contains(whileFrozen, r.Execute):
 		return "", fmt.Errorf("the command %s has been disabled: the agent is in frozen state", r.Execute)
 	}
+	if r.Execute == "guest-exec" && r.Arguments.Arg == nil {
+		return "", errors.New("invalid parameter type for 'arg', expected: array")
+	}
 	value, err := v.answer(&r)
 	if err != nil {
 		return "", err
