@@ -97,20 +97,18 @@ type Switch struct {
 	Overlay string
 }
 
-// SwitchOptions say how to switch.
+// SwitchOptions say what else is done around a switch, as close to it as can be.
 type SwitchOptions struct {
-	// Quiesce asks for frozen guest file systems around the switch. If they
-	// cannot be frozen the call fails with ErrNotQuiesced and nothing changed.
-	Quiesce bool
-	// AgentTimeout bounds each wait for the guest agent; 0 means 2 s.
-	AgentTimeout time.Duration
+	// Before, if set, is called when everything is ready, right before the disks
+	// are switched. Its error is the call's, and nothing is switched then.
+	Before func() error
+	// After, if set, is called as soon as the switch has returned, with its error,
+	// before anything else is done. It is not called if Before failed or if the
+	// switch was not tried.
+	After func(error)
 }
 
-// ErrNotQuiesced: the guest could not be frozen; no disk was switched.
-var ErrNotQuiesced = errors.New("guest file systems could not be frozen")
-
-// Switched is what a switch did. Took bounds from above the time for which the
-// guest was frozen (with Quiesce) or paused (without).
+// Switched is what a switch did. Took is how long the switch alone lasted.
 type Switched struct {
 	Took time.Duration
 }
@@ -129,8 +127,7 @@ type Merge struct {
 type Disks interface {
 	// SwitchAll moves all named disks of a VM to their overlays at one instant:
 	// all or none, in the live and in the persistent definition. Works for
-	// running, paused and shut-off VMs. A freeze never outlives the call, also
-	// when the caller dies in it.
+	// running, paused and shut-off VMs, and asks nothing of the guest.
 	SwitchAll(ctx context.Context, id backstay.VMID, disks []Switch, o SwitchOptions) (Switched, error)
 	// MergeLive merges layers of a running VM and returns when done; the merged
 	// files are left in place, unused. progress gets bytes done and total.

@@ -12,16 +12,35 @@ import (
 
 // SwitchAll moves disks to overlays, all or none.
 func (h *Host) SwitchAll(ctx context.Context, id backstay.VMID, disks []hypervisor.Switch, o hypervisor.SwitchOptions) (hypervisor.Switched, error) {
+	if err := h.mayChange(ctx, id); err != nil {
+		return hypervisor.Switched{}, err
+	}
+	if o.Before != nil {
+		if err := o.Before(); err != nil {
+			return hypervisor.Switched{}, err
+		}
+	}
+	err := h.switchAll(ctx, id, disks)
+	if o.After != nil {
+		o.After(err)
+	}
+	return hypervisor.Switched{}, err
+}
+
+// mayChange tells whether there is a VM to change.
+func (h *Host) mayChange(ctx context.Context, id backstay.VMID) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, err := h.enterGuest(ctx, "", id, false)
+	return err
+}
+
+func (h *Host) switchAll(ctx context.Context, id backstay.VMID, disks []hypervisor.Switch) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	v, err := h.enterVM(ctx, "switch", id)
 	if err != nil {
-		return hypervisor.Switched{}, err
-	}
-	if o.Quiesce {
-		if err := v.freezable(); err != nil {
-			return hypervisor.Switched{}, fmt.Errorf("%w: %w", hypervisor.ErrNotQuiesced, err)
-		}
+		return err
 	}
 	inactive, live := v.inactive.copy(), v.live
 	if live != nil {
@@ -29,32 +48,20 @@ func (h *Host) SwitchAll(ctx context.Context, id backstay.VMID, disks []hypervis
 	}
 	for _, s := range disks {
 		if err := h.checkSwitch(v, s, id); err != nil {
-			return hypervisor.Switched{}, fmt.Errorf("switch disk %s: %w", s.Target, err)
+			return fmt.Errorf("switch disk %s: %w", s.Target, err)
 		}
 		for _, d := range []*definition{inactive, live} {
 			if d == nil {
 				continue
 			}
 			if err := d.setDisk(s.Target, absolute(s.Overlay)); err != nil {
-				return hypervisor.Switched{}, fmt.Errorf("switch disk: %w", err)
+				return fmt.Errorf("switch disk: %w", err)
 			}
 		}
 	}
 	v.inactive, v.live = inactive, live // one step: all disks
 	h.changed(id)
-	return hypervisor.Switched{}, nil
-}
-
-func (v *vm) freezable() error {
-	switch {
-	case v.live == nil:
-		return errors.New("the VM is shut off")
-	case v.paused:
-		return errors.New("the VM is paused")
-	case v.agent != backstay.AgentConnected:
-		return errors.New("the guest agent is not connected")
-	}
-	return v.quiesce
+	return nil
 }
 
 func (h *Host) checkSwitch(v *vm, s hypervisor.Switch, id backstay.VMID) error {

@@ -1,6 +1,8 @@
 package hypervisortest
 
 import (
+	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -29,6 +31,44 @@ func (s HostSuite) silent(t *testing.T) {
 	wantError(t, err, hypervisor.ErrAgentSilent)
 	_, err = s.Host.Thaw(ctx, w.id)
 	wantError(t, err, hypervisor.ErrAgentSilent)
+}
+
+func (s HostSuite) switchAround(t *testing.T) {
+	ctx := testContext(t)
+	w := s.vm(t)
+	w.start(t)
+	a1 := w.layer(t, "vda", 0, nil)
+	refused := errors.New("not now")
+	_, err := s.Host.SwitchAll(ctx, w.id, []hypervisor.Switch{a1}, hypervisor.SwitchOptions{
+		Before: func() error { return refused },
+		After:  func(error) { t.Error("something follows a switch that was not made") },
+	})
+	wantError(t, err, refused)
+	w.wantChain(t, "vda", w.disks[0].Source)
+	var order []string
+	_, err = s.Host.SwitchAll(ctx, w.id, []hypervisor.Switch{a1}, hypervisor.SwitchOptions{
+		Before: func() error { // it may use the host
+			order = append(order, "before")
+			w.wantChain(t, "vda", w.disks[0].Source)
+			return nil
+		},
+		After: func(err error) {
+			order = append(order, "after")
+			if source, _ := w.source(t, "vda"); err != nil || source != a1.Overlay {
+				t.Errorf("after the switch the VM is on %s, %v", source, err)
+			}
+		},
+	})
+	must(t, err)
+	if !slices.Equal(order, []string{"before", "after"}) {
+		t.Errorf("done: %v", order)
+	}
+	_, err = s.Host.SwitchAll(ctx, w.id, []hypervisor.Switch{{Target: "vdz", Overlay: a1.Overlay}}, hypervisor.SwitchOptions{
+		After: func(error) { order = nil },
+	})
+	if err == nil {
+		t.Error("a disk was switched that is not there")
+	}
 }
 
 func (s HostSuite) pause(t *testing.T) {

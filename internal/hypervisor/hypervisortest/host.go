@@ -47,7 +47,7 @@ func (s HostSuite) Run(t *testing.T) {
 		{"a switch moves all named disks of a running VM and no other", s.switchRunning},
 		{"a switch moves all named disks of a VM that is shut off", s.switchShutOff},
 		{"a switch that cannot be done for one disk is done for none", s.switchNone},
-		{"a VM whose agent is silent is not quiesced and not switched", s.notQuiesced},
+		{"what goes around a switch is done right before and after it", s.switchAround},
 		{"a frozen layer can be read while the VM runs on its overlay", s.readFrozen},
 		{"a middle layer is merged while the VM runs", s.mergeMiddle},
 		{"merging the active layer puts the VM on the base", s.mergeActive},
@@ -303,24 +303,6 @@ func (s HostSuite) switchNone(t *testing.T) {
 			w.wantChain(t, "vdb", w.disks[1].Source)
 		}
 	}
-}
-
-func (s HostSuite) notQuiesced(t *testing.T) {
-	w := s.vm(t)
-	o := hypervisor.SwitchOptions{Quiesce: true, AgentTimeout: time.Second}
-	a1 := w.layer(t, "vda", 0, nil)
-	_, err := s.Host.SwitchAll(testContext(t), w.id, []hypervisor.Switch{a1}, o) // shut off
-	wantError(t, err, hypervisor.ErrNotQuiesced)
-	w.wantChain(t, "vda", w.disks[0].Source)
-	w.start(t)
-	if silencer, ok := s.Host.(interface {
-		SetAgent(backstay.VMID, backstay.AgentState)
-	}); ok { // a fake's agent answers unless told not to
-		silencer.SetAgent(w.id, backstay.AgentDisconnected)
-	}
-	_, err = s.Host.SwitchAll(testContext(t), w.id, []hypervisor.Switch{a1}, o)
-	wantError(t, err, hypervisor.ErrNotQuiesced)
-	w.wantChain(t, "vda", w.disks[0].Source)
 }
 
 func (s HostSuite) readFrozen(t *testing.T) {

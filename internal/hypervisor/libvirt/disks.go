@@ -13,26 +13,22 @@ import (
 	"github.com/backstay/backstay/internal/hypervisor"
 )
 
-const (
-	defaultAgentTimeout = 2 * time.Second
-	thawTimeout         = 5 * time.Second
-	thawRetry           = 2 * time.Second
-	thawTries           = 300 // ten minutes
-)
+// thawTimeout bounds a thaw: a hung agent cannot be made to do it.
+const thawTimeout = 5 * time.Second
+
+// aroundPatience is what may be done before and after a switch takes at most:
+// freezing, thawing, and all that a caller adds.
+const aroundPatience = 2 * time.Minute
 
 // SwitchAll is one external snapshot without metadata over all named disks, into
-// overlays that exist. libvirtd itself freezes, switches and thaws, so that our
-// death in the call leaves no guest frozen (I9). ctx does not cut it short: the
-// caller must learn whether the disks were switched.
+// overlays that exist. ctx does not cut it short: the caller must learn whether
+// the disks were switched.
 func (h *Host) SwitchAll(ctx context.Context, id backstay.VMID, disks []hypervisor.Switch, o hypervisor.SwitchOptions) (hypervisor.Switched, error) {
 	if err := ctx.Err(); err != nil {
 		return hypervisor.Switched{}, err
 	}
-	if o.AgentTimeout <= 0 {
-		o.AgentTimeout = defaultAgentTimeout
-	}
 	ctx = context.WithoutCancel(ctx)
-	switched, err := call(ctx, h, callPatience+4*o.AgentTimeout, func(l *libvirt.Libvirt) (hypervisor.Switched, error) {
+	switched, err := call(ctx, h, callPatience+aroundPatience, func(l *libvirt.Libvirt) (hypervisor.Switched, error) {
 		d, err := lookup(l, id)
 		if err != nil {
 			return hypervisor.Switched{}, err
@@ -40,58 +36,58 @@ func (h *Host) SwitchAll(ctx context.Context, id backstay.VMID, disks []hypervis
 		return h.switchAll(l, d, disks, o)
 	})
 	if err != nil {
-		if o.Quiesce && !errors.Is(err, errNotTried) {
-			h.thawLater(id)
-		}
 		return hypervisor.Switched{}, fmt.Errorf("switch disks of VM %s: %w", id, err)
 	}
 	return switched, nil
 }
 
-// errNotTried: nothing was asked of the guest agent, so there is nothing to thaw.
-var errNotTried = errors.New("not tried")
-
-func notQuiesced(cause error) error { return fmt.Errorf("%w: %w", hypervisor.ErrNotQuiesced, cause) }
-
 func (h *Host) switchAll(l *libvirt.Libvirt, d libvirt.Domain, disks []hypervisor.Switch, o hypervisor.SwitchOptions) (hypervisor.Switched, error) {
 	state, err := vmState(l, d)
 	if err != nil {
-		return hypervisor.Switched{}, fmt.Errorf("%w: %w", errNotTried, err)
+		return hypervisor.Switched{}, err
 	}
 	root, _, err := definition(l, d, 0)
 	if err != nil {
-		return hypervisor.Switched{}, fmt.Errorf("%w: %w", errNotTried, err)
+		return hypervisor.Switched{}, err
 	}
 	resolveVolumes(l, root)
+	var change func() error
 	if state == backstay.VMShutOff && onNetwork(root, disks) {
-		return hypervisor.Switched{}, switchOff(l, d, disks)
+		change = func() error { return switchOff(l, d, disks) }
+	} else {
+		xml, err := snapshotXML(root, disks)
+		if err != nil {
+			return hypervisor.Switched{}, err
+		}
+		flags := libvirt.DomainSnapshotCreateDiskOnly | libvirt.DomainSnapshotCreateAtomic |
+			libvirt.DomainSnapshotCreateNoMetadata | libvirt.DomainSnapshotCreateReuseExt
+		change = func() error {
+			_, err := l.DomainSnapshotCreateXML(d, xml, uint32(flags))
+			return err
+		}
 	}
-	xml, err := snapshotXML(root, disks)
+	took, err := around(o, change)
 	if err != nil {
-		return hypervisor.Switched{}, fmt.Errorf("%w: %w", errNotTried, err)
-	}
-	flags := libvirt.DomainSnapshotCreateDiskOnly | libvirt.DomainSnapshotCreateAtomic |
-		libvirt.DomainSnapshotCreateNoMetadata | libvirt.DomainSnapshotCreateReuseExt
-	if o.Quiesce {
-		if err := freezable(root, state); err != nil {
-			return hypervisor.Switched{}, notQuiesced(fmt.Errorf("%w: %w", errNotTried, err))
-		}
-		if _, err := l.DomainAgentSetResponseTimeout(d, seconds(o.AgentTimeout), 0); err != nil && !isCode(err, libvirt.ErrNoSupport) {
-			return hypervisor.Switched{}, notQuiesced(fmt.Errorf("%w: %w", errNotTried, err))
-		}
-		flags |= libvirt.DomainSnapshotCreateQuiesce
-	}
-	began := time.Now()
-	_, err = l.DomainSnapshotCreateXML(d, xml, uint32(flags))
-	took := time.Since(began)
-	if err != nil {
-		if o.Quiesce && agentTrouble(err) {
-			err = notQuiesced(err)
-		}
 		return hypervisor.Switched{}, err
 	}
 	h.settleChains(l, d, targets(disks))
 	return hypervisor.Switched{Took: took}, nil
+}
+
+// around makes the change between what is to be done before and after it.
+func around(o hypervisor.SwitchOptions, change func() error) (time.Duration, error) {
+	if o.Before != nil {
+		if err := o.Before(); err != nil {
+			return 0, err
+		}
+	}
+	began := time.Now()
+	err := change()
+	took := time.Since(began)
+	if o.After != nil {
+		o.After(translate(err))
+	}
+	return took, err
 }
 
 func targets(disks []hypervisor.Switch) []backstay.DiskTarget {
@@ -100,19 +96,6 @@ func targets(disks []hypervisor.Switch) []backstay.DiskTarget {
 		all = append(all, s.Target)
 	}
 	return all
-}
-
-func freezable(root *etree.Element, state backstay.VMState) error {
-	if state != backstay.VMRunning {
-		return fmt.Errorf("the VM does not run (%s)", state)
-	}
-	switch agentState(root, state) {
-	case backstay.AgentNone:
-		return errors.New("the VM has no channel for a guest agent")
-	case backstay.AgentDisconnected:
-		return errors.New("the guest agent is not connected")
-	}
-	return nil
 }
 
 // snapshotXML names every disk of the VM: libvirt would give those that are not
@@ -224,37 +207,4 @@ func (h *Host) Retarget(ctx context.Context, id backstay.VMID, target backstay.D
 		return fmt.Errorf("retarget disk %s of VM %s: %w", target, id, err)
 	}
 	return nil
-}
-
-// thawLater sees to it that a guest whose freezing went wrong does not end up
-// frozen: an agent that was slow may still do what libvirt has given up waiting
-// for. It tries until the agent says that nothing is frozen, or the VM is gone.
-func (h *Host) thawLater(id backstay.VMID) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.closed || h.thawing[string(id)] {
-		return
-	}
-	h.thawing[string(id)] = true
-	h.work.Go(func() {
-		defer func() {
-			h.mu.Lock()
-			delete(h.thawing, string(id))
-			h.mu.Unlock()
-		}()
-		for range thawTries {
-			was, err := h.Thaw(h.ctx, id)
-			if was > 0 && err == nil {
-				h.log.Warn("a guest was found frozen and was thawed", "vm", string(id))
-			}
-			if err == nil || errors.Is(err, hypervisor.ErrNoVM) {
-				return
-			}
-			select {
-			case <-time.After(thawRetry):
-			case <-h.ctx.Done():
-				return
-			}
-		}
-	})
 }

@@ -72,13 +72,3 @@ func isCode(err error, codes ...libvirt.ErrorNumber) bool {
 	}
 	return false
 }
-
-// agentTrouble tells whether a call failed for want of the guest agent.
-func agentTrouble(err error) bool {
-	var answer libvirt.Error
-	if isCode(err, libvirt.ErrAgentUnresponsive, libvirt.ErrAgentUnsynced, libvirt.ErrAgentCommandTimeout, libvirt.ErrAgentCommandFailed) {
-		return true
-	}
-	return errors.As(err, &answer) && (strings.Contains(answer.Message, "guest agent") ||
-		strings.Contains(answer.Message, "guest-fsfreeze") || strings.Contains(answer.Message, "agent command"))
-}

@@ -67,7 +67,6 @@ type Host struct {
 	current  *connection       // guarded by mu; nil while libvirt is away
 	closed   bool              // guarded by mu
 	watchers map[*watcher]bool // guarded by mu
-	thawing  map[string]bool   // guarded by mu: VMs that thawLater looks after
 }
 
 var _ hypervisor.Host = (*Host)(nil)
@@ -87,7 +86,7 @@ func Open(ctx context.Context, uri string, o Options) (*Host, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	h := &Host{uri: u, log: o.Log.With("libvirt", u.Redacted()), pools: o.Pools, size: o.Size, watchers: map[*watcher]bool{}, thawing: map[string]bool{}}
+	h := &Host{uri: u, log: o.Log.With("libvirt", u.Redacted()), pools: o.Pools, size: o.Size, watchers: map[*watcher]bool{}}
 	h.ctx, h.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	tried := make(chan struct{})
 	h.work.Go(func() { h.keepConnected(tried) })

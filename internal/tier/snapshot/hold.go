@@ -231,7 +231,20 @@ func (t *Tier) takeHeld(ctx context.Context, r TakeRequest) (PointRecord, error)
 			Becausef("the mover was restarted meanwhile").Do("start the backup again")
 	}
 	m.in.Time = r.Time
-	if err := t.switchDisks(ctx, m.in, m.session); err != nil {
+	err := t.switchDisks(ctx, m.in, hypervisor.SwitchOptions{
+		Before: func() error {
+			if t.onHeld != nil && m.session.Held() {
+				t.onHeld(ctx, r.VM)
+			}
+			return nil
+		},
+		After: func(err error) {
+			if err == nil {
+				m.session.Switched()
+			}
+		},
+	})
+	if err != nil {
 		return PointRecord{}, backstay.Errorf(backstay.CodeSnapshotFailed, "the snapshot of %s failed", m.in.VM.Name).Because(err)
 	}
 	p, err := t.complete(steady(ctx), m.in, m.session.Provisional())

@@ -52,17 +52,26 @@ func (t *Tier) Take(ctx context.Context, r TakeRequest) (PointRecord, error) {
 	if err := t.announce(ctx, in, s, &domain, r.Time); err != nil {
 		return PointRecord{}, snapshotFailed(&domain.VM, errors.Join(err, s.Abandon(steady(ctx)), t.discard(in)))
 	}
-	if err := s.Hold(ctx, false); err != nil {
-		return PointRecord{}, snapshotFailed(&domain.VM, errors.Join(err, t.discard(in)))
+	held := errNotHeld
+	err = t.switchDisks(ctx, in, hypervisor.SwitchOptions{
+		Before: func() error {
+			held = t.holdNow(ctx, in, s)
+			return held
+		},
+		// The guest waits for nothing else.
+		After: func(err error) {
+			if err == nil {
+				s.Switched()
+			}
+			s.LetGo(steady(ctx))
+		},
+	})
+	if held != nil && held != errNotHeld {
+		return PointRecord{}, snapshotFailed(&domain.VM, errors.Join(held, s.Abandon(steady(ctx)), t.discard(in)))
 	}
-	if err := noteUnfrozen(in, s); err != nil {
-		return PointRecord{}, snapshotFailed(&domain.VM, errors.Join(err, s.Abandon(steady(ctx)), t.discard(in)))
-	}
-	err = t.switchDisks(ctx, in, s)
-	// The guest waits, and if the disks are switched the VM writes to the overlays
-	// now: what is left must not stop half-way.
+	// If the disks are switched the VM writes to the overlays now: what is left must
+	// not stop half-way.
 	ctx = steady(ctx)
-	s.LetGo(ctx)
 	in.Owed = owedOf(s.Debt())
 	if err != nil {
 		return t.afterFailedSwitch(ctx, in, &domain, errors.Join(err, s.Abandon(ctx)))
@@ -155,20 +164,32 @@ func noteUnfrozen(in *intent, s *quiesce.Session) error {
 	return in.Write()
 }
 
-// switchDisks switches all disks, with the guest in whatever state it is.
-func (t *Tier) switchDisks(ctx context.Context, in *intent, s *quiesce.Session) error {
-	switches := make([]hypervisor.Switch, len(in.Disks))
-	for i, d := range in.Disks {
-		switches[i] = hypervisor.Switch{Target: d.Target, Overlay: d.Overlay}
+// errNotHeld: the switch failed before the guest's turn had come.
+var errNotHeld = errors.New("not held")
+
+// holdNow holds the guest right before the switch.
+func (t *Tier) holdNow(ctx context.Context, in *intent, s *quiesce.Session) error {
+	if err := s.Hold(ctx, false); err != nil {
+		return err
+	}
+	if err := noteUnfrozen(in, s); err != nil {
+		return err
 	}
 	if t.onHeld != nil && s.Held() {
 		t.onHeld(ctx, in.VM.UUID)
 	}
-	_, err := t.hv.SwitchAll(ctx, in.VM.UUID, switches, hypervisor.SwitchOptions{})
-	if err != nil {
+	return nil
+}
+
+// switchDisks switches all disks.
+func (t *Tier) switchDisks(ctx context.Context, in *intent, o hypervisor.SwitchOptions) error {
+	switches := make([]hypervisor.Switch, len(in.Disks))
+	for i, d := range in.Disks {
+		switches[i] = hypervisor.Switch{Target: d.Target, Overlay: d.Overlay}
+	}
+	if _, err := t.hv.SwitchAll(ctx, in.VM.UUID, switches, o); err != nil {
 		return fmt.Errorf("switch disks: %w", err)
 	}
-	s.Switched()
 	return nil
 }
 
