@@ -62,7 +62,7 @@ func (b *backupRun) takeTogether(ctx context.Context, again bool) error {
 // holdAndTake holds all guests, takes all snapshots, and lets all guests go. On
 // any error there is no point of the group, whatever was taken.
 func (b *backupRun) holdAndTake(ctx context.Context) (err error) {
-	members, notes := b.state.Members, make([][]string, len(b.state.Members))
+	members := b.state.Members
 	defer func() {
 		if letErr := b.letGo(ctx, members); err == nil {
 			err = letErr
@@ -73,9 +73,8 @@ func (b *backupRun) holdAndTake(ctx context.Context) (err error) {
 		return err
 	}
 	instant := b.Now()
-	err = b.each(members, func(i int, m *member) error {
-		held, err := m.mover.Hold(ctx, b.holdRequest(m))
-		notes[i] = held.Notes
+	err = b.each(members, func(_ int, m *member) error {
+		_, err := m.mover.Hold(ctx, b.holdRequest(m)) // LetGo tells the notes
 		return err
 	})
 	if err != nil {
@@ -87,11 +86,6 @@ func (b *backupRun) holdAndTake(ctx context.Context) (err error) {
 		_, err := m.mover.Take(ctx, request)
 		return err
 	})
-	for i, m := range members {
-		for _, note := range notes[i] {
-			err = errors.Join(err, b.run.Warn(m.label()+": "+note))
-		}
-	}
 	return err
 }
 
@@ -119,10 +113,18 @@ func (b *backupRun) holdRequest(m *member) mover.HoldRequest {
 func (b *backupRun) letGo(ctx context.Context, members []*member) error {
 	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), letGoLimit)
 	defer done()
-	return b.each(members, func(_ int, m *member) error {
-		_, err := m.mover.LetGo(ctx, b.holdRequest(m))
+	notes := make([][]string, len(members))
+	err := b.each(members, func(i int, m *member) error {
+		held, err := m.mover.LetGo(ctx, b.holdRequest(m))
+		notes[i] = held.Notes
 		return err
 	})
+	for i, m := range members {
+		for _, note := range notes[i] {
+			err = errors.Join(err, b.run.Warn(m.label()+": "+note))
+		}
+	}
+	return err
 }
 
 // each runs fn for the members at once and returns the first error that one of

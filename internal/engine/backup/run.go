@@ -259,7 +259,8 @@ func (b *backupRun) prepare(ctx context.Context, m *member) error {
 		return err
 	}
 	_, err := m.mover.Prepare(ctx, mover.PrepareRequest{
-		Job: b.run.Job().ID, Point: m.Point, VM: m.VM, Disks: m.Plan.Targets(), Depth: m.policy.Snapshot.MaxPoints(),
+		Job: b.run.Job().ID, Point: m.Point, VM: m.VM, Disks: m.Plan.Targets(),
+		Consistency: m.wish, Depth: m.policy.Snapshot.MaxPoints(),
 	})
 	return err
 }
@@ -301,6 +302,9 @@ func (b *backupRun) settleOrTake(ctx context.Context, m *member, again bool) (mo
 		}
 	}
 	taken, err := m.mover.Take(ctx, b.takeRequest(m, b.Now()))
+	for _, note := range taken.Notes {
+		err = errors.Join(err, b.run.Warn(note))
+	}
 	return taken, err == nil, err
 }
 
