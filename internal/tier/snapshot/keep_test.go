@@ -291,3 +291,30 @@ func TestACoarserMapCoversTheWholeOne(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatASessionShowsIsNeitherMergedNorLeft: it ends with its job.
+func TestWhatASessionShowsIsNeitherMergedNorLeft(t *testing.T) {
+	w := newWorld(t, true)
+	first, at := w.take()
+	second, _ := w.take()
+	must(t, w.tier.AddUser(second, "vda", User{Kind: UserMount, ID: "files-7", Job: "job-7"}))
+	_, releaseErr := w.tier.Release(background, vmID, nil)
+	for name, err := range map[string]error{
+		"drop": w.tier.Drop(background, first, nil), "release": releaseErr,
+	} {
+		if !backstay.IsCode(err, backstay.CodeLayerInUse) || !strings.Contains(err.Error(), "session files-7 shows") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if w.point(first) != at {
+		t.Error("the point changed")
+	}
+	_, err := w.tier.Sweep(background, SweepOptions{Live: []backstay.JobID{"job-7"}})
+	must(t, err)
+	if err := w.tier.Drop(background, first, nil); !backstay.IsCode(err, backstay.CodeLayerInUse) {
+		t.Errorf("the sweep took a session that goes on: %v", err)
+	}
+	w.sweep()
+	must(t, w.tier.Drop(background, first, nil))
+	w.clean()
+}

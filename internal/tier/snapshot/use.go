@@ -220,8 +220,11 @@ func (b *book) standing(id backstay.LayerID) []string {
 }
 
 func userInWords(u User, l *Layer) string {
-	if u.Kind == UserTransfer {
+	switch u.Kind {
+	case UserTransfer:
 		return fmt.Sprintf("job %s reads %s", u.ID, l.File)
+	case UserMount:
+		return fmt.Sprintf("session %s shows what is on %s", u.ID, l.File)
 	}
 	return fmt.Sprintf("VM %s was restored on %s", u.ID, l.File)
 }
