@@ -266,6 +266,7 @@ type region struct {
 	*server
 	backups, expiries atomic.Int64
 	fails             atomic.Bool
+	transfer          atomic.Int64 // how long a job goes on without its VM
 }
 
 func newRegion(t *testing.T, takes time.Duration) *region {
@@ -281,7 +282,14 @@ func newRegion(t *testing.T, takes time.Duration) *region {
 		now := time.Now()
 		p := backstay.RecoveryPoint{ID: backstay.PointID(run.Job().ID), VM: backstay.VMRef{UUID: "a"}, Time: now}
 		p.SetTier(backstay.SnapshotTier, backstay.TierAvailable, now)
-		return w.catalog.Points.PutPoint(context.WithoutCancel(ctx), p)
+		if err := w.catalog.Points.PutPoint(context.WithoutCancel(ctx), p); err != nil || r.transfer.Load() == 0 {
+			return err
+		}
+		if err := run.(backstay.LongRun).FreeVMs(); err != nil {
+			return err
+		}
+		time.Sleep(time.Duration(r.transfer.Load()))
+		return nil
 	}
 	r.server = w.start(func(o *job.Options) { o.Poll = time.Minute })
 	for _, err := range []error{
