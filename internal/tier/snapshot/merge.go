@@ -157,6 +157,7 @@ func (t *Tier) commitLive(ctx context.Context, m *mergeIntent, use *chainUse, in
 		progress = func(int64, int64) {}
 	}
 	merge := hypervisor.Merge{Target: use.target, Top: child.File, Base: into.File, Throttle: t.pace(use.vm.ID)}
+	defer keepFlushed(ctx, into.File)()
 	if err := t.hv.MergeLive(ctx, use.vm.ID, merge, progress); err != nil {
 		return hypervisorError(err, "the layers of disk %s of %s cannot be merged", use.target, use.vm.Name)
 	}
