@@ -75,10 +75,7 @@ func (h *Host) transfer(ctx context.Context, r mover.TransferRequest, progress m
 		return done, fmt.Errorf("commit point: %w", err)
 	}
 	t.done.Head = committed.Head
-	if err := h.tier.Vaulted(ctx, r.Point); err != nil {
-		// The next change map may have to be done without; the point is stored.
-		h.log.Warn("a point in its vault could not be marked beside its disks", "point", r.Point, "error", err)
-	}
+	h.noteVaulted(ctx, r.Point)
 	t.done.Disks, t.done.Stats.Requests = facts.Disks, v.Requests()
 	return t.done, nil
 }
@@ -121,7 +118,16 @@ func (h *Host) transferredBefore(ctx context.Context, v *vault.Vault, point *sna
 			done.Modes[d.Target] = "committed by an earlier attempt"
 		}
 	}
+	h.noteVaulted(ctx, point.Record.ID)
 	return done, nil
+}
+
+// noteVaulted notes beside a point's disks that its vault has it. If that cannot
+// be written the next change map may have to be done without; the point is stored.
+func (h *Host) noteVaulted(ctx context.Context, p backstay.PointID) {
+	if err := h.tier.Vaulted(ctx, p); err != nil {
+		h.log.Warn("a point in its vault could not be marked beside its disks", "point", p, "error", err)
+	}
 }
 
 // transferring is one transfer under way.
