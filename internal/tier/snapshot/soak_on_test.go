@@ -4,6 +4,6 @@ package snapshot
 
 // How long the model runs.
 const (
-	modelSeeds = 500
-	modelSteps = 250
+	modelSeeds = 150
+	modelSteps = 200
 )
