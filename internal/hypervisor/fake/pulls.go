@@ -151,7 +151,7 @@ func (v *vm) checkPull(d hypervisor.PullDisk) error {
 func (h *Host) serveFrozen(v *vm, d hypervisor.PullDisk) (*export, error) {
 	i := slices.IndexFunc(v.live.disks(), func(o backstay.Disk) bool { return o.Target == d.Target })
 	disk := v.live.disks()[i]
-	source, err := openLayer(disk.Source, disk.Format, false)
+	source, err := openLayer(disk.Source, hypervisor.ImageOf(disk).Format, false)
 	if err != nil {
 		return nil, err
 	}

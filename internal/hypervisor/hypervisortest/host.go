@@ -58,6 +58,7 @@ func (s HostSuite) Run(t *testing.T) {
 		{"a VM that is shut off can be given another file", s.retarget},
 		{"a running VM is not given another file", s.retargetRunning},
 		{"a pull serves the disks of a running VM, and its checkpoint is listed and dropped", s.pullServes},
+		{"disks of every kind are pulled, with scratch images that are encrypted like them", s.pullSources},
 		{"a backup job of another is neither joined nor ended", s.pullForeign},
 		{"a pull is refused for a VM that is shut off, and since a checkpoint that is not there", s.pullRefused},
 		{"thawing a guest that is not frozen changes nothing", s.thawNothing},

@@ -104,3 +104,28 @@ func (s HostSuite) pullRefused(t *testing.T) {
 		t.Errorf("a job that was refused runs: %v, %v", runs, err)
 	}
 }
+
+func (s HostSuite) pullSources(t *testing.T) {
+	for _, source := range s.Sources {
+		t.Run(source.Name, func(t *testing.T) {
+			w := s.source(t, source)
+			w.start(t)
+			dir, err := os.MkdirTemp("", "pull") // short: a socket's path is limited
+			must(t, err)
+			t.Cleanup(func() { _ = os.RemoveAll(dir) })
+			p := hypervisor.PullDisk{Target: "vda", Scratch: filepath.Join(dir, "scratch"), Secret: w.image.Secret}
+			must(t, s.Images.CreateOverlay(testContext(t), hypervisor.Overlay{Path: p.Scratch, Backing: w.image}))
+			info, err := s.Images.Info(testContext(t), p.Scratch)
+			if err != nil || info.Encrypted != (w.image.Secret != "") {
+				t.Errorf("the scratch image is %+v, %v", info, err)
+			}
+			socket := filepath.Join(dir, "s")
+			must(t, s.Host.BeginPull(testContext(t), w.id, hypervisor.PullRequest{Socket: socket, Disks: []hypervisor.PullDisk{p}}))
+			dev, err := s.Connect(testContext(t), served{socket, "vda"})
+			must(t, err)
+			expectDevice(t, dev, 0, w.want)
+			must(t, dev.Close())
+			must(t, s.Host.EndPull(testContext(t), w.id, socket))
+		})
+	}
+}

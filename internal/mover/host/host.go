@@ -88,7 +88,7 @@ func New(o Options) (*Host, error) {
 	}
 	pulls, err := pull.New(pull.Options{
 		Hypervisor: o.Hypervisor, Images: o.Images, StateDir: filepath.Join(o.StateDir, "pulls"),
-		SocketDir: o.SocketDir, Guards: o.Guards, Log: o.Log,
+		SocketDir: o.SocketDir, LayerDir: o.LayerDir, Guards: o.Guards, Log: o.Log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make mover: %w", err)

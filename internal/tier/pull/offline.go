@@ -36,7 +36,8 @@ func (p *Puller) beginOffline(ctx context.Context, q Request, domain hypervisor.
 }
 
 func (s *Session) openOffline(ctx context.Context, d *Disk) error {
-	export, err := s.puller.images.Export(ctx, d.source.Source, hypervisor.ExportOptions{Format: hypervisor.ImageOf(d.source).Format, Secret: d.secret})
+	from := hypervisor.ImageOf(d.source)
+	export, err := s.puller.images.Export(ctx, from.Location, hypervisor.ExportOptions{Format: from.Format, Secret: from.Secret})
 	if err != nil {
 		return err
 	}
