@@ -82,6 +82,8 @@ func TestJSONOutputIsAsTheOpenAPIDocumentSays(t *testing.T) {
 		"restore create-vm web01@latest --name new --dry-run": "RestorePlan",
 		"restore create-vm web01@latest --name new --no-wait": "Job",
 		"policy create p --every 1h --daily 3":                "Policy",
+		"point pin web01@latest":                              "RecoveryPoint",
+		"point unpin web01@latest":                            "RecoveryPoint",
 		"policy edit daily --keep-last 9":                     "Policy",
 		"token create ci --role reader":                       "CreateTokenResponse",
 		"vault create v --unit /a --unit /b --unit /c":        "CreateVaultResponse",

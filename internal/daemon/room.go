@@ -254,9 +254,13 @@ func (w *rooms) expire(ctx context.Context, room *backstay.Room, vm backstay.VMR
 // nothingGoes ends the transfers that hold points, and where none does raises an
 // alarm that says how much room is left and for how long.
 func (w *rooms) nothingGoes(ctx context.Context, room *backstay.Room, plan []expire.Candidate) error {
+	urgent := room.Free-growth(room) < room.Merge+(room.Floor-room.Merge)/2
 	for _, c := range plan {
 		if len(c.Held) > 0 || len(c.Transfers) == 0 {
 			continue
+		}
+		if !urgent {
+			return nil // half of the floor is left, and the transfer ends by itself
 		}
 		var errs []error
 		for _, id := range c.Transfers {
