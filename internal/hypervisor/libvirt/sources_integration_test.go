@@ -96,6 +96,10 @@ func loop(t *testing.T, size int64) string {
 	return device
 }
 
+// everySource runs the suite on further kinds of disk, which take long and differ
+// little from those that are always run on.
+var everySource bool
+
 // serve serves a new raw disk by NBD, to several clients.
 func serve(t *testing.T, args ...string) {
 	t.Helper()
@@ -151,17 +155,11 @@ func sourcesOf(p *private, im *qemu.Images) []hypervisortest.Source {
 			return d, ""
 		}
 	}
-	return []hypervisortest.Source{
+	sources := []hypervisortest.Source{
 		{Name: "encrypted qcow2", Make: encrypted("qcow2")},
-		{Name: "encrypted raw", Make: encrypted("luks")},
 		{Name: "block device", Make: func(t *testing.T) (backstay.Disk, string) {
 			device := loop(t, hypervisortest.SourceSize)
 			return backstay.Disk{Kind: backstay.BlockDisk}, "<disk type='block' device='disk'>" + driver + "<source dev='" + device + "'/>" + target + "</disk>"
-		}},
-		{Name: "qcow2 on a block device", Make: func(t *testing.T) (backstay.Disk, string) {
-			device := loop(t, 3*hypervisortest.SourceSize)
-			run(t, "qemu-img", "create", "-q", "-f", "qcow2", device, fmt.Sprint(hypervisortest.SourceSize))
-			return backstay.Disk{Kind: backstay.BlockDisk}, "<disk type='block' device='disk'><driver name='qemu' type='qcow2'/><source dev='" + device + "'/>" + target + "</disk>"
 		}},
 		{Name: "volume of a folder", Make: func(t *testing.T) (backstay.Disk, string) {
 			pool := "p" + freePort(t)
@@ -171,17 +169,28 @@ func sourcesOf(p *private, im *qemu.Images) []hypervisortest.Source {
 			p.virsh(t, "vol-create-as", pool, "v", fmt.Sprint(hypervisortest.SourceSize), "--format", "raw")
 			return backstay.Disk{Kind: backstay.VolumeDisk}, "<disk type='volume' device='disk'><driver name='qemu' type='raw'/><source pool='" + pool + "' volume='v'/>" + target + "</disk>"
 		}},
-		{Name: "NBD over TCP", Make: func(t *testing.T) (backstay.Disk, string) {
-			port := freePort(t)
-			serve(t, "-b", "127.0.0.1", "-p", port)
-			return backstay.Disk{Kind: backstay.NetworkDisk}, "<disk type='network' device='disk'><driver name='qemu' type='raw'/><source protocol='nbd' name='a disk'><host name='127.0.0.1' port='" + port + "'/></source>" + target + "</disk>"
-		}},
 		{Name: "NBD over a socket", Make: func(t *testing.T) (backstay.Disk, string) {
 			socket := filepath.Join(p.dir, freePort(t)+".sock")
 			serve(t, "-k", socket)
 			return backstay.Disk{Kind: backstay.NetworkDisk}, "<disk type='network' device='disk'><driver name='qemu' type='raw'/><source protocol='nbd' name='a disk'><host transport='unix' socket='" + socket + "'/></source>" + target + "</disk>"
 		}},
 	}
+	if !everySource {
+		return sources
+	}
+	return append(sources, []hypervisortest.Source{
+		{Name: "encrypted raw", Make: encrypted("luks")},
+		{Name: "qcow2 on a block device", Make: func(t *testing.T) (backstay.Disk, string) {
+			device := loop(t, 3*hypervisortest.SourceSize)
+			run(t, "qemu-img", "create", "-q", "-f", "qcow2", device, fmt.Sprint(hypervisortest.SourceSize))
+			return backstay.Disk{Kind: backstay.BlockDisk}, "<disk type='block' device='disk'><driver name='qemu' type='qcow2'/><source dev='" + device + "'/>" + target + "</disk>"
+		}},
+		{Name: "NBD over TCP", Make: func(t *testing.T) (backstay.Disk, string) {
+			port := freePort(t)
+			serve(t, "-b", "127.0.0.1", "-p", port)
+			return backstay.Disk{Kind: backstay.NetworkDisk}, "<disk type='network' device='disk'><driver name='qemu' type='raw'/><source protocol='nbd' name='a disk'><host name='127.0.0.1' port='" + port + "'/></source>" + target + "</disk>"
+		}},
+	}...)
 }
 
 func elementXML(element string) func(string, backstay.VMID, []backstay.Disk) string {

@@ -1,0 +1,5 @@
+//go:build integration && soak
+
+package libvirt_test
+
+func init() { everySource = true }
