@@ -204,7 +204,7 @@ func (b *bench) ready(ctx context.Context, name string) error {
 	}
 }
 
-// protect protects a VM unless it is.
+// protect protects a VM in the region's first vault.
 func (b *bench) protect(ctx context.Context, name string, exclude ...backstay.DiskTarget) error {
 	_, err := b.client.Protect(ctx, name, api.ProtectRequest{
 		Policy: policy.Name, Vault: backstay.VaultName(b.world.Region.Vault), ExcludeDisks: exclude,

@@ -9,7 +9,7 @@ import (
 )
 
 // churnBytes is how much is written between a snapshot and the merge of its layer.
-const churnBytes = 32 * mib
+const churnBytes = 128 * mib
 
 // points measures points and merges: ours and those by hand, in turn, each from
 // the same state, with the guest on its own files.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/api"
 )
 
 // How much the guest holds and how much changes in it before an increment.
@@ -23,7 +24,12 @@ const (
 // virtnbd measures a full and incremental backups of the same guest, which goes on
 // writing: ours with its snapshot, transfer and validation, in three copies, and
 // virtnbdbackup's, in one. Each begins with content that it never saw.
-func (b *bench) virtnbd(ctx context.Context) error {
+func (b *bench) virtnbd(ctx context.Context) (err error) {
+	memory, err := b.spreadVault(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(memory)) }()
 	for round := range 2 {
 		sides := []func(context.Context) error{b.ourBackups, b.theirBackups}
 		if round%2 == 1 {
@@ -43,6 +49,26 @@ func (b *bench) virtnbd(ctx context.Context) error {
 		}
 	}
 	return b.unprotected(ctx, work)
+}
+
+// spread is a vault whose first copy is on the disk, and whose others are in
+// memory: they stand for disks of their own.
+const spread backstay.VaultName = "spread"
+
+// spreadVault makes the vault and returns the folder in memory.
+func (b *bench) spreadVault(ctx context.Context) (memory string, err error) {
+	if memory, err = os.MkdirTemp("/dev/shm", "backstay-bench-"); err != nil {
+		return "", err
+	}
+	request := api.CreateVaultRequest{Name: spread, NoRecoveryKey: true, Force: true}
+	for _, folder := range []string{filepath.Join(b.world.Dir, "spread"), filepath.Join(memory, "second"), filepath.Join(memory, "third")} {
+		if err := os.Mkdir(folder, 0o700); err != nil {
+			return memory, err
+		}
+		request.Units = append(request.Units, api.NewUnit{URL: "file://" + folder})
+	}
+	_, err = b.client.CreateVault(ctx, request)
+	return memory, err
 }
 
 // series measures a full backup and some increments.
@@ -76,7 +102,7 @@ func (b *bench) timed(ctx context.Context, name string, do func(context.Context)
 }
 
 func (b *bench) ourBackups(ctx context.Context) error {
-	if err := b.protect(ctx, work); err != nil {
+	if _, err := b.client.Protect(ctx, work, api.ProtectRequest{Policy: policy.Name, Vault: spread}); err != nil {
 		return err
 	}
 	backup := func(ctx context.Context) error {
