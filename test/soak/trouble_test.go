@@ -135,7 +135,7 @@ func (l *lab) attachSmall() {
 	l.t.Helper()
 	l.on("mkdir", "-p", smallDir)
 	l.on("mount", "-t", "tmpfs", "-o", fmt.Sprintf("size=%d", smallSize), "tmpfs", smallDir)
-	l.on("qemu-img", "create", "-q", "-f", "qcow2", smallDir+"/disk.qcow2", "512M")
+	l.on("qemu-img", "create", "-q", "-f", "qcow2", smallDir+"/disk.qcow2", "128M")
 	l.on("virsh", "-q", "attach-disk", vm, smallDir+"/disk.qcow2", small, "--driver", "qemu", "--subdriver", "qcow2",
 		"--targetbus", "virtio", "--live", "--persistent")
 	l.eventually("the guest has the disk", func() error {
@@ -193,7 +193,7 @@ func (l *lab) fullUnderTheGuest(content int64) {
 		l.t.Errorf("the guest's write ended with %q", said)
 	}
 	want := noiseSum(500+content, written)
-	if got := l.guest("head -c %d /dev/%s | sha256sum | cut -d' ' -f1", written, small); got != want {
+	if got := l.guest("head -c %d /dev/%s | ticker sum /dev/stdin", written, small); got != want {
 		l.t.Errorf("the guest reads SHA-256 %s and not %s of what it wrote", got, want)
 	}
 	l.quiet()
