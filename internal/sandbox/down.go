@@ -3,6 +3,7 @@ package sandbox
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -44,7 +45,7 @@ func Down(ctx context.Context, dir string) error {
 	if err := noMounts(dir); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(dir); err != nil {
+	if err := errors.Join(removeRuns(dir), os.RemoveAll(dir)); err != nil {
 		return fmt.Errorf("remove the world's folder: %w", err)
 	}
 	return nil

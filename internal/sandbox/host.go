@@ -87,8 +87,36 @@ func (h *Host) Outside(path string) string {
 	return filepath.Join(h.dir, "lib", strings.TrimPrefix(path, "/var/lib/libvirt"))
 }
 
+// runPrefix begins the names of the folders in memory that are the hosts' /run, as
+// it is on a real host: libvirt writes there at each step, and waits until it is
+// durable.
+const runPrefix = "/dev/shm/backstay-run-"
+
+// makeRun makes the host's /run, in memory if there is such a folder.
+func (h *Host) makeRun() error {
+	memory, err := os.MkdirTemp(filepath.Dir(runPrefix), filepath.Base(runPrefix))
+	if err != nil {
+		return nil //nolint:nilerr // an ordinary folder does as well
+	}
+	return errors.Join(os.Chmod(memory, 0o755), os.Symlink(memory, filepath.Join(h.dir, "run")))
+}
+
+// removeRuns removes what makeRun made for the hosts of a world.
+func removeRuns(dir string) error {
+	runs, err := filepath.Glob(filepath.Join(dir, "*", "run"))
+	for _, run := range runs {
+		if memory, linkErr := os.Readlink(run); linkErr == nil && strings.HasPrefix(memory, runPrefix) {
+			err = errors.Join(err, os.RemoveAll(memory))
+		}
+	}
+	return err
+}
+
 // up makes the host's folders, its namespace and its libvirt.
 func (h *Host) up(ctx context.Context) error {
+	if err := errors.Join(os.MkdirAll(h.dir, 0o755), h.makeRun()); err != nil {
+		return fmt.Errorf("make folder: %w", err)
+	}
 	for _, dir := range strings.Fields("etc/qemu etc/secrets etc/storage lib/images run/libvirt run/lock cache log/libvirt/qemu log/swtpm/libvirt localca") {
 		if err := os.MkdirAll(filepath.Join(h.dir, dir), 0o755); err != nil {
 			return fmt.Errorf("make folder: %w", err)
