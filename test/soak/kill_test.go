@@ -37,7 +37,8 @@ func (l *lab) kill(victim string) {
 }
 
 // moment is when the victim is killed: while the job waits before a step, or some
-// time after it was let go on from there.
+// time after it was let go on from there. "frozen" is between the freeze and the
+// switch, and "put" in the midst of the transfer.
 type moment struct {
 	step  string
 	after bool
@@ -80,7 +81,7 @@ func TestAfterAnyKillTheNextBackupIsRight(t *testing.T) {
 	}
 	var cases []killCase
 	for _, victim := range victimNames {
-		for _, step := range []string{"prepare", "snapshot", "transfer", "put", "validate"} {
+		for _, step := range []string{"prepare", "snapshot", "frozen", "transfer", "put", "validate"} {
 			cases = append(cases, killCase{victim, moment{step, false}})
 		}
 		for _, step := range []string{"prepare", "snapshot", "transfer"} {
