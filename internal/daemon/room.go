@@ -361,7 +361,11 @@ func (w *rooms) tell(host backstay.HostName, key, what string, args ...any) {
 		return
 	}
 	w.log.Warn(what, append([]any{"host", host}, args...)...)
-	w.audit(host, what, fmt.Sprint(args...))
+	var about []string
+	for i := 0; i+1 < len(args); i += 2 {
+		about = append(about, fmt.Sprintf("%v: %v", args[i], args[i+1]))
+	}
+	w.audit(host, what, strings.Join(about, ", "))
 }
 
 func (w *rooms) audit(host backstay.HostName, what, about string) {
