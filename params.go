@@ -45,8 +45,8 @@ type ExpireParams struct {
 	Device string   `json:"device,omitempty"`
 	Host   HostName `json:"host,omitempty"`
 	// Ahead is what will be written until the room is there, in bytes.
-	Passed []VMID   `json:"passed,omitempty"`
-	Ahead  int64    `json:"ahead,omitempty"`
+	Passed []VMID `json:"passed,omitempty"`
+	Ahead  int64  `json:"ahead,omitempty"`
 	// Release asks to end the VM's protection on its host: all its layers are
 	// merged, and it is on its own files again.
 	Release bool `json:"release,omitempty"`

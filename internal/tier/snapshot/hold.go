@@ -33,7 +33,6 @@ type making struct {
 	guard   chan startedGuard
 	session *quiesce.Session
 	in      *intent
-	outcome quiesce.Outcome // of a session that is over
 }
 
 type startedGuard struct {

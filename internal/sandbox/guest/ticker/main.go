@@ -31,7 +31,7 @@ const (
 	pause  = 5 * time.Millisecond
 )
 
-var errUsage = errors.New("usage: ticker [-trim MS] [-json] FILE... SECONDS | ticker order|fill|write|scatter|sum ARGUMENTS...")
+var errUsage = errors.New("usage: ticker [-trim MS] [-json] FILE... SECONDS | ticker order|fill|write|scatter|sum ARGUMENTS")
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
