@@ -88,7 +88,7 @@ func TestAfterAnyKillTheNextBackupIsRight(t *testing.T) {
 			cases = append(cases, killCase{victim, moment{step, true}})
 		}
 	}
-	for i, c := range sample(l, 5, cases) {
+	for i, c := range sample(l, 3, cases) {
 		t.Run(fmt.Sprintf("%s-%s", c.victim, c.moment), func(t *testing.T) {
 			l.only(t)
 			l.write()
@@ -175,7 +175,7 @@ func TestAfterAnyKillInAMergeNothingIsLost(t *testing.T) {
 			}
 		}
 	}
-	for _, c := range sample(l, 4, cases) {
+	for _, c := range sample(l, 2, cases) {
 		t.Run(fmt.Sprintf("%s-%s-%s", c.kind, c.victim, c.moment), func(t *testing.T) {
 			l.only(t)
 			l.mergeCase(c.kind, c.victim, c.moment)
