@@ -52,7 +52,8 @@ func (h *Host) pull(ctx context.Context, r mover.PullRequest, progress mover.Pro
 	paced, governor, progress := h.pacer.reading(ctx, r.VM, time.Duration(r.Guest.LatencyLimit), progress)
 	defer governor.Close()
 	w, err := v.Begin(ctx, vault.WriteOptions{
-		Point: r.Point, Parent: r.Parent, Packs: r.Packs, Avoid: r.Avoid, Now: h.now,
+		Gentle: true,
+		Point:  r.Point, Parent: r.Parent, Packs: r.Packs, Avoid: r.Avoid, Now: h.now,
 		OnPack:   func(id string) { progress(mover.Report{Pack: id}) },
 		Progress: func(phase string, n, total int64) { progress(mover.Report{Phase: phase, Done: n, Total: total}) },
 	})

@@ -45,7 +45,8 @@ func (h *Host) transfer(ctx context.Context, r mover.TransferRequest, progress m
 	paced, governor, progress := h.pacer.reading(ctx, point.Record.VM.UUID, time.Duration(r.Guest.LatencyLimit), progress)
 	defer governor.Close()
 	w, err := v.Begin(ctx, vault.WriteOptions{
-		Point: r.Point, Parent: r.Parent, Packs: r.Packs, Avoid: r.Avoid, Now: h.now,
+		Gentle: true,
+		Point:  r.Point, Parent: r.Parent, Packs: r.Packs, Avoid: r.Avoid, Now: h.now,
 		OnPack:   func(id string) { progress(mover.Report{Pack: id}) },
 		Progress: func(phase string, n, total int64) { progress(mover.Report{Phase: phase, Done: n, Total: total}) },
 	})

@@ -69,6 +69,9 @@ type WriteOptions struct {
 	// Progress is called with bytes done and the best estimate of the total;
 	// phases: transfer, validate. Calls come from one goroutine at a time.
 	Progress func(phase string, done, total int64)
+	// Gentle lets the work on disk content wait for whoever else wants a core:
+	// guests, where it runs on their host (I12).
+	Gentle bool
 	// Now is the clock for the vault's chain; nil: the point's own time is taken.
 	Now func() time.Time
 }

@@ -192,6 +192,7 @@ func (d *diskWork) run(ctx context.Context) error {
 	})
 	for range workers {
 		g.Go(func() error {
+			defer d.w.gently()()
 			b := workBuffers.Get().(*buffers)
 			defer workBuffers.Put(b)
 			for it := range work {
@@ -201,7 +202,10 @@ func (d *diskWork) run(ctx context.Context) error {
 			return nil
 		})
 	}
-	g.Go(func() error { return d.collect(ctx, order) })
+	g.Go(func() error {
+		defer d.w.gently()()
+		return d.collect(ctx, order)
+	})
 	return g.Wait()
 }
 

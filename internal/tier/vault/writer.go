@@ -214,6 +214,7 @@ func (w *Writer) finishPack() error {
 	w.toProve += int64(len(data)) * int64(len(w.v.copies))
 	w.report.Unlock()
 	w.puts.Go(func() error {
+		defer w.gently()()
 		defer pack.Recycle(data)
 		// A pack that is there already is this very one, put by a call whose answer
 		// was lost: ids are random. The read-back proves it.
