@@ -66,7 +66,7 @@ func (t *Tier) unmark(id backstay.PointID, cause error) error {
 	}
 	err := t.change(func(b *book) error {
 		p := b.Points[id]
-		if p == nil {
+		if p == nil || p.State == record.PointBroken {
 			return nil
 		}
 		touched := slices.ContainsFunc(b.Merges, func(m *mergeIntent) bool { return m.Point == id })

@@ -25,6 +25,13 @@ func (t *Tier) Lost(ctx context.Context, places []Place) (map[backstay.PointID]s
 	if err := t.lookAround(ctx); err != nil && !errors.Is(err, hypervisor.ErrAway) {
 		return nil, err
 	}
+	var folders []string
+	for _, place := range places {
+		folders = append(folders, place.Folders...)
+	}
+	if err := t.records.Discover(folders); err != nil { // also those of VMs that are gone
+		return nil, err
+	}
 	b, err := t.load()
 	if err != nil {
 		return nil, err

@@ -297,10 +297,12 @@ func (b *book) idle(l *Layer) bool {
 func (t *Tier) denounce(b *book, domain *hypervisor.Domain, l *Layer) error {
 	for _, id := range b.pointsAbove(l.ID) {
 		p := b.Points[id]
-		if p.State != record.PointAvailable {
+		if p.State == record.PointBroken {
 			continue
 		}
-		p.State = record.PointBroken
+		// Whatever else it was: of one of which only the change map was kept, or whose
+		// drop had begun, no map may be told any more (I7).
+		p.State, p.Was = record.PointBroken, ""
 		p.StateReason = fmt.Sprintf("%s wrote to %s after the point was taken", domain.VM.Name, l.File)
 		t.log.Warn("point is broken", "point", id, "reason", p.StateReason)
 		if err := b.PutPoint(p); err != nil {

@@ -108,7 +108,12 @@ func (t *Tier) leave(ctx context.Context, vm backstay.VMID, stuck error, progres
 		if active == nil || active.Bottom {
 			continue // on its own file: what others do above it is theirs
 		}
-		if reason := b.cannotLeave(active); reason != "" {
+		reason := b.cannotLeave(active)
+		use := chainUse{vm: domain.VM, target: d.Target, chain: domain.Chains[d.Target], domain: &domain}
+		if why := use.forbids(use.chain...); why != "" {
+			reason = why // what kept it from being merged a copy would lose as well
+		}
+		if reason != "" {
 			return notes, backstay.Errorf(backstay.CodeLayerInUse, "disk %s of %s cannot be put on a copy", d.Target, domain.VM.Name).
 				Becausef("%s; and %v", reason, stuck)
 		}
@@ -344,6 +349,9 @@ func (t *Tier) moveAside(ctx context.Context, b *book, c *record.Copy, bottom *L
 	for _, u := range uses {
 		if u.running() {
 			return fmt.Sprintf("%s runs", u.vm.Name), nil
+		}
+		if why := u.forbids(c.Original); why != "" {
+			return why, nil
 		}
 	}
 	if unknown, err := t.unknownOn(ctx, b, c.Original); err != nil {

@@ -1,0 +1,140 @@
+package snapshot
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/hypervisor"
+)
+
+// putBack puts the VM on the files that it had before its protection, as
+// somebody who imports it again by hand does, and lets it write.
+func (w *world) putBack() {
+	w.t.Helper()
+	must(w.t, w.hv.Retarget(background, vmID, "vda", hypervisor.Source{Image: hypervisor.Plain(w.disk("vda.raw"), "raw")}))
+	must(w.t, w.hv.Retarget(background, vmID, "vdb", hypervisor.Source{Image: hypervisor.Plain(w.disk("vdb.qcow2"), "qcow2")}))
+	w.write()
+}
+
+// TestAVMPutBackOnItsFileHasNoChangeMapFromAPointThatWasThere (I7): of the point
+// in the vault only the change map is kept; the VM writes to the very layer that
+// the next map would be relative to.
+func TestAVMPutBackOnItsFileHasNoChangeMapFromAPointThatWasThere(t *testing.T) {
+	w := newWorld(t, false)
+	first, _ := w.take()
+	must(t, w.tier.Vaulted(background, first))
+	must(t, w.tier.KeepMap(background, first, nil))
+	w.putBack()
+	second, _ := w.take()
+	for _, target := range []backstay.DiskTarget{"vda", "vdb"} {
+		if ranges, ok, _, err := w.tier.Changes(background, second, first, target); err != nil || ok {
+			t.Errorf("disk %s: the map %v is offered (%v)", target, ranges, err)
+		}
+	}
+}
+
+// TestAPointWhoseDropIsRefusedIsNotOfferedIfItsLayerWasWrittenTo: a crash left it
+// marked, the VM came back on its layer, and then the drop was refused.
+func TestAPointWhoseDropIsRefusedIsNotOfferedIfItsLayerWasWrittenTo(t *testing.T) {
+	w := newWorld(t, false)
+	first, _ := w.take()
+	must(t, w.tier.mark(background, first))
+	w.putBack()
+	second, at := w.take()
+	refusal := inUse(first, "somebody")
+	if err := w.tier.unmark(first, refusal); err == nil {
+		t.Error("the refusal is lost")
+	}
+	points, err := w.tier.Points(background)
+	must(t, err)
+	if len(points) != 1 || points[0].ID != second || w.point(second) != at {
+		t.Errorf("offered: %v", points)
+	}
+	now := w.guest()
+	must(t, w.tier.Drop(background, first, nil))
+	if w.guest() != now || w.point(second) != at {
+		t.Error("dropping the broken point changed something")
+	}
+}
+
+// TestEndingProtectionNeverLosesWhatOthersKeepOfAVM: where a merge is refused for
+// the sake of saved memory, of snapshots inside the images or of checkpoints, a
+// copy would lose them all the same.
+func TestEndingProtectionNeverLosesWhatOthersKeepOfAVM(t *testing.T) {
+	for name, c := range map[string]struct {
+		running bool
+		keeps   func(d *hypervisor.Domain)
+	}{
+		"a snapshot inside": {true, func(d *hypervisor.Domain) { d.Snapshots, d.Inside = []string{"mine"}, true }},
+		"saved memory":      {false, func(d *hypervisor.Domain) { d.Saved = true }},
+		"checkpoints":       {false, func(d *hypervisor.Domain) { d.Checkpoints = true }},
+		"a snapshot's file": {false, func(d *hypervisor.Domain) {
+			d.Snapshots, d.SnapshotFiles = []string{"mine"}, []string{d.Chains["vda"][0]}
+		}},
+		"a snapshot's lowest file": {false, func(d *hypervisor.Domain) {
+			d.Snapshots, d.SnapshotFiles = []string{"mine"}, []string{d.Chains["vda"][len(d.Chains["vda"])-1]}
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, c.running)
+			id, at := w.take()
+			seen, files, active := w.guest(), strings.Join(w.layers(), " "), w.active()
+			w.hv.SetKept(vmID, c.keeps)
+			if notes, err := w.tier.Release(background, vmID, nil); !backstay.IsCode(err, backstay.CodeLayerInUse) {
+				t.Errorf("released, with %v and the notes %q", err, notes)
+			}
+			w.sweep()
+			if got := strings.Join(w.layers(), " "); got != files || w.active() != active {
+				t.Errorf("the VM is on %s, and the files are %s", w.active(), got)
+			}
+			if w.guest() != seen || w.point(id) != at {
+				t.Error("content changed")
+			}
+			w.hv.SetKept(vmID, nil)
+			w.release()
+			if w.guest() != seen {
+				t.Error("content changed in the end")
+			}
+			w.clean()
+		})
+	}
+}
+
+// TestACopyDoesNotTakeTheNameOfAFileThatOthersKeep: the restored VM's memory is
+// saved, and what is saved names the files below it.
+func TestACopyDoesNotTakeTheNameOfAFileThatOthersKeep(t *testing.T) {
+	w := newWorld(t, false)
+	id, _ := w.take()
+	w.fork(id, forkID)
+	w.hv.SetKept(forkID, func(d *hypervisor.Domain) { d.Saved = true })
+	before, err := os.ReadFile(w.disk("vda.raw"))
+	must(t, err)
+	seen := w.guest()
+	notes := w.release()
+	after, err := os.ReadFile(w.disk("vda.raw"))
+	must(t, err)
+	if string(before) != string(after) {
+		t.Error("the file below the saved VM is another now")
+	}
+	if w.guest() != seen || len(notes) != 2 || !strings.Contains(notes[0], "is saved to disk") {
+		t.Errorf("the notes are %q", notes)
+	}
+}
+
+// TestAPointIsNotLostWhereNobodyLookedYet (I6): the state folder is new and the
+// VM is gone; the records are still beside its disks.
+func TestAPointIsNotLostWhereNobodyLookedYet(t *testing.T) {
+	w := newWorld(t, false)
+	id, _ := w.take()
+	must(t, os.RemoveAll(filepath.Join(w.dir, "state")))
+	must(t, w.hv.Undefine(background, vmID))
+	w.restart()
+	lost, err := w.tier.Lost(background, []Place{{Point: id, Folders: []string{w.disk("")}}})
+	must(t, err)
+	if len(lost) > 0 {
+		t.Errorf("lost: %v", lost)
+	}
+}
