@@ -391,3 +391,27 @@ func TestAGuardTriesUntilLibvirtAnswers(t *testing.T) {
 		t.Error("the guest is still frozen")
 	}
 }
+
+// TestWhatSomebodyElseFrozeStaysFrozen: another tool copies the disks meanwhile.
+func TestWhatSomebodyElseFrozeStaysFrozen(t *testing.T) {
+	w := newWorld(t)
+	d, err := w.hv.Domain(t.Context(), vmID)
+	must(t, err)
+	s, err := Begin(t.Context(), w.hv, Request{
+		VM: d.VM, Guard: func(ctx context.Context) (Guard, error) { return w.guards.Start(ctx, vmID) },
+	})
+	must(t, err)
+	w.hv.SetFrozen(vmID, true)
+	must(t, s.Hold(t.Context(), false))
+	s.Switched()
+	s.LetGo(t.Context())
+	o, err := s.Finish(t.Context())
+	must(t, err)
+	w.guards.Die()
+	if !w.hv.Frozen(vmID) {
+		t.Error("it was thawed")
+	}
+	if o.Consistency != backstay.CrashConsistent || !strings.Contains(o.Reason, "somebody else") || s.Debt().Owed() {
+		t.Errorf("the point is %s because %q, and owed is %+v", o.Consistency, o.Reason, s.Debt())
+	}
+}

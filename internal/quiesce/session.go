@@ -331,6 +331,14 @@ func (s *Session) arm(ctx context.Context, paused bool) error {
 }
 
 func (s *Session) tryFreeze(ctx context.Context) error {
+	// What somebody else froze would be thawed with what could not be frozen: the
+	// other's copy of the disks would be torn.
+	switch was, err := frozen(ctx, s.guests, s.VM.ID); {
+	case errors.Is(err, hypervisor.ErrAgentSilent):
+		return fmt.Errorf("%s%s", notFrozen, plain(err))
+	case was:
+		return errors.New(notFrozen + "somebody else has frozen them")
+	}
 	if err := s.owe(func(d *Debt) { d.Asked = true }); err != nil {
 		return err
 	}

@@ -299,3 +299,34 @@ func TestWithRetentionZeroTheMapIsKeptForTheNewestInTheVault(t *testing.T) {
 		t.Errorf("%s: dropped %v, map kept of %v", got, w.dropped, w.kept)
 	}
 }
+
+// droppedFromVault is a vault of which the manifests that go are counted.
+type droppedFromVault struct{ ids []backstay.PointID }
+
+func (v *droppedFromVault) DropPoint(_ context.Context, id backstay.PointID, _ time.Time) error {
+	v.ids = append(v.ids, id)
+	return nil
+}
+
+// A job plans, and then merges for a long time; what is pinned meanwhile stays.
+func TestAPointThatIsPinnedAfterThePlanStaysInItsVault(t *testing.T) {
+	w, r := crowded(t)
+	vault := &droppedFromVault{}
+	r.Vault = func(context.Context, backstay.VaultName) (Vault, error) { return vault, nil }
+	err := r.Catalog.Points.ChangePoint(t.Context(), "a", func(p *backstay.RecoveryPoint) error {
+		p.Pinned = true
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.dropAll(t.Context(), w, backstay.ExpireParams{VM: "u1"}, []Verdict{{Point: "a", Tier: backstay.VaultTier, Drop: true}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Run(t.Context(), w, backstay.ExpireParams{VM: "u1", Point: "a"}); !backstay.IsCode(err, backstay.CodeLayerInUse) {
+		t.Errorf("deleted by a user: %v", err)
+	}
+	if got := tiersOf(t, r); len(vault.ids) > 0 || len(w.dropped) > 0 || !strings.HasPrefix(got, "a: snapshot vault") {
+		t.Errorf("dropped %v and %v; left %s", vault.ids, w.dropped, got)
+	}
+}

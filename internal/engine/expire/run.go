@@ -153,9 +153,16 @@ func (r *Runner) drop(ctx context.Context, run backstay.Run, v Verdict) error {
 
 func (r *Runner) mark(ctx context.Context, v Verdict, state backstay.TierState) error {
 	err := r.Catalog.Points.ChangePoint(ctx, v.Point, func(p *backstay.RecoveryPoint) error {
+		if state == backstay.TierDeleting && p.Pinned && stateOf(*p, v.Tier) != state {
+			// Since the plan was made, which may be long ago.
+			return backstay.Errorf(backstay.CodeLayerInUse, "point %s stays in the %s tier", p.ID, v.Tier).Becausef("it is pinned").Do("unpin it first")
+		}
 		p.SetTier(v.Tier, state, r.Now())
 		return nil
 	})
+	if backstay.IsCode(err, backstay.CodeLayerInUse) {
+		return err
+	}
 	if err != nil {
 		return fmt.Errorf("mark point %s as %s: %w", v.Point, state, err)
 	}

@@ -138,3 +138,43 @@ func TestAPointIsNotLostWhereNobodyLookedYet(t *testing.T) {
 		t.Errorf("lost: %v", lost)
 	}
 }
+
+// TestAPointThatIsPinnedWhileItsVMIsReleasedStays: merges and copies take their
+// time, and whoever pins waits for neither.
+func TestAPointThatIsPinnedWhileItsVMIsReleasedStays(t *testing.T) {
+	for _, during := range []string{"merge", "copy"} {
+		t.Run(during, func(t *testing.T) {
+			w := newWorld(t, false)
+			w.take()
+			second, at := w.take()
+			w.take()
+			if during == "copy" {
+				w.fork(second, forkID)
+			}
+			seen, pinned := w.guest(), false
+			w.hv.Hook = func(call string) error {
+				if !pinned && (during == "merge" && strings.HasPrefix(call, "commit") || during == "copy" && strings.HasPrefix(call, "convert")) {
+					pinned = true
+					return w.tier.Pin(background, second, true)
+				}
+				return nil
+			}
+			if _, err := w.tier.Release(background, vmID, nil); !backstay.IsCode(err, backstay.CodeLayerInUse) {
+				t.Errorf("released: %v", err)
+			}
+			w.hv.Hook = nil
+			if !pinned {
+				t.Fatal("nothing was pinned meanwhile")
+			}
+			w.sweep()
+			if w.point(second) != at || w.guest() != seen {
+				t.Error("content changed")
+			}
+			must(t, w.tier.Pin(background, second, false))
+			w.release()
+			if w.guest() != seen {
+				t.Error("content changed in the end")
+			}
+		})
+	}
+}

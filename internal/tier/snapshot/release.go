@@ -103,6 +103,12 @@ func (t *Tier) leave(ctx context.Context, vm backstay.VMID, stuck error, progres
 	if err != nil {
 		return nil, errors.Join(stuck, err)
 	}
+	if p := b.pinned(vm); p != nil { // since the release began
+		return nil, inUse(p.ID, "it is pinned")
+	}
+	if p := b.pinned(vm); p != nil { // since the release began
+		return nil, inUse(p.ID, "it is pinned")
+	}
 	for _, d := range domain.VM.Disks {
 		active := b.ByFile(d.Source)
 		if active == nil || active.Bottom {
@@ -126,6 +132,16 @@ func (t *Tier) leave(ctx context.Context, vm backstay.VMID, stuck error, progres
 		}
 	}
 	return notes, errors.Join(t.unlist(vm), t.cleanLeft(ctx))
+}
+
+// pinned returns a point of a VM that somebody wants to be kept, or nil.
+func (b *book) pinned(vm backstay.VMID) *PointRecord {
+	for _, p := range b.Points {
+		if p.VM.UUID == vm && p.Pinned {
+			return p
+		}
+	}
+	return nil
 }
 
 // cannotLeave says why a disk cannot be put on a copy, or "".
@@ -441,6 +457,9 @@ func notIn(unknown []string, uses []chainUse) []string {
 // stay.
 func (t *Tier) unlist(vm backstay.VMID) error {
 	return t.change(func(b *book) error {
+		if p := b.pinned(vm); p != nil { // while the disks were copied
+			return inUse(p.ID, "it is pinned")
+		}
 		for _, p := range b.Points {
 			if p.VM.UUID != vm {
 				continue
