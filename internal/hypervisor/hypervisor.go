@@ -51,6 +51,9 @@ type Domain struct {
 	Checkpoints bool
 	// Chains lists for each disk its image files from the active layer down.
 	Chains map[backstay.DiskTarget][]string
+	// Mirrors are the files that jobs on the VM's disks copy to; the VM may be on
+	// one of them any moment.
+	Mirrors []string
 	// Elements holds for each disk its element in the persistent definition, as
 	// text, so that the owner's own words can be put back (I15).
 	Elements map[backstay.DiskTarget]string

@@ -234,6 +234,7 @@ func describeDomain(l *libvirt.Libvirt, d libvirt.Domain) (hypervisor.Domain, er
 	if live != nil {
 		excludePassing(&out.VM, inactive)
 	}
+	out.Mirrors = mirrors(live)
 	out.NVRAM, out.TPMState = nvram(live, inactive), tpmState(inactive)
 	out.Chains, out.Console = chains(current, live != nil), console(current)
 	if err := describeSnapshots(l, d, &out); err != nil {
@@ -250,6 +251,22 @@ func describeDomain(l *libvirt.Libvirt, d libvirt.Domain) (hypervisor.Domain, er
 		out.VM.Checkpoints, err = checkpointNames(l, d)
 	}
 	return out, err
+}
+
+// mirrors lists the files to which the disks of a running VM are copied.
+func mirrors(live *etree.Element) []string {
+	var files []string
+	if live == nil {
+		return nil
+	}
+	for _, e := range live.FindElements("./devices/disk") {
+		if m := find(e, "mirror"); m != nil {
+			if file := location(m); file != "" {
+				files = append(files, file)
+			}
+		}
+	}
+	return files
 }
 
 // describeSnapshots tells which snapshots of libvirt's own a VM has, and which

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor"
@@ -32,8 +33,8 @@ func (p *Puller) Settle(ctx context.Context, vm backstay.VMID) error {
 }
 
 // letGo undoes what a session that was cut off owes to the guest (I9), and tells
-// whether the guest was frozen. An agent that is silent cannot be made to thaw;
-// the session's guard goes on trying.
+// whether the guest was frozen. An agent that is silent cannot be made to thaw: a
+// guard goes on trying, for that of the session may be gone as well.
 func (p *Puller) letGo(ctx context.Context, r *vmRecord) (bool, error) {
 	owed := r.Session.Owed
 	if owed == nil {
@@ -45,6 +46,7 @@ func (p *Puller) letGo(ctx context.Context, r *vmRecord) (bool, error) {
 			return thawed, err
 		}
 		p.log.Warn("cannot tell whether the guest is frozen", "vm", r.VM, "error", err)
+		p.letGoLater(ctx, r.VM, owed.Paused)
 	}
 	if owed.Post != nil {
 		if err := quiesce.RunPost(ctx, p.hv, r.VM, *owed.Post); err != nil {
@@ -53,6 +55,19 @@ func (p *Puller) letGo(ctx context.Context, r *vmRecord) (bool, error) {
 	}
 	r.Session.Owed = nil
 	return thawed, r.write()
+}
+
+// letGoLater lets a guard go on letting a guest go.
+func (p *Puller) letGoLater(ctx context.Context, vm backstay.VMID, paused bool) {
+	g, err := p.guards.Start(ctx, vm)
+	if err == nil {
+		err = g.Arm(time.Hour, paused)
+	}
+	if err != nil {
+		p.log.Error("no guard can be started to let a guest go", "vm", vm, "error", err)
+		return
+	}
+	g.Fire()
 }
 
 // Release forgets all that pulls keep of a VM: its checkpoints and its record.

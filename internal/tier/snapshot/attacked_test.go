@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -177,4 +178,41 @@ func TestAPointThatIsPinnedWhileItsVMIsReleasedStays(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestACopyThatMayStillTakeTheVMIsNotRemoved: the hypervisor hangs at the very
+// end of a copy, and nobody knows on which file the VM will go on.
+func TestACopyThatMayStillTakeTheVMIsNotRemoved(t *testing.T) {
+	w := newWorld(t, true)
+	id, _ := w.take()
+	w.fork(id, forkID)
+	seen := w.guest()
+	w.hv.Hook = func(call string) error {
+		if call == "copy" {
+			return errors.New("timed out")
+		}
+		return nil
+	}
+	var copying string
+	w.hv.SetKept(vmID, func(d *hypervisor.Domain) {
+		if found, _ := filepath.Glob(w.disk("*.released-*")); len(found) > 0 {
+			copying = found[0]
+			d.Mirrors = found
+		}
+	})
+	if _, err := w.tier.Release(background, vmID, nil); err == nil {
+		t.Fatal("released")
+	}
+	if _, err := os.Stat(copying); copying == "" || err != nil {
+		t.Fatalf("the copy was removed: %v", err)
+	}
+	w.hv.Hook = nil
+	w.hv.SetKept(vmID, nil)
+	w.release()
+	if w.guest() != seen {
+		t.Error("content changed")
+	}
+	w.endFork(forkID)
+	w.sweep()
+	w.clean()
 }

@@ -85,7 +85,7 @@ func usesIn(domain *hypervisor.Domain, files []string) []chainUse {
 		}
 	}
 	named := func(f string) bool { return slices.Contains(files, f) }
-	if len(found) == 0 && slices.ContainsFunc(domain.SnapshotFiles, named) {
+	if len(found) == 0 && (slices.ContainsFunc(domain.SnapshotFiles, named) || slices.ContainsFunc(domain.Mirrors, named)) {
 		found = append(found, chainUse{vm: domain.VM, domain: domain}) // in no chain, and needed all the same
 	}
 	return found
