@@ -165,8 +165,9 @@ func TestAGuestGoesOnWhenAPullRunsOutOfRoom(t *testing.T) {
 		t.Errorf("%d bytes changed (%v, %q)", backstay.TotalLength(d.Changed), d.HasMap, d.Reason)
 	}
 
-	// The guest overwrites more than there is room for.
-	l.guest("dd if=/dev/zero of=/data/big bs=1M count=38 conv=notrunc,fsync 2>/dev/null; echo written > /data/small; sync")
+	// The guest overwrites more than there is room for, in steps that leave the
+	// little room of this test standing between two looks at it.
+	l.guest("for i in $(seq 0 37); do dd if=/dev/zero of=/data/big bs=1M count=1 seek=$i conv=notrunc,fsync 2>/dev/null; done; echo written > /data/small; sync")
 	if vm, err := l.hv.Domain(l.ctx, l.vm); err != nil || vm.VM.State != backstay.VMRunning {
 		t.Errorf("the guest is %s, %v", vm.VM.State, err)
 	}
