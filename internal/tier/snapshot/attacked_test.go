@@ -9,6 +9,7 @@ import (
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor"
+	"github.com/backstay/backstay/internal/hypervisor/fake"
 )
 
 // putBack puts the VM on the files that it had before its protection, as
@@ -215,4 +216,78 @@ func TestACopyThatMayStillTakeTheVMIsNotRemoved(t *testing.T) {
 	w.endFork(forkID)
 	w.sweep()
 	w.clean()
+}
+
+// TestAVMThatComesToALayerByAnotherNameProtectsIt: its owner made an overlay on
+// the file of another VM, by way of a symbolic link.
+func TestAVMThatComesToALayerByAnotherNameProtectsIt(t *testing.T) {
+	for _, by := range []string{"folder", "file", "hard link"} {
+		t.Run(by, func(t *testing.T) {
+			w := newWorld(t, false)
+			id, at := w.take()
+			far := filepath.Join(w.dir, "far")
+			must(t, os.Mkdir(far, 0o700))
+			raw, qcow := filepath.Join(far, "a"), filepath.Join(far, "b")
+			switch by {
+			case "folder":
+				link := filepath.Join(w.dir, "link")
+				must(t, os.Symlink(w.disk(""), link))
+				raw, qcow = filepath.Join(link, "vda.raw"), filepath.Join(link, "vdb.qcow2")
+			case "file":
+				must(t, errors.Join(os.Symlink(w.disk("vda.raw"), raw), os.Symlink(w.disk("vdb.qcow2"), qcow)))
+			default:
+				must(t, errors.Join(os.Link(w.disk("vda.raw"), raw), os.Link(w.disk("vdb.qcow2"), qcow)))
+			}
+			var disks []backstay.Disk
+			for target, on := range map[backstay.DiskTarget]hypervisor.Image{"vda": hypervisor.Plain(raw, "raw"), "vdb": hypervisor.Plain(qcow, "qcow2")} {
+				overlay := filepath.Join(far, "other-"+string(target))
+				must(t, w.hv.CreateOverlay(background, hypervisor.Overlay{Path: overlay, Backing: on}))
+				disks = append(disks, backstay.Disk{Target: target, Source: overlay, Format: "qcow2"})
+			}
+			_, err := w.hv.Define(background, fake.XML("other", forkID, disks...))
+			must(t, err)
+			other := w.guestOf(forkID)
+			if err := w.tier.Drop(background, id, nil); !backstay.IsCode(err, backstay.CodeLayerInUse) {
+				t.Errorf("dropped: %v", err)
+			}
+			if w.guestOf(forkID) != other || w.point(id) != at {
+				t.Error("content changed")
+			}
+		})
+	}
+}
+
+// TestACopyTakesTheOriginalNameFromNobody: another VM is on the original file, or
+// stands on it by a symbolic link.
+func TestACopyTakesTheOriginalNameFromNobody(t *testing.T) {
+	for _, how := range []string{"on it", "by a link"} {
+		t.Run(how, func(t *testing.T) {
+			w := newWorld(t, false)
+			id, _ := w.take()
+			w.fork(id, forkID)
+			const third = backstay.VMID("33333333-3333-4333-8333-333333333333")
+			disks := []backstay.Disk{
+				{Target: "vda", Source: w.disk("vda.raw"), Format: "raw"}, {Target: "vdb", Source: w.disk("vdb.qcow2"), Format: "qcow2"},
+			}
+			if how == "by a link" {
+				for i, d := range disks {
+					link := filepath.Join(w.dir, "link-"+string(d.Target))
+					must(t, os.Symlink(d.Source, link))
+					disks[i].Source, disks[i].Format = filepath.Join(w.dir, "over-"+string(d.Target)), "qcow2"
+					must(t, w.hv.CreateOverlay(background, hypervisor.Overlay{Path: disks[i].Source, Backing: hypervisor.Plain(link, d.Format)}))
+				}
+			}
+			_, err := w.hv.Define(background, fake.XML("third", third, disks...))
+			must(t, err)
+			seen, forked, others := w.guest(), w.guestOf(forkID), w.guestOf(third)
+			notes := w.release()
+			if w.guest() != seen || w.guestOf(forkID) != forked || w.guestOf(third) != others {
+				t.Errorf("content changed; the notes are %q", notes)
+			}
+			w.sweep()
+			if w.guestOf(forkID) != forked || w.guestOf(third) != others {
+				t.Error("content changed by the sweep")
+			}
+		})
+	}
 }

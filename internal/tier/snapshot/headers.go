@@ -38,7 +38,7 @@ func (t *Tier) unknownOn(ctx context.Context, b *book, files ...string) ([]strin
 			if err != nil {
 				return nil, fmt.Errorf("look for what stands on %s: %w", files[0], err)
 			}
-			if slices.Contains(files, info.Backing) {
+			if slices.Contains(files, ourWord(info.Backing, files)) {
 				who = append(who, b.strangerInWords(path, info.Backing))
 			}
 		}

@@ -230,6 +230,9 @@ func (t *Tier) moveAside(ctx context.Context, b *book, c *record.Copy, bottom *L
 		if why := u.forbids(c.Original); why != "" {
 			return why, nil
 		}
+		if u.vm.ID != c.VM && u.active() == c.Original {
+			return fmt.Sprintf("disk %s of VM %s is that file", u.target, u.vm.Name), nil
+		}
 	}
 	if unknown, err := t.unknownOn(ctx, b, c.Original); err != nil {
 		return "", err
@@ -247,7 +250,7 @@ func (t *Tier) moveAside(ctx context.Context, b *book, c *record.Copy, bottom *L
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
-		if err == nil && info.Backing == c.Original {
+		if err == nil && info.Backing != c.Aside && record.SameFile(info.Backing, c.Original) { // by whatever name
 			err = t.images.Rebase(ctx, hypervisor.Plain(file, "qcow2"), aside)
 		}
 		if errors.Is(err, hypervisor.ErrLocked) {

@@ -80,15 +80,43 @@ func usesIn(domain *hypervisor.Domain, files []string) []chainUse {
 		if len(chain) == 0 && d.Source != "" {
 			chain = []string{d.Source}
 		}
+		chain = inOurWords(chain, files)
 		if slices.ContainsFunc(chain, func(f string) bool { return slices.Contains(files, f) }) {
 			found = append(found, chainUse{vm: domain.VM, target: d.Target, chain: chain, domain: domain})
 		}
 	}
-	named := func(f string) bool { return slices.Contains(files, f) }
+	named := func(f string) bool { return slices.Contains(files, ourWord(f, files)) }
 	if len(found) == 0 && (slices.ContainsFunc(domain.SnapshotFiles, named) || slices.ContainsFunc(domain.Mirrors, named)) {
 		found = append(found, chainUse{vm: domain.VM, domain: domain}) // in no chain, and needed all the same
 	}
 	return found
+}
+
+// inOurWords names the files of a chain as the records do: another VM may come to
+// them by a symbolic link, or by another name of the file.
+func inOurWords(chain, files []string) []string {
+	named := slices.Clone(chain)
+	for i, f := range named {
+		named[i] = ourWord(f, files)
+	}
+	return named
+}
+
+// ourWord returns the one of the files that a name is of, or the name.
+func ourWord(name string, files []string) string {
+	if slices.Contains(files, name) || !hypervisor.IsPath(name) {
+		return name
+	}
+	it, err := os.Stat(name)
+	if err != nil {
+		return name
+	}
+	for _, f := range files {
+		if other, err := os.Stat(f); err == nil && os.SameFile(it, other) {
+			return f
+		}
+	}
+	return name
 }
 
 // AddUser registers something that stands on the layer of a disk of a point,
