@@ -68,16 +68,7 @@ func (h *Host) stage(ctx context.Context, r mover.StageRequest, progress mover.P
 	if err != nil {
 		return staged, err
 	}
-	if j, err = h.newJournal(r); err != nil {
-		return staged, err
-	}
-	for _, d := range r.Plan.Disks {
-		if exists(d.Path) {
-			return staged, taken(d.Path)
-		}
-		j.add(d.Path)
-	}
-	if err := j.write(); err != nil {
+	if j, err = h.claim(ctx, r); err != nil {
 		return staged, err
 	}
 	var u undo.Stack
@@ -96,6 +87,35 @@ func (h *Host) stage(ctx context.Context, r mover.StageRequest, progress mover.P
 	}
 	u.Success()
 	return staged, nil
+}
+
+// claim journals the disks that a restore will make. What another restore has
+// journalled and not made yet is taken too: of two that make one file the one
+// that fails would remove the other's.
+func (h *Host) claim(ctx context.Context, r mover.StageRequest) (*restoreJournal, error) {
+	unlock, err := h.vms.lock(ctx, "restore journals")
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	j, err := h.newJournal(r)
+	if err != nil {
+		return nil, err
+	}
+	others, err := h.journals()
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range r.Plan.Disks {
+		claimed := slices.ContainsFunc(others, func(o *restoreJournal) bool {
+			return o.Job != r.Job && slices.Contains(o.Files, d.Path)
+		})
+		if exists(d.Path) || claimed {
+			return nil, taken(d.Path)
+		}
+		j.add(d.Path)
+	}
+	return j, j.write()
 }
 
 func taken(path string) error {

@@ -79,6 +79,28 @@ func readJournal(path string) (*restoreJournal, error) {
 	return j, nil
 }
 
+// journals reads those of all restores that have not ended.
+func (h *Host) journals() ([]*restoreJournal, error) {
+	entries, err := os.ReadDir(h.journalFolder())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list restore journals: %w", err)
+	}
+	var all []*restoreJournal
+	for _, e := range entries {
+		if filepath.Ext(e.Name()) != ".json" {
+			continue
+		}
+		j, err := readJournal(filepath.Join(h.journalFolder(), e.Name()))
+		if err != nil {
+			return nil, err
+		}
+		if j != nil {
+			all = append(all, j)
+		}
+	}
+	return all, nil
+}
+
 // newJournal makes the journal of a restore that begins. It is not written yet.
 func (h *Host) newJournal(r mover.StageRequest) (*restoreJournal, error) {
 	path, err := h.journalPath(r.Job)

@@ -588,3 +588,24 @@ func TestCompanionsNeverReplaceAnothersFiles(t *testing.T) {
 		t.Errorf("left: %+v", j)
 	}
 }
+
+// TestOfTwoRestoresToOneFileTheSecondIsRefused, also while the first has only
+// said that it will make the file: the second would remove it when it fails.
+func TestOfTwoRestoresToOneFileTheSecondIsRefused(t *testing.T) {
+	w := newTestWorld(t)
+	r := w.backup(backstay.VaultTier)
+	first := r
+	first.Job += "1"
+	j, err := w.host.newJournal(first)
+	must(t, err)
+	for _, d := range r.Plan.Disks {
+		j.add(d.Path)
+	}
+	must(t, j.write())
+	if _, err := w.host.Stage(t.Context(), r, nil); !backstay.IsCode(err, backstay.CodePreflight) {
+		t.Errorf("staged: %v", err)
+	}
+	must(t, w.host.Abandon(t.Context(), first))
+	_, err = w.host.Stage(t.Context(), r, nil)
+	must(t, err)
+}
