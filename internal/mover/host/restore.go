@@ -108,7 +108,8 @@ func (h *Host) claim(ctx context.Context, r mover.StageRequest) (*restoreJournal
 	}
 	for _, d := range r.Plan.Disks {
 		claimed := slices.ContainsFunc(others, func(o *restoreJournal) bool {
-			return o.Job != r.Job && slices.Contains(o.Files, d.Path)
+			ended := o.Staged != nil && !o.Abandoned // what it made is its owner's
+			return o.Job != r.Job && !ended && slices.Contains(o.Files, d.Path)
 		})
 		if exists(d.Path) || claimed {
 			return nil, taken(d.Path)

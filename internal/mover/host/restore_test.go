@@ -606,6 +606,12 @@ func TestOfTwoRestoresToOneFileTheSecondIsRefused(t *testing.T) {
 		t.Errorf("staged: %v", err)
 	}
 	must(t, w.host.Abandon(t.Context(), first))
+	staged, err := w.host.Stage(t.Context(), r, nil)
+	must(t, err)
+	for _, path := range staged.Paths { // its owner deletes what was restored
+		must(t, os.Remove(path))
+	}
+	r.Job += "2"
 	_, err = w.host.Stage(t.Context(), r, nil)
 	must(t, err)
 }
