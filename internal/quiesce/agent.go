@@ -32,7 +32,7 @@ func (a agent) ask(ctx context.Context, command string, arguments, result any) e
 	}
 	answer, err := a.guests.AgentCommand(ctx, a.vm, string(request), agentPatience)
 	if err != nil {
-		return err
+		return fromGuest{err}
 	}
 	whole := struct {
 		Return any `json:"return"`
@@ -42,6 +42,13 @@ func (a agent) ask(ctx context.Context, command string, arguments, result any) e
 	}
 	return nil
 }
+
+// fromGuest is an error in whose words the guest may have had a hand: they are
+// shown to people on terminals, and kept.
+type fromGuest struct{ err error }
+
+func (e fromGuest) Error() string { return shown(e.err.Error(), mostOfError) }
+func (e fromGuest) Unwrap() error { return e.err }
 
 // allows tells whether the guest's owner lets the agent run all the commands.
 func (a agent) allows(ctx context.Context, commands ...string) (bool, error) {

@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor"
@@ -26,6 +25,7 @@ const (
 	longestHook    = 30 * time.Minute // a hook with all its retries
 	defaultTimeout = 30 * time.Second
 	mostRetries    = 20
+	longestPath    = 1024 // bytes
 )
 
 // Config is the content of HooksFile.
@@ -93,7 +93,7 @@ func (h Hook) check(which string) error {
 	switch {
 	case h.Path == "":
 		return fmt.Errorf("%s names no path", which)
-	case !path.IsAbs(h.Path) || path.Clean(h.Path) != h.Path || strings.ContainsFunc(h.Path, unicode.IsControl):
+	case !path.IsAbs(h.Path) || path.Clean(h.Path) != h.Path || len(h.Path) > longestPath || printable(h.Path, longestPath) != h.Path:
 		return fmt.Errorf("the path of %s is not a plain absolute one", which)
 	case h.TimeoutSeconds < 0 || h.Retries < 0 || h.RetryDelaySeconds < 0:
 		return fmt.Errorf("%s has a number below 0", which)
@@ -122,7 +122,7 @@ func (a agent) readConfig(ctx context.Context) (*Config, error) {
 	}
 	c, err := ParseConfig([]byte(read.out))
 	if err != nil {
-		return nil, backstay.Errorf(backstay.CodeHookConfig, "%s in the guest cannot be used", HooksFile).Because(err)
+		return nil, backstay.Errorf(backstay.CodeHookConfig, "%s in the guest cannot be used", HooksFile).Because(fromGuest{err})
 	}
 	if err := a.ownedByRoot(ctx, c.Pre.Path, 0o022, "the pre hook", backstay.CodeHookMissing); err != nil {
 		return nil, err

@@ -76,8 +76,12 @@ func said(e ended) string {
 	return ", and said: " + words
 }
 
-// mostWords is how much of a hook's output is shown, in bytes.
-const mostWords = 200
+// How much of what a guest says is shown and looked at, in bytes.
+const (
+	mostWords   = 200 // of a hook's output
+	mostOfError = 500 // of an error of the guest agent's
+	mostLooked  = 4 << 10
+)
 
 // looksSecret finds what a hook's output should not have had in it (I10).
 var looksSecret = []*regexp.Regexp{
@@ -89,18 +93,31 @@ var looksSecret = []*regexp.Regexp{
 // lastWords is the last line of what a program said, fit to be shown.
 func lastWords(output string) string {
 	lines := strings.Split(strings.TrimSpace(output), "\n")
-	line := strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || r == unicode.ReplacementChar {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(lines[len(lines)-1], " "))
+	line := printable(lines[len(lines)-1], mostLooked)
 	for _, secret := range looksSecret[:2] {
 		line = secret.ReplaceAllString(line, "${1}***")
 	}
 	line = looksSecret[2].ReplaceAllString(line, "${1}***@")
-	if len(line) > mostWords {
-		line = strings.ToValidUTF8(line[:mostWords], "") + "…"
+	return shown(line, mostWords)
+}
+
+// printable has no character that does something to a terminal, turns the
+// direction of text or hides; what is behind the first most bytes is cut off.
+func printable(words string, most int) string {
+	words = words[:min(len(words), most)]
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) || r == unicode.ReplacementChar {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(words, " "))
+}
+
+// shown are words of the guest's as people may see them.
+func shown(words string, most int) string {
+	cut := strings.TrimSpace(printable(words, most))
+	if len(words) > most {
+		cut += "…"
 	}
-	return strings.TrimSpace(line)
+	return cut
 }

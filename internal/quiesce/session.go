@@ -354,7 +354,7 @@ func (s *Session) tryFreeze(ctx context.Context) error {
 		// It may be frozen, or become so when the agent wakes up: the guard sees to it.
 		s.guard.Fire()
 		s.guard, s.debt.Asked = nil, false
-		return fmt.Errorf("%s%s", notFrozen, plain(err))
+		return fmt.Errorf("%s%s", notFrozen, shown(plain(err), mostOfError))
 	}
 	s.held, s.froze = true, n
 	return nil

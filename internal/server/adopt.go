@@ -24,6 +24,9 @@ func (s *server) adoptable(ctx context.Context, name string, vm backstay.VMRef) 
 	case !errors.Is(err, catalog.ErrNotFound):
 		return old, err
 	}
+	if err := s.noGroup(ctx, old); err != nil {
+		return old, err
+	}
 	jobs, err := s.Jobs.List(ctx, 0, backstay.JobQueued, backstay.JobRunning, backstay.JobCancelling)
 	if err != nil {
 		return old, err

@@ -97,6 +97,9 @@ func (s *server) deleteGroup(ctx context.Context, in *groupInput) (*struct{}, er
 	if err != nil {
 		return nil, err
 	}
+	if err := s.idle(ctx, groupLabel(g.Name)); err != nil {
+		return nil, err
+	}
 	err = s.Catalog.Groups.DeleteGroup(ctx, g.Name)
 	return nil, missing(err, backstay.CodeUnknownGroup, "group", g.Name)
 }

@@ -153,3 +153,41 @@ func TestAPointOnItsWayToTheVaultIsNotDeleted(t *testing.T) {
 		t.Errorf("after the job: %d %s", status, text)
 	}
 }
+
+func TestAGroupKeepsItsVMsUntilItIsDeletedAndItsBackupHasEnded(t *testing.T) {
+	w := shop(t)
+	refused(t, w, "PUT", "/v1/vms/db01/protection", `{"policy":"daily","vault":"default","method":"pull"}`, 409, backstay.CodeConflict)
+	w.Queue.Play(servertest.Hang)
+	job := as[api.BackupResponse](t, w, backstay.Operator, "POST", "/v1/backups", `{"vm":"shop"}`).Job
+	status, text := ask(t, w, w.Tokens[backstay.Operator], "DELETE", "/v1/groups/shop", "")
+	if e := decodeError(t, text); status != 409 || e.Code != backstay.CodeConflict || !strings.Contains(e.Action, string(job.ID)) {
+		t.Errorf("%d %s", status, text)
+	}
+	as[backstay.Job](t, w, backstay.Operator, "POST", "/v1/jobs/"+string(job.ID)+"/cancel", "")
+	if status, text := ask(t, w, w.Tokens[backstay.Operator], "DELETE", "/v1/groups/shop", ""); status != 204 {
+		t.Errorf("after the job: %d %s", status, text)
+	}
+}
+
+// A VM that runs on layers is not pulled from, also when none of its points is in
+// the snapshot tier because only the change map stays there.
+func TestAVMThatRunsOnLayersIsNotPulledFrom(t *testing.T) {
+	w := start(t)
+	as[api.ProtectResponse](t, w, backstay.Operator, "PUT", "/v1/vms/db01/protection", `{"policy":"daily","vault":"default"}`)
+	pull := `{"policy":"daily","vault":"default","method":"pull"}`
+	ctx := context.Background()
+	item, err := w.Catalog.Items.Item(ctx, servertest.DB)
+	if err != nil {
+		t.Fatal(err)
+	}
+	item.LastPoint = &servertest.Now
+	if err := w.Catalog.Items.PutItem(ctx, item); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, w, "PUT", "/v1/vms/db01/protection", pull, 409, backstay.CodeConflict)
+	item.LastPoint = nil
+	if err := w.Catalog.Items.PutItem(ctx, item); err != nil {
+		t.Fatal(err)
+	}
+	as[api.ProtectResponse](t, w, backstay.Operator, "PUT", "/v1/vms/db01/protection", pull)
+}

@@ -87,7 +87,11 @@ func (s *server) protect(ctx context.Context, in *protectInput) (*answer[api.Pro
 	if reason := vm.Obstacle(in.Body.Method); reason != "" {
 		return nil, backstay.Errorf(backstay.CodeVMNotPossible, "the VM %s cannot be protected", label(vm.Ref())).Becausef("%s", reason)
 	}
-	if err := s.mayPull(ctx, vm.Ref(), in.Body.Method); err != nil {
+	old, err := s.item(ctx, vm.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.mayPull(ctx, vm.Ref(), in.Body.Method, old); err != nil {
 		return nil, err
 	}
 	if _, err := s.Catalog.Policies.Policy(ctx, in.Body.Policy); err != nil {
@@ -101,10 +105,6 @@ func (s *server) protect(ctx context.Context, in *protectInput) (*answer[api.Pro
 		Included: in.Body.IncludeDisks, Excluded: in.Body.ExcludeDisks, Method: in.Body.Method,
 	}
 	verdicts, warnings, err := chooseDisks(vm, item)
-	if err != nil {
-		return nil, err
-	}
-	old, err := s.item(ctx, vm.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -130,10 +130,14 @@ func (s *server) protect(ctx context.Context, in *protectInput) (*answer[api.Pro
 }
 
 // mayPull refuses to pull from a VM that runs on layers of ours: they would stay
-// below it for ever.
-func (s *server) mayPull(ctx context.Context, vm backstay.VMRef, m backstay.Method) error {
+// below it for ever. Where the snapshot tier keeps only the change map it does so
+// with no point there. A VM of a group cannot be pulled from either.
+func (s *server) mayPull(ctx context.Context, vm backstay.VMRef, m backstay.Method, old *backstay.ProtectedItem) error {
 	if m != backstay.MethodPull {
 		return nil
+	}
+	if err := s.noGroup(ctx, vm); err != nil {
+		return err
 	}
 	points, err := s.Catalog.Points.ListPoints(ctx, vm.UUID)
 	if err != nil {
@@ -145,11 +149,11 @@ func (s *server) mayPull(ctx context.Context, vm backstay.VMRef, m backstay.Meth
 			n++
 		}
 	}
-	if n == 0 {
+	if onLayers := old != nil && old.Method != backstay.MethodPull && old.LastPoint != nil; n == 0 && !onLayers {
 		return nil
 	}
 	return backstay.Errorf(backstay.CodeConflict, "the VM %s cannot be protected by pull yet", label(vm)).
-		Becausef("it runs on layers: %d of its points are in the snapshot tier", n).
+		Becausef("it runs on layers, and %d of its points are in the snapshot tier", n).
 		Do("end its protection with `backstay unprotect %s`, which merges them, and protect it again then", label(vm))
 }
 
@@ -284,14 +288,21 @@ func mayGo(in *unprotectInput, ref backstay.VMRef, points []backstay.RecoveryPoi
 // noBackup refuses while a backup of the VM has not ended: it would make a point
 // that nobody deletes, and that no policy lets expire.
 func (s *server) noBackup(ctx context.Context, vm backstay.VMRef) error {
+	// A VM of a group cannot be unprotected, nor a group be deleted during its backup.
+	return s.idle(ctx, label(vm))
+}
+
+// idle refuses while a backup of a target has not ended: of a VM's label, or of a
+// group's.
+func (s *server) idle(ctx context.Context, target string) error {
 	jobs, err := s.Jobs.List(ctx, 0, backstay.JobQueued, backstay.JobRunning, backstay.JobCancelling)
 	if err != nil {
 		return err
 	}
-	for _, j := range jobs { // a VM of a group cannot be unprotected
-		if j.Kind == backstay.JobBackup && j.Target == label(vm) {
-			return backstay.Errorf(backstay.CodeConflict, "a backup of the VM %s is %s", label(vm), j.State).
-				Becausef("it would make a point after the protection has ended").
+	for _, j := range jobs {
+		if j.Kind == backstay.JobBackup && j.Target == target {
+			return backstay.Errorf(backstay.CodeConflict, "a backup of %s is %s", target, j.State).
+				Becausef("it would make a point after nobody expects one any more").
 				Do("wait for the job %s, or cancel it: `backstay job cancel %s`", j.ID, j.ID)
 		}
 	}
