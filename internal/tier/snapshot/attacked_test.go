@@ -291,3 +291,51 @@ func TestACopyTakesTheOriginalNameFromNobody(t *testing.T) {
 		})
 	}
 }
+
+// TestACopyOfTheFolderOfDisksSaysNothingOfTheOriginals: somebody clones a VM with
+// all that lies beside its disks, and the records in the clone grow old.
+func TestACopyOfTheFolderOfDisksSaysNothingOfTheOriginals(t *testing.T) {
+	for _, name := range []string{"a-clone", "z-clone"} { // read before and after the original
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, false)
+			first, atFirst := w.take()
+			clone := filepath.Join(w.dir, name)
+			must(t, os.CopyFS(clone, os.DirFS(w.disk(""))))
+			_, err := w.hv.Define(background, fake.XML("clone", forkID,
+				backstay.Disk{Target: "vda", Source: filepath.Join(clone, "vda.raw"), Format: "raw"},
+				backstay.Disk{Target: "vdb", Source: filepath.Join(clone, "vdb.qcow2"), Format: "qcow2"}))
+			must(t, err)
+			second, at := w.take()
+			must(t, w.tier.Pin(background, first, true))
+			must(t, w.tier.AddUser(second, "vda", User{Kind: UserVM, ID: "other", Overlay: w.disk("other")}))
+			points, err := w.tier.Points(background) // looks around, and so finds the clone
+			must(t, err)
+			if len(points) != 2 || w.point(first) != atFirst || w.point(second) != at {
+				t.Errorf("%d points", len(points))
+			}
+			// The clone can be protected by itself.
+			id := w.nextPoint()
+			r := w.request(id)
+			r.VM = forkID
+			_, err = w.tier.Prepare(background, r)
+			must(t, err)
+			cloned := w.guestOf(forkID)
+			take := w.takeRequest(id)
+			take.VM = forkID
+			_, err = w.tier.Take(background, take)
+			must(t, err)
+			if w.point(id) != cloned || w.point(second) != at {
+				t.Error("the clone's point is not what the clone had")
+			}
+			must(t, w.tier.Drop(background, id, nil))
+			if w.guestOf(forkID) != cloned {
+				t.Error("the clone's content changed")
+			}
+			for _, id := range []backstay.PointID{first, second} {
+				if err := w.tier.Drop(background, id, nil); !backstay.IsCode(err, backstay.CodeLayerInUse) {
+					t.Errorf("dropped %s: %v", id, err)
+				}
+			}
+		})
+	}
+}

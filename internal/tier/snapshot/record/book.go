@@ -25,19 +25,43 @@ type Book struct {
 
 func (b *Book) readFolder(folder string) error {
 	at := filepath.Join(folder, Folder)
+	// Somebody may have copied the folder with the disks in it: then it also says
+	// what was, of files that are not here.
+	foreign := map[backstay.LayerID]bool{}
 	err := eachRecord(filepath.Join(at, layerFolder), func(_ string, l *Layer) {
+		if l.strays(folder) {
+			foreign[l.ID] = true
+			return
+		}
 		b.Layers[l.ID] = l
 	})
 	if err != nil {
 		return err
 	}
 	err = eachRecord(filepath.Join(at, pointFolder), func(path string, p *Point) {
+		if slices.ContainsFunc(p.Disks, func(d Disk) bool { return foreign[d.Layer] }) && !b.isHome(p, folder) {
+			return
+		}
 		b.Points[p.ID], b.PointFiles[p.ID] = p, path
 	})
 	if err != nil {
 		return err
 	}
-	return b.readIntents(filepath.Join(at, intentFolder))
+	return b.readIntents(filepath.Join(at, intentFolder), foreign)
+}
+
+// isHome tells whether a layer of a point lies in the folder.
+func (b *Book) isHome(p *Point, folder string) bool {
+	return slices.ContainsFunc(p.Disks, func(d Disk) bool {
+		l := b.Layers[d.Layer]
+		return l != nil && !l.strays(folder)
+	})
+}
+
+// strays tells whether a layer's record was found where it does not lie.
+func (l *Layer) strays(folder string) bool {
+	own := l.RecordFolder()
+	return own != folder && !SameFile(own, folder)
 }
 
 func eachRecord[T any](folder string, fn func(path string, v *T)) error {

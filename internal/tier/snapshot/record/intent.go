@@ -2,6 +2,7 @@ package record
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -114,8 +115,8 @@ func MergeFile(into *Layer) string {
 	return filepath.Join(into.RecordFolder(), Folder, intentFolder, mergePrefix+string(into.ID)+".json")
 }
 
-// readIntents reads the journals of one folder.
-func (b *Book) readIntents(folder string) error {
+// readIntents reads the journals of one folder, but those of foreign layers.
+func (b *Book) readIntents(folder string, foreign map[backstay.LayerID]bool) error {
 	paths, err := listJSON(folder)
 	if err != nil {
 		return err
@@ -126,7 +127,9 @@ func (b *Book) readIntents(folder string) error {
 			if err := ReadJSON(path, m); err != nil {
 				return err
 			}
-			b.Merges = append(b.Merges, m)
+			if !foreign[m.Into] && !foreign[m.Child] {
+				b.Merges = append(b.Merges, m)
+			}
 			continue
 		}
 		if strings.HasPrefix(filepath.Base(path), copyPrefix) {
@@ -134,14 +137,18 @@ func (b *Book) readIntents(folder string) error {
 			if err := ReadJSON(path, c); err != nil {
 				return err
 			}
-			b.Copies = append(b.Copies, c)
+			if !foreign[c.Active] && !foreign[c.Bottom] {
+				b.Copies = append(b.Copies, c)
+			}
 			continue
 		}
 		in := &Intent{Path: path}
 		if err := ReadJSON(path, in); err != nil {
 			return err
 		}
-		b.Intents = append(b.Intents, in)
+		if !slices.ContainsFunc(in.Disks, func(d IntentDisk) bool { return foreign[d.Layer] }) {
+			b.Intents = append(b.Intents, in)
+		}
 	}
 	return nil
 }
