@@ -13,6 +13,11 @@ import (
 // adoptable finds the VM whose points another is to take over: one that no host
 // has any more, and of which no job is under way.
 func (s *server) adoptable(ctx context.Context, name string, vm backstay.VMRef) (backstay.VMRef, error) {
+	// It cannot be taken back, unlike all else that protecting a VM does.
+	if who := callOf(ctx).who; !who.Role.Covers(backstay.Owner) {
+		return backstay.VMRef{}, backstay.Errorf(backstay.CodeNotAllowed, "%s may not take over the points of another VM", who.Name).
+			Becausef("its role is %s, and this needs %s", who.Role, backstay.Owner)
+	}
 	old, err := s.goneVM(ctx, name, vm.UUID)
 	if err != nil {
 		return old, err

@@ -33,7 +33,7 @@ func TestPointsOfAVMThatIsGoneGoToTheOneThatItsOwnerNames(t *testing.T) {
 	if err := w.Catalog.VMs.ReplaceVMs(ctx, "local", left); err != nil {
 		t.Fatal(err)
 	}
-	got := as[api.ProtectResponse](t, w, backstay.Operator, "PUT", "/v1/vms/db01/protection", body)
+	got := as[api.ProtectResponse](t, w, backstay.Owner, "PUT", "/v1/vms/db01/protection", body)
 	if fmt.Sprint(got.Item.Adopted) != fmt.Sprint([]backstay.VMID{servertest.Web}) {
 		t.Errorf("adopted %v", got.Item.Adopted)
 	}
