@@ -128,6 +128,7 @@ func (w *rooms) look(ctx context.Context, host backstay.HostName) (next time.Dur
 		}
 		next = min(next, lookAgain(*room))
 	}
+	errs = append(errs, w.resumeReleased(ctx, host, now))
 	w.mu.Lock()
 	w.seen[host] = now
 	w.mu.Unlock()
@@ -308,28 +309,67 @@ func (w *rooms) resume(ctx context.Context, room *backstay.Room) error {
 		if !vm.Stalled {
 			continue
 		}
-		key := "stalled " + string(vm.VM.UUID)
+		key := stalledKey(vm.VM.UUID)
 		if room.Free < enough {
 			w.remember(room.Host, key)
-			w.tell(room.Host, key+" told", "a VM stands still: the file system of its layers is full", "vm", vm.VM.Name, "folder", room.Folder, "freeMiB", room.Free>>20)
+			w.tell(room.Host, "told "+key, "a VM stands still: the file system of its layers is full", "vm", vm.VM.Name, "folder", room.Folder, "freeMiB", room.Free>>20)
 			continue
 		}
-		if !w.forget(room.Host, key) {
-			continue
-		}
-		m, err := w.hosts.mover(room.Host)
-		if err != nil {
+		if err := w.goOn(ctx, room.Host, key, vm.VM.Name); err != nil {
 			return err
 		}
-		was, err := m.Unstall(ctx, vm.VM.UUID)
-		if err != nil {
-			w.remember(room.Host, key)
-			return err
+	}
+	return nil
+}
+
+// resumeReleased lets VMs go on that stood still, and whose layers are all merged
+// since: nothing tells of their file systems any more, and none of their disks
+// grows by our doing.
+func (w *rooms) resumeReleased(ctx context.Context, host backstay.HostName, now []backstay.Room) error {
+	here := map[string]bool{}
+	for _, room := range now {
+		for _, vm := range room.VMs {
+			here[stalledKey(vm.VM.UUID)] = true
 		}
-		if was {
-			w.log.Warn("a VM that stood still for want of room goes on", "host", room.Host, "vm", vm.VM.Name, "freeMiB", room.Free>>20)
-			w.audit(room.Host, "resume after a full file system", vm.VM.Name)
+	}
+	w.mu.Lock()
+	var gone []string
+	for key := range w.alarm {
+		what, ours := strings.CutPrefix(key, string(host)+" ")
+		if ours && strings.HasPrefix(what, stalledPrefix) && !here[what] {
+			gone = append(gone, what)
 		}
+	}
+	w.mu.Unlock()
+	var errs []error
+	for _, key := range gone {
+		errs = append(errs, w.goOn(ctx, host, key, strings.TrimPrefix(key, stalledPrefix)))
+	}
+	return errors.Join(errs...)
+}
+
+// stalledPrefix marks the VMs that were seen to stand still on a full file system.
+const stalledPrefix = "stalled "
+
+func stalledKey(vm backstay.VMID) string { return stalledPrefix + string(vm) }
+
+// goOn lets a VM go on that was remembered under the key.
+func (w *rooms) goOn(ctx context.Context, host backstay.HostName, key, name string) error {
+	if !w.forget(host, key) {
+		return nil
+	}
+	m, err := w.hosts.mover(host)
+	if err != nil {
+		return err
+	}
+	was, err := m.Unstall(ctx, backstay.VMID(strings.TrimPrefix(key, stalledPrefix)))
+	if err != nil {
+		w.remember(host, key)
+		return err
+	}
+	if was {
+		w.log.Warn("a VM that stood still for want of room goes on", "host", host, "vm", name)
+		w.audit(host, "resume after a full file system", name)
 	}
 	return nil
 }

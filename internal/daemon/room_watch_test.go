@@ -227,4 +227,17 @@ func TestAVMGoesOnWhenThereIsRoomAgain(t *testing.T) {
 	if fake.Stalled {
 		t.Error("it still stands")
 	}
+	// Its last layer goes for the room: nothing tells of its file system then.
+	fake.Stalled, m.full = true, true
+	if _, err := w.look(t.Context(), "east"); err != nil {
+		t.Fatal(err)
+	}
+	m.held = ""
+	if got := w.settleNow(t, m); got != "" {
+		t.Errorf("%q stay", got)
+	}
+	w.settleNow(t, m)
+	if fake.Stalled {
+		t.Error("it stands on its own file")
+	}
 }

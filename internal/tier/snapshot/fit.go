@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -49,12 +51,27 @@ func (t *Tier) checkFit(ctx context.Context, into, child *Layer) error {
 	if err != nil {
 		return err
 	}
-	if need <= left {
+	if need = min(need, canGrow(into, st)); need <= left {
 		return nil
 	}
 	return backstay.Errorf(backstay.CodeNoSpace, "there is too little room to merge %s into %s", child.File, into.File).
 		Becausef("it may need %d MiB, and %d MiB are left", need>>20, left>>20).
 		Do("free space there; the layers stay as they are until then")
+}
+
+// canGrow bounds by how much a layer's file can still grow: to its content, and a
+// qcow2 file to its tables. Into a raw file of which all is allocated is merged
+// also when the file system is full.
+func canGrow(l *Layer, st os.FileInfo) int64 {
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	if !ok || l.Size == 0 {
+		return math.MaxInt64
+	}
+	most := l.Size
+	if l.Format == "qcow2" {
+		most += l.Size/1000 + mergeSlack
+	}
+	return max(0, most-sys.Blocks*512)
 }
 
 // roomIn returns the bytes that are left in a folder's file system.
