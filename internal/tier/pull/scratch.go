@@ -21,7 +21,7 @@ const maxSocketPath = 107 // sun_path of Linux, without the zero
 // Tests make do with less.
 var (
 	ahead   int64 = 256 << 20 // bytes that a scratch image can always still grow by
-	lowRoom int64 = 32 << 20 // bytes below which a session ends for its guest's sake
+	lowRoom int64 = 32 << 20  // bytes below which a session ends for its guest's sake
 )
 
 // roomFor is the room that a scratch image should find: a twentieth of the disk,
