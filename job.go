@@ -13,6 +13,7 @@ type JobKind string
 const (
 	JobBackup  JobKind = "backup"
 	JobRestore JobKind = "restore"
+	JobUndo    JobKind = "undo" // of a restore
 	JobExpire  JobKind = "expire"
 	JobVerify  JobKind = "verify"
 	JobReclaim JobKind = "reclaim"
@@ -110,6 +111,15 @@ type JobResult struct {
 	Repaired int `json:"repaired,omitempty"`
 	// Changes are what a rebuild changed in the catalogue, in words.
 	Changes []string `json:"changes,omitempty"`
+	// Folder holds all that a restore of disks made.
+	Folder string `json:"folder,omitempty"`
+	// UndoUntil is until when `restore undo` puts everything back; nil if it cannot.
+	UndoUntil *time.Time `json:"undoUntil,omitempty"`
+	// SafetyPoint is the point of the state before a replace-disks.
+	SafetyPoint PointID `json:"safetyPoint,omitempty"`
+	// DownSeconds is how long a replace-disks kept the VM from running, from its
+	// shutdown to its start.
+	DownSeconds float64 `json:"downSeconds,omitempty"`
 	// UpSeconds is the time from start until the VM was seen to be up.
 	UpSeconds float64 `json:"upSeconds,omitempty"`
 }

@@ -59,3 +59,11 @@ type VerifyParams struct {
 	// the snapshot tier.
 	Tier Tier `json:"tier,omitempty"`
 }
+
+// UndoParams ask to take a restore back: all that it made goes, and all that it
+// replaced comes back.
+type UndoParams struct {
+	Job JobID `json:"job"`
+	// Plan is the restore's.
+	Plan RestorePlan `json:"plan"`
+}

@@ -1,14 +1,31 @@
 package backstay
 
-// RestoreRequest asks for a restore of a point as a new VM.
+import "time"
+
+// RestoreKind is a way to restore.
+type RestoreKind string
+
+// The ways to restore.
+const (
+	CreateVM     RestoreKind = "create-vm"     // a new VM beside everything that is there
+	ReplaceDisks RestoreKind = "replace-disks" // the point's disks in the VM that it is of
+	RestoreDisks RestoreKind = "disks"         // disks and a template, without a VM
+)
+
+// RestoreRequest asks for a restore of a point. Fields that a kind does not know
+// must be empty: nothing that somebody asked for is passed over.
 type RestoreRequest struct {
-	Point PointID `json:"point"`
+	Kind  RestoreKind `json:"kind"`
+	Point PointID     `json:"point"`
 	// Tier is the tier to read; empty means the snapshot tier if the point has
 	// it, else the vault.
-	Tier Tier     `json:"tier,omitempty"`
-	Name string   `json:"name"`
-	Host HostName `json:"host,omitempty"` // empty: the point's own host
-	Pool string   `json:"pool,omitempty"` // a pool's name or an absolute folder; empty: beside the source disks, or the host's default pool
+	Tier   Tier     `json:"tier,omitempty"`
+	Host   HostName `json:"host,omitempty"` // empty: the point's own host
+	DryRun bool     `json:"dryRun,omitempty"`
+
+	// Name is that of the new VM (create-vm).
+	Name string `json:"name,omitempty"`
+	Pool string `json:"pool,omitempty"` // a pool's name or an absolute folder; empty: beside the source disks, or the host's default pool
 	// Networks maps the networks of the point to those of the host.
 	Networks map[string]string `json:"networks,omitempty"`
 	KeepMAC  bool              `json:"keepMAC,omitempty"`
@@ -20,8 +37,37 @@ type RestoreRequest struct {
 	// Isolated gives the new VM no network at all: every link is down.
 	Isolated bool  `json:"isolated,omitempty"`
 	Probe    Probe `json:"probe,omitzero"`
-	DryRun   bool  `json:"dryRun,omitempty"`
+	// Live starts the new VM from the vault at once and copies its disks in behind it.
+	Live bool `json:"live,omitempty"`
+
+	// Disks are the disks that are wanted; empty means all (replace-disks, disks).
+	Disks []DiskTarget `json:"disks,omitempty"`
+	// OSDisk wants the disk that the VM boots from alone (disks).
+	OSDisk bool `json:"osDisk,omitempty"`
+
+	// Stop shuts the VM down first, where it runs; Start starts it afterwards
+	// (replace-disks).
+	Stop  bool `json:"stop,omitempty"`
+	Start bool `json:"start,omitempty"`
+	// NoSafetyPoint takes no point of the present state first.
+	NoSafetyPoint bool `json:"noSafetyPoint,omitempty"`
+	// Full writes whole disks, where otherwise only what differs is written.
+	Full bool `json:"full,omitempty"`
+	// DiscardSaved throws away the memory that was saved when the VM was shut off:
+	// it would be resumed over other disks.
+	DiscardSaved bool `json:"discardSaved,omitempty"`
+	// KeepOld is how long what was replaced is kept for an undo; 0 means DefaultKeepOld.
+	KeepOld Duration `json:"keepOld,omitempty"`
+
+	// To is a folder, a pool, or, with one disk, a block device (disks).
+	To string `json:"to,omitempty"`
+	// Format is that of the files: qcow2, raw, vmdk, vhdx; empty means the disk's
+	// own (disks).
+	Format string `json:"format,omitempty"`
 }
+
+// DefaultKeepOld is how long replaced disks are kept for an undo.
+const DefaultKeepOld = Duration(14 * 24 * time.Hour)
 
 // Probe says how to tell that a VM came up.
 type Probe struct {
@@ -42,15 +88,20 @@ const (
 	ProbeNone    ProbeKind = "none"    // started is enough
 )
 
-// RestorePlan is everything that a restore as a new VM will do. It is decided
-// before anything is touched, is kept with the job, and names every file, so
-// that undoing it needs nothing else.
+// RestorePlan is everything that a restore will do. It is decided before
+// anything is touched, is kept with the job, and names every file, so that
+// undoing it needs nothing else.
 type RestorePlan struct {
-	Point    PointID       `json:"point"`
-	Tier     Tier          `json:"tier"`
-	Vault    VaultName     `json:"vault"`
-	Host     HostName      `json:"host"`
-	Source   VMRef         `json:"source"`
+	Kind  RestoreKind `json:"kind"`
+	Point PointID     `json:"point"`
+	Tier  Tier        `json:"tier"`
+	// TierReason says why that tier.
+	TierReason string    `json:"tierReason"`
+	Vault      VaultName `json:"vault"`
+	Host       HostName  `json:"host"`
+	Source     VMRef     `json:"source"`
+	// Name and UUID are those of the VM that will stand on the disks; of a
+	// replace-disks they are the source's own.
 	Name     string        `json:"name"`
 	UUID     VMID          `json:"uuid"`
 	Firmware Firmware      `json:"firmware"`
@@ -59,18 +110,62 @@ type RestorePlan struct {
 	NICs     []PlannedNIC  `json:"nics"`
 	Start    bool          `json:"start"`
 	Probe    Probe         `json:"probe"`
-	// Bytes is what will be written at most.
+	Live     bool          `json:"live,omitempty"`
+	// Stop, DiscardSaved, SafetyPoint, Full and KeepOld are of a replace-disks.
+	Stop         bool `json:"stop,omitempty"`
+	DiscardSaved bool `json:"discardSaved,omitempty"`
+	Full         bool `json:"full,omitempty"`
+	// SafetyPoint is the id of the point that is taken of the present state first;
+	// empty for none.
+	SafetyPoint PointID  `json:"safetyPoint,omitempty"`
+	KeepOld     Duration `json:"keepOld,omitempty"`
+	// Folder is what a restore of disks fills; removing it removes all of it.
+	Folder string `json:"folder,omitempty"`
+	// Tasks are the steps of the job.
+	Tasks []string `json:"tasks"`
+	// Bytes is what will be written at most, in bytes.
 	Bytes int64 `json:"bytes"`
+	// Seconds is how long it may take, from what restores on this host took
+	// lately; nil where nothing is known.
+	Seconds *int64 `json:"seconds"`
+	// Differences are the fields of the definition in which the VM will differ from
+	// the point's.
+	Differences []Difference `json:"differences"`
 	// Preflight lists what was checked; the plan may run only if none refuses.
 	Preflight []Check `json:"preflight"`
 }
 
-// PlannedDisk is one disk of a planned VM.
+// Difference is one field of a VM's definition that will not be as it was.
+type Difference struct {
+	Path string `json:"path"` // XPath of the element or attribute
+	From string `json:"from"` // "" for one that is added
+	To   string `json:"to"`   // "" for one that goes
+}
+
+// DiskAction is what becomes of one disk in a replace-disks.
+type DiskAction string
+
+// What becomes of a disk.
+const (
+	DiskCreated  DiskAction = ""         // it is made anew
+	DiskReplaced DiskAction = "replaced" // the VM has the target now, and gets the point's content
+	DiskReturned DiskAction = "returned" // the VM lost it since
+	DiskDetached DiskAction = "detached" // it was added since: detached and kept
+	DiskKept     DiskAction = "kept"     // not asked for, or not in the point: stays as it is
+)
+
+// PlannedDisk is one disk of a planned restore.
 type PlannedDisk struct {
 	Target DiskTarget `json:"target"`
-	Path   string     `json:"path"`
+	Path   string     `json:"path"` // the file or device that is made or filled; "" if none is
 	Format string     `json:"format"`
 	Size   int64      `json:"size"`
+	Action DiskAction `json:"action,omitempty"`
+	// Old is what the VM has in its place until then.
+	Old string `json:"old,omitempty"`
+	// Secret is the UUID of the host's secret that the new disk is encrypted with;
+	// empty for a plain disk.
+	Secret string `json:"secret,omitempty"`
 }
 
 // PlannedNIC is one network interface of a planned VM, in the order of the source.
@@ -86,6 +181,10 @@ type Check struct {
 	Name   string `json:"name"`
 	OK     bool   `json:"ok"`
 	Detail string `json:"detail"`
+	// Code and Action are of a check that refuses: what stands in the way, and a way
+	// out that can be typed.
+	Code   Code   `json:"code,omitempty"`
+	Action string `json:"action,omitempty"`
 }
 
 // Refused returns the checks that stand in the way.

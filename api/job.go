@@ -12,17 +12,8 @@ type BackupResponse struct {
 	Warnings []string     `json:"warnings"`
 }
 
-// RestoreKind is a way to restore.
-type RestoreKind string
-
-// CreateVM restores a point as a new VM.
-const CreateVM RestoreKind = "create-vm"
-
 // RestoreRequest asks for a restore. Its point may be anything that names one.
-type RestoreRequest struct {
-	Kind RestoreKind `json:"kind" enum:"create-vm"`
-	backstay.RestoreRequest
-}
+type RestoreRequest struct{ backstay.RestoreRequest }
 
 // RestoreResponse has the plan, and the job that carries it out unless the
 // request was a dry run.

@@ -231,7 +231,7 @@ func (c *Client) DeletePoint(ctx context.Context, point string) (backstay.Job, e
 // StartRestore starts a restore as a new VM, or plans it with DryRun. The
 // request's point may be anything that Point takes.
 func (c *Client) StartRestore(ctx context.Context, r backstay.RestoreRequest) (api.RestoreResponse, error) {
-	return post[api.RestoreResponse](ctx, c, api.PathRestores, api.RestoreRequest{Kind: api.CreateVM, RestoreRequest: r})
+	return post[api.RestoreResponse](ctx, c, api.PathRestores, api.RestoreRequest{RestoreRequest: r})
 }
 
 // Jobs lists up to limit jobs (0: the server's default), newest first: those

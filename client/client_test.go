@@ -89,7 +89,7 @@ func ExampleClient_StartRestore() {
 
 	c := client.New(world.URL, world.Tokens[backstay.Operator])
 	defer c.Close()
-	_, err = c.StartRestore(context.Background(), backstay.RestoreRequest{Point: "web01@latest", Name: "db01"})
+	_, err = c.StartRestore(context.Background(), backstay.RestoreRequest{Kind: backstay.CreateVM, Point: "web01@latest", Name: "db01"})
 	fmt.Println(backstay.AsError(err).Cause)
 	// Output: name: a VM on local is called db01 already
 }

@@ -16,7 +16,7 @@ func (a *app) restoreCommands() *cobra.Command {
 }
 
 func (a *app) createVMCommand() *cobra.Command {
-	var r backstay.RestoreRequest
+	r := backstay.RestoreRequest{Kind: backstay.CreateVM}
 	var host, waitFor string
 	var networks []string
 	timeout := duration(0)

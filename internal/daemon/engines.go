@@ -92,7 +92,7 @@ func (e *engines) queueOptions(r *region) job.Options {
 			backstay.JobReclaim: runner(e, e.reclaim.Run),
 		},
 		Tasks: map[backstay.JobKind][]string{
-			backstay.JobBackup: backup.Tasks, backstay.JobRestore: restore.Tasks,
+			backstay.JobBackup: backup.Tasks,
 			backstay.JobExpire: expire.Tasks, backstay.JobVerify: verify.Tasks,
 			backstay.JobRepair: verify.RepairTasks, backstay.JobRebuild: rebuild.Tasks,
 			backstay.JobReclaim: reclaim.Tasks,

@@ -135,6 +135,8 @@ type Request struct {
 	Alone bool
 	// Urgent jobs go ahead of all queued ones, and need no slot.
 	Urgent bool
+	// Tasks are the tasks of this job where its kind has no fixed ones.
+	Tasks []string
 }
 
 // New makes a queue. It starts nothing: until Start, jobs can be submitted,
@@ -183,7 +185,11 @@ func (q *Queue) Submit(ctx context.Context, r Request) (backstay.Job, error) {
 		},
 		Params: params, VMs: r.VMs, Host: r.Host, Vault: r.Vault,
 	}
-	for _, name := range q.opts.Tasks[r.Kind] {
+	tasks := r.Tasks
+	if len(tasks) == 0 {
+		tasks = q.opts.Tasks[r.Kind]
+	}
+	for _, name := range tasks {
 		rec.Tasks = append(rec.Tasks, backstay.Task{Name: name, State: backstay.TaskPending})
 	}
 	if err := q.jobs.InsertJob(ctx, rec); err != nil {
@@ -309,6 +315,9 @@ func (q *Queue) Retry(ctx context.Context, id backstay.JobID, user string) (back
 	request := Request{
 		Kind: rec.Kind, Target: rec.Target, Point: rec.Point, User: user, Params: rec.Params,
 		VMs: rec.VMs, Host: rec.Host, Vault: rec.Vault, Retries: id,
+	}
+	for _, task := range rec.Tasks {
+		request.Tasks = append(request.Tasks, task.Name)
 	}
 	if rec.Kind == backstay.JobBackup {
 		request.Alone = true

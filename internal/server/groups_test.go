@@ -61,6 +61,13 @@ func TestABackupOfAGroupIsOneJobForAllItsVMs(t *testing.T) {
 	refused(t, w, "POST", "/v1/backups", `{"vm":"group:none"}`, 404, backstay.CodeUnknownGroup)
 }
 
+func TestAGroupStaysWhileABackupOfItRuns(t *testing.T) {
+	w := shop(t)
+	w.Queue.Play(servertest.Hang)
+	as[api.BackupResponse](t, w, backstay.Operator, "POST", "/v1/backups", `{"vm":"shop"}`)
+	refused(t, w, "DELETE", "/v1/groups/shop", "", 409, backstay.CodeConflict)
+}
+
 func TestANameOfAVMAndOfAGroupMustBeToldApart(t *testing.T) {
 	w := shop(t)
 	if err := w.Catalog.Groups.DeleteGroup(context.Background(), "shop"); err != nil {

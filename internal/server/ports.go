@@ -24,6 +24,8 @@ type JobRequest struct {
 	Alone bool
 	// Urgent jobs go ahead of all queued ones, and need no slot.
 	Urgent bool
+	// Tasks are the tasks of this job where its kind has no fixed ones.
+	Tasks []string
 }
 
 // JobQueue is what the server needs of the queue of jobs. All methods may be
@@ -48,7 +50,7 @@ type JobQueue interface {
 
 // Planner decides, without touching anything, what a job would do.
 type Planner interface {
-	// PlanRestore plans a restore as a new VM, with its pre-flight list.
+	// PlanRestore plans a restore of any kind, with its pre-flight list.
 	PlanRestore(ctx context.Context, r backstay.RestoreRequest) (backstay.RestorePlan, error)
 	// PlanBackup plans a backup of a VM.
 	PlanBackup(ctx context.Context, vm backstay.VMID) (api.BackupPlan, error)

@@ -139,7 +139,9 @@ func (s *server) startRestore(ctx context.Context, in *restoreInput) (*started[a
 	if err != nil {
 		return nil, err
 	}
-	callOf(ctx).target += " as " + request.Name
+	if request.Kind == backstay.CreateVM {
+		callOf(ctx).target += " as " + request.Name
+	}
 	request.Point = p.ID
 	// Disks that the user left out are the pre-flight list's business.
 	if allowed := readable(p); !allowed.Allowed {
@@ -158,6 +160,7 @@ func (s *server) startRestore(ctx context.Context, in *restoreInput) (*started[a
 	}
 	r := JobRequest{
 		Kind: backstay.JobRestore, Target: string(plan.Host) + "/" + plan.Name, Point: p.ID, VMs: []backstay.VMID{plan.UUID}, Host: plan.Host,
+		Tasks:  plan.Tasks,
 		Params: backstay.RestoreParams{Request: request, Plan: plan},
 	}
 	if plan.Tier == backstay.VaultTier {

@@ -140,7 +140,7 @@ func (l *lab) restored(id backstay.PointID, tier backstay.Tier, look func(name s
 
 func (l *lab) fork(id backstay.PointID, tier backstay.Tier, name string) {
 	l.t.Helper()
-	answer, err := l.client.StartRestore(l.ctx, backstay.RestoreRequest{Point: id, Tier: tier, Name: name, NoStart: true})
+	answer, err := l.client.StartRestore(l.ctx, backstay.RestoreRequest{Kind: backstay.CreateVM, Point: id, Tier: tier, Name: name, NoStart: true})
 	must(l.t, err)
 	l.succeed(*answer.Job)
 }

@@ -45,7 +45,9 @@ func facts() Facts {
 	return f
 }
 
-func request() backstay.RestoreRequest { return backstay.RestoreRequest{Point: "P", Name: "copy"} }
+func request() backstay.RestoreRequest {
+	return backstay.RestoreRequest{Kind: backstay.CreateVM, Point: "P", Name: "copy"}
+}
 
 func plan(t *testing.T, r backstay.RestoreRequest, f Facts) backstay.RestorePlan {
 	t.Helper()

@@ -9,25 +9,6 @@ import (
 	backstay "github.com/backstay/backstay"
 )
 
-// preflight lists everything that would fail, before anything is touched.
-func preflight(r backstay.RestoreRequest, f Facts, plan backstay.RestorePlan) []backstay.Check {
-	checks := []backstay.Check{
-		checkTier(f, plan), checkWhole(r, f), checkHost(f), checkName(f, plan), checkUUID(f, plan), checkMACs(r, f, plan),
-	}
-	checks = append(checks, checkNetworks(r, f, plan)...)
-	pool := checkPool(r, f)
-	checks = append(checks, pool)
-	if pool.OK { // else there is no folder to say anything about
-		checks = append(checks, checkDisks(f, plan)...)
-		checks = append(checks, checkRoom(f, plan))
-	}
-	checks = append(checks, checkMachine(f), checkFirmware(f, plan))
-	if plan.TPM {
-		checks = append(checks, checkTPM(f))
-	}
-	return checks
-}
-
 func ok(name, format string, args ...any) backstay.Check {
 	return backstay.Check{Name: name, OK: true, Detail: fmt.Sprintf(format, args...)}
 }
