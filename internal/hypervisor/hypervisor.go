@@ -152,6 +152,10 @@ type VMs interface {
 	Start(ctx context.Context, id backstay.VMID) error
 	// Destroy ends a running VM at once. No error if it does not run.
 	Destroy(ctx context.Context, id backstay.VMID) error
+	// DiscardSaved throws away the memory that was saved when the VM was shut off
+	// (Domain.Saved): resumed over other disks it would destroy their file systems.
+	// The VM's next start is a boot. No error if none is saved, or if it runs.
+	DiscardSaved(ctx context.Context, id backstay.VMID) error
 }
 
 // Host is all of a host's hypervisor.

@@ -26,7 +26,7 @@ type Host struct {
 	FactsValue backstay.HostFacts
 	// Hook, if set, is called first in each changing call with the call's name
 	// (switch, freeze, thaw, pause, resume, the names of agent commands, merge,
-	// retarget, begin-pull, end-pull, drop-checkpoint, define, undefine, start, destroy, create, create-overlay, export,
+	// retarget, begin-pull, end-pull, drop-checkpoint, define, undefine, start, destroy, discard-saved, create, create-overlay, export,
 	// allocated, commit, rebase, copy, convert); its error is the
 	// call's, and nothing is changed. It must not call the Host. Set it before use.
 	Hook func(call string) error
@@ -63,6 +63,7 @@ func New(dir string) *Host {
 type vm struct {
 	inactive *definition
 	live     *definition // nil when shut off
+	saved    *definition // what ran when its memory was saved; nil if none is
 	paused   bool
 	agent    backstay.AgentState
 	quiesce  error                                      // what a freeze fails with
@@ -236,6 +237,7 @@ func (h *Host) Domain(ctx context.Context, id backstay.VMID) (hypervisor.Domain,
 	if d.VM.TPM {
 		d.TPMState = filepath.Join(h.dir, "swtpm", string(id))
 	}
+	d.Saved = v.saved != nil
 	d.Elements = v.inactive.elements()
 	for _, disk := range d.VM.Disks {
 		if disk.Source != "" {
@@ -343,7 +345,11 @@ func (h *Host) Start(ctx context.Context, id backstay.VMID) error {
 	if v.live != nil {
 		return fmt.Errorf("start VM %s: it is running", id)
 	}
-	for _, d := range v.inactive.disks() {
+	from := v.inactive
+	if v.saved != nil {
+		from = v.saved // it goes on where it was, on the disks that it had
+	}
+	for _, d := range from.disks() {
 		for i, file := range chainOf(d.Source) {
 			if _, err := os.Stat(file); err != nil {
 				return fmt.Errorf("start VM %s: %w", id, err)
@@ -353,7 +359,7 @@ func (h *Host) Start(ctx context.Context, id backstay.VMID) error {
 			}
 		}
 	}
-	v.live, v.io = v.inactive.copy(), nil
+	v.live, v.saved, v.io = from.copy(), nil, nil
 	h.changed(id)
 	return nil
 }

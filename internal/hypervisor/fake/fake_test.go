@@ -52,6 +52,11 @@ func TestFakeHostKeepsThePortsContract(t *testing.T) {
 		XML: func(name string, uuid backstay.VMID, disks []backstay.Disk) string {
 			return fake.XML(name, uuid, disks...)
 		},
+		Save: func(t *testing.T, id backstay.VMID) {
+			if err := h.Save(id); err != nil {
+				t.Error(err)
+			}
+		},
 	}.Run(t)
 }
 

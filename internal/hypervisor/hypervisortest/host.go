@@ -31,6 +31,8 @@ type HostSuite struct {
 	Secret, PrivateSecret string
 	// Sources are the kinds of disk beside plain files.
 	Sources []Source
+	// Save shuts a running VM off with its memory saved, as its owner would.
+	Save func(t *testing.T, id backstay.VMID)
 }
 
 // Run runs every check with VMs of its own.
@@ -68,6 +70,7 @@ func (s HostSuite) Run(t *testing.T) {
 		{"what the disks of a running VM have done for its guest is told", s.ioStats},
 		{"a guest without an agent is silent, whatever is asked", s.silent},
 		{"a paused VM runs on when it is resumed", s.pause},
+		{"saved memory is discarded, and only that", s.saved},
 		{"a secret is told, unless it is private or not there", s.secrets},
 		{"layers of every kind of disk are switched and merged, and the disk is as it was", s.sources},
 		{"the host tells its emulators and a pool with room", s.facts},

@@ -168,5 +168,6 @@ func TestLibvirtKeepsThePortsContract(t *testing.T) {
 	hypervisortest.HostSuite{
 		Host: h, Images: im, Connect: connect, XML: domainXML, ElementXML: elementXML,
 		Secret: openSecret, PrivateSecret: privateSecret, Sources: sourcesOf(p, im),
+		Save: func(t *testing.T, id backstay.VMID) { virsh(t, p.uri, "managedsave", string(id)) },
 	}.Run(t)
 }

@@ -1,0 +1,34 @@
+package fake
+
+import (
+	"context"
+	"fmt"
+
+	backstay "github.com/backstay/backstay"
+)
+
+// Save shuts a running VM off with its memory saved, as its owner would.
+func (h *Host) Save(id backstay.VMID) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	v := h.vms[id]
+	if v.live == nil {
+		return fmt.Errorf("save VM %s: it does not run", id)
+	}
+	v.saved, v.live, v.paused, v.frozen, v.stalled = v.live, nil, false, false, false
+	h.changed(id)
+	return nil
+}
+
+// DiscardSaved throws saved memory away.
+func (h *Host) DiscardSaved(ctx context.Context, id backstay.VMID) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	v, err := h.enterVM(ctx, "discard-saved", id)
+	if err != nil || v.saved == nil {
+		return err
+	}
+	v.saved = nil
+	h.changed(id)
+	return nil
+}

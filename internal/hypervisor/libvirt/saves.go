@@ -1,0 +1,29 @@
+package libvirt
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/digitalocean/go-libvirt"
+
+	backstay "github.com/backstay/backstay"
+)
+
+// DiscardSaved removes the memory that libvirt saved when it shut the VM off.
+func (h *Host) DiscardSaved(ctx context.Context, id backstay.VMID) error {
+	err := h.do(ctx, callPatience, func(l *libvirt.Libvirt) error {
+		d, err := lookup(l, id)
+		if err != nil {
+			return err
+		}
+		saved, err := l.DomainHasManagedSaveImage(d, 0)
+		if err != nil || saved == 0 {
+			return err
+		}
+		return l.DomainManagedSaveRemove(d, 0)
+	})
+	if err != nil {
+		return fmt.Errorf("discard the saved memory of VM %s: %w", id, err)
+	}
+	return nil
+}
