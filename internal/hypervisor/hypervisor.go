@@ -212,7 +212,9 @@ type Images interface {
 	Converts
 	Encrypts
 	// Create makes an empty image of the given guest-visible size, mode 0600.
-	// ErrExists if the file is there.
+	// ErrExists if the file is there. Beside a VM's formats it knows vmdk (one
+	// sparse file) and vhdx (dynamic), which only Export and Info know too: they
+	// carry disks from and to other hypervisors.
 	Create(ctx context.Context, path, format string, size int64) error
 	// CreateOverlay makes a qcow2 overlay (128 KiB clusters with 4 KiB
 	// sub-clusters), mode 0600. ErrExists if the file is there.

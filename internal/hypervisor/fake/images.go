@@ -17,7 +17,7 @@ func (h *Host) Create(ctx context.Context, path, format string, size int64) erro
 	if err := h.enter(ctx, "create"); err != nil {
 		return err
 	}
-	if err := known(format); err != nil {
+	if err := carried(format); err != nil {
 		return err
 	}
 	if format == "luks" {
@@ -32,6 +32,9 @@ func (h *Host) CreateOverlay(ctx context.Context, o hypervisor.Overlay) error {
 	defer h.mu.Unlock()
 	if err := h.enter(ctx, "create-overlay"); err != nil {
 		return err
+	}
+	if err := known(o.Backing.Format); err != nil {
+		return fmt.Errorf("create overlay: %w", err)
 	}
 	if err := h.unlocks(o.Backing, true); err != nil {
 		return fmt.Errorf("create overlay: %w", err)
@@ -70,10 +73,7 @@ func imageInfo(path string) (hypervisor.ImageInfo, error) {
 		info.DiskSize = sys.Blocks * 512
 	}
 	if head, err := readHeader(f); err == nil {
-		info.Format, info.VirtualSize, info.Backing, info.Encrypted = "qcow2", head.Size, head.Backing, head.Secret != ""
-		if head.Magic == luksMagic {
-			info.Format = "luks"
-		}
+		info.Format, info.VirtualSize, info.Backing, info.Encrypted = head.format(), head.Size, head.Backing, head.Secret != ""
 	}
 	return info, nil
 }
@@ -95,6 +95,9 @@ func (h *Host) Allocated(ctx context.Context, image hypervisor.Image) ([]backsta
 		return nil, err
 	}
 	path, format := absolute(image.Location), image.Format
+	if err := known(format); err != nil {
+		return nil, err
+	}
 	if err := h.conflict(path, false, ""); err != nil {
 		return nil, err
 	}

@@ -36,10 +36,25 @@ type header struct {
 }
 
 // A fake luks image has a header in its first page and raw content behind it.
+// Foreign images are qcow2 ones under another name.
 const (
 	magic     = "backstay fake qcow2"
 	luksMagic = "backstay fake luks"
+	vmdkMagic = "backstay fake vmdk"
+	vhdxMagic = "backstay fake vhdx"
 )
+
+var magics = map[string]string{"qcow2": magic, "luks": luksMagic, "vmdk": vmdkMagic, "vhdx": vhdxMagic}
+
+// format is what the magic of a header says.
+func (h header) format() string {
+	for format, m := range magics {
+		if m == h.Magic {
+			return format
+		}
+	}
+	return ""
+}
 
 // layer is an open image with what lies below it.
 type layer struct {
@@ -58,9 +73,17 @@ func known(format string) error {
 	return nil
 }
 
+// carried refuses formats that are neither a VM's nor foreign.
+func carried(format string) error {
+	if format == "vmdk" || format == "vhdx" {
+		return nil
+	}
+	return known(format)
+}
+
 // openLayer opens an image, and its chain unless alone.
 func openLayer(path, format string, alone bool) (*layer, error) {
-	if err := known(format); err != nil {
+	if err := carried(format); err != nil {
 		return nil, err
 	}
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
@@ -93,7 +116,7 @@ func (l *layer) load(format string) error {
 	if l.h, err = readHeader(l.f); err != nil {
 		return err
 	}
-	if (l.h.Magic == luksMagic) != (format == "luks") {
+	if l.h.format() != format {
 		return fmt.Errorf("not a %s image", format)
 	}
 	if format == "luks" {
@@ -115,7 +138,7 @@ func readHeader(r io.ReaderAt) (header, error) {
 	for end < len(b) && b[end] != 0 {
 		end++
 	}
-	if err := json.Unmarshal(b[:end], &h); err != nil || h.Magic != magic && h.Magic != luksMagic {
+	if err := json.Unmarshal(b[:end], &h); err != nil || h.format() == "" {
 		return h, errors.New("not a qcow2 image")
 	}
 	return h, nil
@@ -154,6 +177,7 @@ func createLayer(path, format string, h header) error {
 		h.Magic = luksMagic
 		return errors.Join(writeHeader(f, h), f.Truncate(pageSize+h.Size))
 	}
+	h.Magic = magics[format]
 	if err := writeHeader(f, h); err != nil {
 		return err
 	}

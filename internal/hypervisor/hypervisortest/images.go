@@ -69,6 +69,8 @@ func (s ImagesSuite) Run(t *testing.T) {
 		{"a read-only export cannot be written to", s.readOnly},
 		{"a missing file is an error that says so", s.missing},
 		{"an unknown format is refused, never probed", s.unknownFormat},
+		{"a foreign image holds what was written to it, at any size, and nothing else", s.foreign},
+		{"a foreign image is never made a VM's, nor taken for another format", s.foreignOnly},
 		{"a cancelled call returns", s.cancelled},
 	} {
 		t.Run(check.rule, check.fn)
@@ -425,7 +427,7 @@ func (s ImagesSuite) missing(t *testing.T) {
 
 func (s ImagesSuite) unknownFormat(t *testing.T) {
 	ctx, base := testContext(t), s.image(t, "qcow2", mib)
-	for _, format := range []string{"", "vmdk"} {
+	for _, format := range []string{"", "vdi"} {
 		if _, err := s.Images.Export(ctx, base, hypervisor.ExportOptions{Format: format}); err == nil {
 			t.Errorf("exported as %q", format)
 		}
@@ -434,6 +436,58 @@ func (s ImagesSuite) unknownFormat(t *testing.T) {
 		}
 		if _, err := s.Images.Allocated(ctx, hypervisor.Plain(base, format)); err == nil {
 			t.Errorf("mapped as %q", format)
+		}
+	}
+}
+
+// foreign writes what a restore writes: data here and there, the last sector too.
+func (s ImagesSuite) foreign(t *testing.T) {
+	for _, format := range []string{"vmdk", "vhdx"} {
+		for _, size := range []int64{512, 4*kib + 512, 3*mib + 512, 40 * mib, 5<<30 + 7*512} {
+			path := s.image(t, format, size)
+			info, err := s.Images.Info(testContext(t), path)
+			must(t, err)
+			if info.Format != format || info.VirtualSize != size || info.Backing != "" || info.Encrypted {
+				t.Errorf("%s of %d bytes: info %+v", format, size, info)
+			}
+			last := size - 512
+			s.write(t, path, format, last, pattern(7, 512))
+			if size > 3*mib {
+				s.write(t, path, format, mib, pattern(8, mib+4*kib))
+			}
+			s.with(t, path, hypervisor.ExportOptions{Format: format}, func(d Device) {
+				if d.Size() != size {
+					t.Errorf("%s: export has %d bytes and not %d", format, d.Size(), size)
+				}
+				expectDevice(t, d, last, pattern(7, 512))
+				if size > 3*mib {
+					expectDevice(t, d, 0, make([]byte, mib))
+					expectDevice(t, d, mib, pattern(8, mib+4*kib))
+					expectDevice(t, d, 2*mib+4*kib, make([]byte, 64*kib))
+				}
+			})
+			if info, err = s.Images.Info(testContext(t), path); err != nil || info.DiskSize > 64*mib {
+				t.Errorf("%s of %d bytes takes %d: %v", format, size, info.DiskSize, err)
+			}
+		}
+	}
+}
+
+func (s ImagesSuite) foreignOnly(t *testing.T) {
+	ctx := testContext(t)
+	for _, format := range []string{"vmdk", "vhdx"} {
+		path := s.image(t, format, mib)
+		if err := s.Images.CreateOverlay(ctx, hypervisor.Overlay{Path: path + ".o", Backing: hypervisor.Plain(path, format)}); err == nil {
+			t.Errorf("made an overlay on a %s", format)
+		}
+		if _, err := s.Images.Allocated(ctx, hypervisor.Plain(path, format)); err == nil {
+			t.Errorf("mapped a %s", format)
+		}
+		if _, err := s.Images.Export(ctx, path, hypervisor.ExportOptions{Format: "qcow2"}); err == nil {
+			t.Errorf("exported a %s as qcow2", format)
+		}
+		if _, err := s.Images.Export(ctx, s.image(t, "qcow2", mib), hypervisor.ExportOptions{Format: format}); err == nil {
+			t.Errorf("exported a qcow2 as %s", format)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -51,11 +52,16 @@ func (im *Images) Export(ctx context.Context, path string, o hypervisor.ExportOp
 }
 
 func (im *Images) export(ctx context.Context, path string, o hypervisor.ExportOptions) (*export, error) {
-	if err := known(o.Format); err != nil {
+	if err := carried(o.Format); err != nil {
 		return nil, err
 	}
 	if err := exists(path); err != nil {
 		return nil, err
+	}
+	if slices.Contains(foreign, o.Format) {
+		if err := hypervisor.SelfContained(path, o.Format); err != nil {
+			return nil, err
+		}
 	}
 	image, err := im.served(ctx, hypervisor.Image{Location: path, Format: o.Format, Secret: o.Secret}, o.Alone)
 	if err != nil {

@@ -97,6 +97,99 @@ func TestABackingFileOfUnrecordedFormatIsNotOpened(t *testing.T) {
 	}
 }
 
+// TestAForeignImageThatNamesOtherFilesIsNotOpened: QEMU's own tools would open
+// what these name, whatever file of the host it is.
+func TestAForeignImageThatNamesOtherFilesIsNotOpened(t *testing.T) {
+	ctx, dir := t.Context(), t.TempDir()
+	im := qemu.New(qemu.Options{Dir: t.TempDir()})
+	path := func(name string) string { return filepath.Join(dir, name) }
+	secret := path("secret")
+	if err := os.WriteFile(secret, []byte(strings.Repeat("TOPSECRET", 1000)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	descriptor := "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"monolithicFlat\"\nRW 8 FLAT \"" + secret + "\" 0\n"
+	if err := os.WriteFile(path("text.vmdk"), []byte(descriptor), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	hidden := make([]byte, 64<<10) // a sparse header without capacity, and its descriptor behind it
+	copy(hidden, "KDMV\x01\x00\x00\x00\x03\x00\x00\x00")
+	hidden[28], hidden[36] = 1, 20
+	copy(hidden[512:], descriptor)
+	if err := os.WriteFile(path("hidden.vmdk"), hidden, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "qemu-img", "create", "-q", "-f", "vmdk", path("base.vmdk"), "1M")
+	run(t, "qemu-img", "create", "-q", "-f", "vmdk", "-F", "vmdk", "-b", path("base.vmdk"), path("over.vmdk"))
+	run(t, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", secret, path("over.qcow2"), "1M")
+	run(t, "qemu-img", "create", "-q", "-f", "qcow2", "-o", "data_file="+path("data"), path("data.qcow2"), "1M")
+	for _, name := range []string{"text.vmdk", "hidden.vmdk", "over.vmdk"} {
+		if e, err := im.Export(ctx, path(name), hypervisor.ExportOptions{Format: "vmdk"}); !errors.Is(err, hypervisor.ErrElsewhere) {
+			t.Errorf("%s: exported %v, %v", name, e, err)
+		}
+	}
+	for name, want := range map[string]error{
+		"text.vmdk": hypervisor.ErrElsewhere, "hidden.vmdk": hypervisor.ErrElsewhere, "over.vmdk": hypervisor.ErrElsewhere, "base.vmdk": nil,
+		"over.qcow2": hypervisor.ErrElsewhere, "data.qcow2": hypervisor.ErrElsewhere,
+	} {
+		format, err := hypervisor.FileFormat(path(name))
+		if err != nil || format != name[strings.Index(name, ".")+1:] {
+			t.Errorf("%s: format %q, %v", name, format, err)
+		}
+		if err := hypervisor.SelfContained(path(name), format); !errors.Is(err, want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	run(t, "qemu-img", "create", "-q", "-f", "vhdx", path("parent.vhdx"), "1M")
+	b, err := os.ReadFile(path("parent.vhdx"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[0x310004] |= 2 // the file parameters say: it has a parent
+	if err := os.WriteFile(path("parent.vhdx"), b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if e, err := im.Export(ctx, path("parent.vhdx"), hypervisor.ExportOptions{Format: "vhdx"}); err == nil {
+		t.Errorf("exported a VHDX with a parent: %v", e)
+	}
+}
+
+// TestOthersReadWhatAForeignImageHolds lets QEMU's own comparison judge.
+func TestOthersReadWhatAForeignImageHolds(t *testing.T) {
+	ctx, dir := t.Context(), t.TempDir()
+	im := qemu.New(qemu.Options{Dir: t.TempDir()})
+	content := bytes.Repeat([]byte("what the guest has "), 200_000)
+	content = append(content[:3<<20], make([]byte, 30<<20+512)...)
+	content = append(content, bytes.Repeat([]byte{5}, 512)...)
+	raw := filepath.Join(dir, "raw")
+	if err := os.WriteFile(raw, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, format := range []string{"vmdk", "vhdx"} {
+		path := filepath.Join(dir, "image."+format)
+		if err := im.Create(ctx, path, format, int64(len(content))); err != nil {
+			t.Fatal(err)
+		}
+		e, err := im.Export(ctx, path, hypervisor.ExportOptions{Format: format, Writable: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := connect(ctx, e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, part := range []struct{ from, to int }{{0, 3 << 20}, {len(content) - 512, len(content)}} {
+			if _, err := d.WriteAt(content[part.from:part.to], int64(part.from)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := errors.Join(d.Flush(), d.Close(), e.Close()); err != nil {
+			t.Fatal(err)
+		}
+		run(t, "qemu-img", "compare", "-f", format, "-F", "raw", path, raw)
+		run(t, "qemu-img", "check", "-q", "-f", format, path)
+	}
+}
+
 // TestAFullFileSystemIsNoSpaceAndLeavesNothing needs root for its tmpfs.
 func TestAFullFileSystemIsNoSpaceAndLeavesNothing(t *testing.T) {
 	ctx, full := t.Context(), t.TempDir()

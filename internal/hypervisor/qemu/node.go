@@ -95,7 +95,7 @@ func (n *node) String() string {
 // alone describes an image with what lies below it cut off.
 func alone(image hypervisor.Image) (*node, error) {
 	n, err := nodeOf(image.Location, image.Format, image.Secret != "")
-	if err == nil && image.Format == "qcow2" {
+	if err == nil && (image.Format == "qcow2" || image.Format == "vmdk") {
 		n.Backing = null
 	}
 	return n, err
@@ -170,7 +170,23 @@ func bounded(ctx context.Context, location string) (context.Context, context.Can
 	return ctx, func() {}
 }
 
-var formats = []string{"qcow2", "raw", "luks"}
+// formats are those that a VM's disk may have; foreign ones only carry a disk from
+// and to other hypervisors: a single file each, in which everything lies.
+var (
+	formats = []string{"qcow2", "raw", "luks"}
+	foreign = []string{"vmdk", "vhdx"}
+)
+
+// carried refuses formats that are neither a VM's nor foreign.
+func carried(format string) error {
+	if slices.Contains(foreign, format) {
+		return nil
+	}
+	if known(format) != nil {
+		return fmt.Errorf("format %q is not one of qcow2, raw, luks, vmdk and vhdx", format)
+	}
+	return nil
+}
 
 func known(format string) error {
 	if !slices.Contains(formats, format) {

@@ -5,8 +5,9 @@
 // Every image is opened with the format that the caller names, and a backing
 // file only if the image records its format: a guest that writes a qcow2 header
 // onto its raw disk gains nothing. Images of other formats than qcow2, raw and
-// luks are not opened at all, and encrypted ones only with a secret that the
-// caller names; its value goes to the tools through a pipe.
+// luks are not opened at all, but for VMDK and VHDX as a whole, where all of the
+// image lies in its one file; encrypted ones only with a secret that the caller
+// names; its value goes to the tools through a pipe.
 //
 // It decides nothing about layers; it does not know VMs.
 package qemu
@@ -69,7 +70,7 @@ func New(o Options) *Images {
 // Create makes an empty image, durably. A crash in it can leave an unfinished
 // file of that name, which only the caller's journal can tell from a finished one.
 func (im *Images) Create(ctx context.Context, path, format string, size int64) error {
-	if err := known(format); err != nil {
+	if err := carried(format); err != nil {
 		return fmt.Errorf("create image %s: %w", path, err)
 	}
 	if size <= 0 || size%512 != 0 {
