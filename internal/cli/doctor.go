@@ -190,18 +190,6 @@ func (d doctor) firmware() finding {
 	return ok("uefi firmware", "none was found").warn("apt install ovmf, if a VM starts by UEFI")
 }
 
-func (d doctor) appArmor() finding {
-	data, err := os.ReadFile(d.path("/sys/module/apparmor/parameters/enabled"))
-	if err != nil || strings.TrimSpace(string(data)) != "Y" {
-		return ok("apparmor", "not in use")
-	}
-	if _, err := os.Stat(d.path("/etc/apparmor.d/libvirt/TEMPLATE.qemu")); err != nil {
-		return ok("apparmor", "in use, and libvirt's template for VMs is not there").
-			warn("install libvirt's profiles, or VMs may be refused their disks: apt install --reinstall libvirt-daemon-system")
-	}
-	return ok("apparmor", "in use; libvirt lets each VM reach the layers that its definition names")
-}
-
 // lowSpace and noSpace are the free bytes below which the catalogue is in danger.
 const (
 	lowSpace = 5 << 30

@@ -112,7 +112,8 @@ func machine(t *testing.T) doctor {
 	}
 	t.Cleanup(func() { os.RemoveAll(root) })
 	for name, content := range map[string]string{
-		"/dev/kvm": "", "/usr/share/OVMF/OVMF_CODE_4M.fd": "", "/sys/module/apparmor/parameters/enabled": "Y\n", "/etc/apparmor.d/libvirt/TEMPLATE.qemu": "",
+		"/dev/kvm": "", "/usr/share/OVMF/OVMF_CODE_4M.fd": "", appArmorEnabled: "Y\n", appArmorTemplate: "",
+		appArmorProfiles: "/usr/bin/man (enforce)\nlibvirtd (enforce)\nlibvirtd//qemu_bridge_helper (enforce)\n", appArmorLocal: "# ours\n" + socketRule + "\n",
 	} {
 		if err := errors.Join(os.MkdirAll(filepath.Dir(root+name), 0o755), os.WriteFile(root+name, []byte(content), 0o644)); err != nil {
 			t.Fatal(err)
@@ -154,7 +155,7 @@ func TestDoctorSaysWhatIsMissingAndWhatToDo(t *testing.T) {
 	d.server = func(context.Context) error {
 		return backstay.Errorf(backstay.CodeServerAway, "the server does not answer")
 	}
-	for _, gone := range []string{"/dev/kvm", "/run/libvirt/libvirt-sock", "/usr/share/OVMF/OVMF_CODE_4M.fd", "/etc/apparmor.d/libvirt/TEMPLATE.qemu"} {
+	for _, gone := range []string{"/dev/kvm", "/run/libvirt/libvirt-sock", "/usr/share/OVMF/OVMF_CODE_4M.fd", appArmorTemplate} {
 		if err := os.Remove(d.root + gone); err != nil {
 			t.Fatal(err)
 		}
@@ -170,6 +171,41 @@ func TestDoctorSaysWhatIsMissingAndWhatToDo(t *testing.T) {
 	}
 	if r.OK {
 		t.Error("a host without libvirt is called ready")
+	}
+}
+
+// TestDoctorSaysWhatAConfinedQEMULacks: only where VMs are confined, and only what
+// is not allowed already.
+func TestDoctorSaysWhatAConfinedQEMULacks(t *testing.T) {
+	for name, c := range map[string]struct {
+		files map[string]string
+		state string
+		says  string
+	}{
+		"no AppArmor":              {map[string]string{appArmorEnabled: "N\n", appArmorLocal: ""}, "ok", "not in use"},
+		"libvirt does not use it":  {map[string]string{qemuConf: "user = \"root\"\nsecurity_driver = \"none\"\n", appArmorLocal: ""}, "ok", "security_driver is none"},
+		"a comment is no setting":  {map[string]string{qemuConf: "# security_driver = \"none\"\n", appArmorLocal: ""}, "warn", socketRule},
+		"no profile of libvirt":    {map[string]string{appArmorProfiles: "/usr/bin/man (enforce)\n", appArmorLocal: ""}, "ok", "no profile"},
+		"complain":                 {map[string]string{appArmorProfiles: "libvirtd (complain)\n", appArmorLocal: ""}, "ok", "complain"},
+		"nothing is allowed":       {map[string]string{appArmorLocal: ""}, "warn", socketRule},
+		"a comment is no rule":     {map[string]string{appArmorLocal: "# " + socketRule + "\n"}, "warn", socketRule},
+		"reading is not enough":    {map[string]string{appArmorLocal: "/run/backstay/** r,\n"}, "warn", socketRule},
+		"the kernel does not tell": {map[string]string{appArmorProfiles: "", appArmorLocal: ""}, "warn", socketRule},
+		"the rule":                 {map[string]string{appArmorLocal: "  " + socketRule + "\n"}, "ok", "backstay's sockets"},
+		"a wider rule":             {map[string]string{appArmorLocal: "/run/** rwk,\n"}, "ok", "backstay's sockets"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := machine(t)
+			for path, content := range c.files {
+				if err := errors.Join(os.MkdirAll(filepath.Dir(d.root+path), 0o755), os.WriteFile(d.root+path, []byte(content), 0o644)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			f := d.appArmor()
+			if f.State != c.state || !strings.Contains(f.Detail+f.Action, c.says) || (f.Action == "") != (c.state == "ok") {
+				t.Errorf("%+v, want %s with %q", f, c.state, c.says)
+			}
+		})
 	}
 }
 
