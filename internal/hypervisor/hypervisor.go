@@ -46,6 +46,8 @@ type Domain struct {
 	// Saved: the VM is shut off with its memory saved; the saved state names the
 	// image files as they are now.
 	Saved bool
+	// Autostart: the host starts the VM when it starts itself.
+	Autostart bool
 	// Checkpoints: another tool follows changes by libvirt's checkpoints, which a
 	// merge by the image tools would break.
 	Checkpoints bool

@@ -35,4 +35,6 @@ type Definition struct {
 	InactiveXML string            `json:"inactiveXML"`
 	NVRAM       []byte            `json:"nvram,omitempty"`
 	TPM         map[string][]byte `json:"tpm,omitempty"` // relative path → content
+	// Autostart: the host started the VM when it started itself. No definition says so.
+	Autostart bool `json:"autostart,omitempty"`
 }

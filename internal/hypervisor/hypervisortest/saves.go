@@ -15,8 +15,8 @@ func (s HostSuite) saved(t *testing.T) {
 	must(t, s.Host.DiscardSaved(ctx, w.id)) // there is none
 	w.start(t)
 	must(t, s.Host.DiscardSaved(ctx, w.id)) // nor has a VM that runs
-	if state := w.domain(t).VM.State; state != backstay.VMRunning {
-		t.Errorf("a VM that ran is %s", state)
+	if d := w.domain(t); d.VM.State != backstay.VMRunning || d.Saved || d.Autostart {
+		t.Errorf("a VM that ran is told as %s, saved %v, autostart %v", d.VM.State, d.Saved, d.Autostart)
 	}
 	s.Save(t, w.id)
 	if d := w.domain(t); !d.Saved || d.VM.State != backstay.VMShutOff {

@@ -247,6 +247,13 @@ func describeDomain(l *libvirt.Libvirt, d libvirt.Domain) (hypervisor.Domain, er
 	m.inside = out.Inside
 	out.Saved, out.Checkpoints = m.saved, m.checkpoints
 	out.VM.Reason = m.reason(&out.VM)
+	if !m.transient { // which cannot have the mark
+		autostart, err := l.DomainGetAutostart(d)
+		if err != nil {
+			return out, err
+		}
+		out.Autostart = autostart != 0
+	}
 	if m.checkpoints {
 		out.VM.Checkpoints, err = checkpointNames(l, d)
 	}

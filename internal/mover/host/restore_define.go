@@ -58,6 +58,10 @@ func (h *Host) define(ctx context.Context, r mover.StageRequest, defined *mover.
 	if err != nil {
 		return err
 	}
+	if point.Autostart {
+		// Two VMs that come up together after a power cut are what nobody asked for.
+		d.Warnings = append(d.Warnings, "it does not start with the host, as its source did: `virsh autostart "+r.Plan.Name+"` makes it")
+	}
 	defined.Warnings = d.Warnings
 	for _, w := range d.Warnings {
 		h.log.Warn("restored VM differs from its source", "vm", r.Plan.Name, "what", w)
