@@ -64,6 +64,34 @@ const (
 	CodeHookForbidden   Code = "hook-exec-forbidden"
 	CodeCheckpointLost  Code = "checkpoint-lost"
 	CodeGuestBusy       Code = "guest-too-busy"
+	// Of the checks before a restore, each with its own way out.
+	CodeNameTaken       Code = "name-taken"
+	CodeUUIDTaken       Code = "uuid-taken"
+	CodeMACInUse        Code = "mac-in-use"
+	CodeDiskInUse       Code = "disk-in-use"
+	CodeFileExists      Code = "file-exists"
+	CodeFolderMissing   Code = "folder-missing"
+	CodeNetworkMissing  Code = "network-missing"
+	CodeNetworkUnknown  Code = "network-not-in-point"
+	CodePoolMissing     Code = "pool-missing"
+	CodeMachineMissing  Code = "machine-type-missing"
+	CodeEmulatorMissing Code = "emulator-missing"
+	CodeKVMMissing      Code = "acceleration-missing"
+	CodeCPUMode         Code = "cpu-mode-missing"
+	CodeCPUFeature      Code = "cpu-feature-missing"
+	CodeFirmwareMissing Code = "firmware-missing"
+	CodeTPMMissing      Code = "tpm-missing"
+	CodeNoMemory        Code = "no-memory"
+	CodeNotConnected    Code = "host-not-connected"
+	CodeTierMissing     Code = "tier-not-available"
+	CodeVaultUnreadable Code = "vault-not-readable"
+	CodePartial         Code = "point-lacks-disks"
+	CodeEncrypted       Code = "encrypted-disk"
+	CodeVMMissing       Code = "vm-missing"
+	CodeNotShutOff      Code = "vm-not-shut-off"
+	CodeSavedMemory     Code = "saved-memory"
+	CodeSecretMissing   Code = "secret-missing"
+	CodeDiskUnknown     Code = "disk-not-in-point"
 )
 
 type codeEntry struct {
@@ -132,6 +160,34 @@ var codes = map[Code]codeEntry{
 	CodeCheckpointLost:  {KindFailed, "nothing is to be done: everything was compared, and the next run has a change map again"},
 	CodeGuestBusy:       {KindFailed, "retry the job when the guest has less to do, put its disks on faster storage, or raise the policy's latency limit"},
 	CodeCatalogNewer:    {KindRefused, "start the newer release again, or restore the catalogue's file from before the upgrade"},
+
+	CodeNameTaken:       {KindRefused, "choose another --name"},
+	CodeUUIDTaken:       {KindRefused, "leave out --keep-uuid"},
+	CodeMACInUse:        {KindRefused, "leave out --keep-mac"},
+	CodeDiskInUse:       {KindRefused, "choose another --name or --pool"},
+	CodeFileExists:      {KindRefused, "move the file away, or choose another --name or --pool"},
+	CodeFolderMissing:   {KindRefused, "make the folder, or choose another with --pool"},
+	CodeNetworkMissing:  {KindRefused, "map the network to one that is there: --network OLD=NEW"},
+	CodeNetworkUnknown:  {KindRefused, "name a network of the point: `backstay point show POINT -o json` lists them under shape.nics"},
+	CodePoolMissing:     {KindRefused, "choose another with --pool; `backstay host show HOST` lists them"},
+	CodeMachineMissing:  {KindRefused, "install a QEMU that has the machine type, or choose another with --machine"},
+	CodeEmulatorMissing: {KindRefused, "install QEMU for that architecture on the host, or choose another --host"},
+	CodeKVMMissing:      {KindRefused, "choose a --host that offers KVM, or take the disks alone: `backstay restore disks POINT --to DIR`"},
+	CodeCPUMode:         {KindRefused, "choose another --host, or take the disks alone and change the CPU in their template: `backstay restore disks POINT --to DIR`"},
+	CodeCPUFeature:      {KindRefused, "choose another --host, or take the disks alone and change the CPU in their template: `backstay restore disks POINT --to DIR`"},
+	CodeFirmwareMissing: {KindRefused, "install the UEFI firmware on the host: `apt install ovmf`"},
+	CodeTPMMissing:      {KindRefused, "install the TPM emulator on the host: `apt install swtpm swtpm-tools`"},
+	CodeNoMemory:        {KindRefused, "leave it shut off with --no-start, or choose another --host"},
+	CodeNotConnected:    {KindRefused, "see that libvirt and the mover run on that host, or choose another --host"},
+	CodeTierMissing:     {KindRefused, "choose the other tier with --tier, or another point"},
+	CodeVaultUnreadable: {KindRefused, "see that the vault's storage units can be reached: `backstay vault show NAME`; or read the snapshot tier, where the point has it: --tier snapshot"},
+	CodePartial:         {KindRefused, "say --partial to make the VM without them, or take the disks alone: `backstay restore disks POINT --to DIR`"},
+	CodeEncrypted:       {KindRefused, "see `backstay point restores POINT` for what is possible"},
+	CodeVMMissing:       {KindRefused, "make a new VM of the point: `backstay restore create-vm POINT --name NEW`"},
+	CodeNotShutOff:      {KindRefused, "shut the VM down first, or let the restore do it with --stop"},
+	CodeSavedMemory:     {KindRefused, "start the VM and shut it down, or give up what it had in memory with --discard-saved"},
+	CodeSecretMissing:   {KindRefused, "define the secret on the host, or give the recovery key: --recovery-key FILE"},
+	CodeDiskUnknown:     {KindRefused, "name a disk of the point: `backstay point show POINT` lists them"},
 }
 
 // Codes returns every code with its kind and default action, for the docs and

@@ -1,6 +1,10 @@
 package backstay
 
-import "time"
+import (
+	"slices"
+	"strings"
+	"time"
+)
 
 // RestoreKind is a way to restore.
 type RestoreKind string
@@ -39,6 +43,9 @@ type RestoreRequest struct {
 	Probe    Probe `json:"probe,omitzero"`
 	// Live starts the new VM from the vault at once and copies its disks in behind it.
 	Live bool `json:"live,omitempty"`
+	// Machine is the QEMU machine type of the new VM; empty means the point's own
+	// (create-vm).
+	Machine string `json:"machine,omitempty"`
 
 	// Disks are the disks that are wanted; empty means all (replace-disks, disks).
 	Disks []DiskTarget `json:"disks,omitempty"`
@@ -111,6 +118,8 @@ type RestorePlan struct {
 	Start    bool          `json:"start"`
 	Probe    Probe         `json:"probe"`
 	Live     bool          `json:"live,omitempty"`
+	// Machine replaces the point's QEMU machine type; empty keeps it.
+	Machine string `json:"machine,omitempty"`
 	// Stop, DiscardSaved, SafetyPoint, Full and KeepOld are of a replace-disks.
 	Stop         bool `json:"stop,omitempty"`
 	DiscardSaved bool `json:"discardSaved,omitempty"`
@@ -161,6 +170,10 @@ type PlannedDisk struct {
 	Format string     `json:"format"`
 	Size   int64      `json:"size"`
 	Action DiskAction `json:"action,omitempty"`
+	// From says where the content comes from; "" if none is read.
+	From string `json:"from,omitempty"`
+	// Bytes is what will be written at most, in bytes.
+	Bytes int64 `json:"bytes"`
 	// Old is what the VM has in its place until then.
 	Old string `json:"old,omitempty"`
 	// Secret is the UUID of the host's secret that the new disk is encrypted with;
@@ -181,8 +194,8 @@ type Check struct {
 	Name   string `json:"name"`
 	OK     bool   `json:"ok"`
 	Detail string `json:"detail"`
-	// Code and Action are of a check that refuses: what stands in the way, and a way
-	// out that can be typed.
+	// Code and Action are of a check that refuses: what stands in the way, and the way
+	// out. Where that is a command or an option, it stands there as it is typed.
 	Code   Code   `json:"code,omitempty"`
 	Action string `json:"action,omitempty"`
 }
@@ -196,4 +209,50 @@ func (p *RestorePlan) Refused() []Check {
 		}
 	}
 	return refused
+}
+
+// Refusal is the one error that names every check that stands in the way; nil if
+// none does. Its code is that of the checks where all have the same, else
+// CodePreflight, and then the cause begins each reason with its code.
+func (p *RestorePlan) Refusal() error {
+	refused := p.Refused()
+	if len(refused) == 0 {
+		return nil
+	}
+	code, same := refused[0].reason(), true
+	var causes, codedCauses, actions []string
+	for _, c := range refused {
+		same = same && c.reason() == code
+		causes, codedCauses = append(causes, c.Detail), append(codedCauses, string(c.reason())+": "+c.Detail)
+		if c.Action != "" && !slices.Contains(actions, c.Action) {
+			actions = append(actions, c.Action)
+		}
+	}
+	if !same {
+		code, causes = CodePreflight, codedCauses
+	}
+	e := Errorf(code, "%s was refused before anything was touched", p.intent()).Becausef("%s", strings.Join(causes, "; "))
+	if len(actions) > 0 {
+		e.Action = strings.Join(actions, "; ")
+	}
+	return e
+}
+
+// reason is the check's code.
+func (c Check) reason() Code {
+	if c.Code == "" {
+		return CodePreflight
+	}
+	return c.Code
+}
+
+// intent says in words what the plan is for.
+func (p *RestorePlan) intent() string {
+	switch p.Kind {
+	case ReplaceDisks:
+		return "replacing the disks of " + p.Name
+	case RestoreDisks:
+		return "restoring disks of " + p.Source.Name
+	}
+	return "the restore as " + p.Name
 }

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"strings"
 
@@ -11,8 +10,33 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// restoreCommands are the kinds of restore and what is done to one later. Each
+// has a file of its own; a new one is one line here.
 func (a *app) restoreCommands() *cobra.Command {
-	return a.group("restore", "Restore a recovery point", "  backstay restore create-vm web01@latest --name web01-copy", a.createVMCommand())
+	return a.group("restore", "Restore a recovery point", "  backstay restore create-vm web01@latest --name web01-copy",
+		a.createVMCommand(),
+	)
+}
+
+// restore starts what was asked for and waits for its end, or prints the plan of
+// a dry run.
+func (a *app) restore(ctx context.Context, c *client.Client, r backstay.RestoreRequest) error {
+	out, err := c.StartRestore(ctx, r)
+	if err != nil {
+		return err
+	}
+	if out.Job == nil {
+		return a.emit(out.Plan, func(w io.Writer) { planTable(w, out.Plan) })
+	}
+	return a.started(ctx, c, *out.Job)
+}
+
+// restoreFlags are those of all kinds.
+func (a *app) restoreFlags(c *cobra.Command, r *backstay.RestoreRequest) *cobra.Command {
+	f := c.Flags()
+	f.Var(tierFlag(&r.Tier), "tier", "the tier to read; the snapshot tier if the point has it")
+	f.BoolVar(&r.DryRun, "dry-run", false, "print the plan and the checks, and do nothing")
+	return a.noWaitFlag(c)
 }
 
 func (a *app) createVMCommand() *cobra.Command {
@@ -37,14 +61,7 @@ func (a *app) createVMCommand() *cobra.Command {
 			if r.Networks, err = mapping(networks); err != nil {
 				return err
 			}
-			out, err := c.StartRestore(ctx, r)
-			if err != nil {
-				return err
-			}
-			if out.Job == nil {
-				return a.emit(out.Plan, func(w io.Writer) { planTable(w, out.Plan) })
-			}
-			return a.started(ctx, c, *out.Job)
+			return a.restore(ctx, c, r)
 		}),
 	}
 	f := c.Flags()
@@ -57,12 +74,11 @@ func (a *app) createVMCommand() *cobra.Command {
 	f.BoolVar(&r.Partial, "partial", false, "also of a point from which the user left disks out: the new VM lacks them")
 	f.BoolVar(&r.NoStart, "no-start", false, "do not start it")
 	f.BoolVar(&r.Isolated, "isolated", false, "give it no network: every link is down")
-	f.Var(tierFlag(&r.Tier), "tier", "the tier to read; the snapshot tier if the point has it")
 	f.StringVar(&waitFor, "wait-for", "agent", "when it is up: agent, console:TEXT, port:HOST:PORT, none")
 	f.Var(&timeout, "timeout", "how long it may take to come up; 0 for five minutes")
-	f.BoolVar(&r.DryRun, "dry-run", false, "print the plan and the checks, and do nothing")
+	f.StringVar(&r.Machine, "machine", "", "QEMU machine type of the new VM; the point's own unless told otherwise")
 	mustHave(c, "name")
-	return a.noWaitFlag(c)
+	return a.restoreFlags(c, &r)
 }
 
 // mapping reads OLD=NEW pairs.
@@ -82,35 +98,4 @@ func mapping(pairs []string) (map[string]string, error) {
 		out[from] = to
 	}
 	return out, nil
-}
-
-func planTable(w io.Writer, p backstay.RestorePlan) {
-	row(w, "point", p.Point)
-	row(w, "from", fmt.Sprintf("%s tier of %s", p.Tier, vmLabel(p.Source)))
-	row(w, "new VM", fmt.Sprintf("%s/%s (%s)", p.Host, p.Name, p.UUID))
-	row(w, "writes at most", size(p.Bytes))
-	row(w, "starts", yesNo(p.Start))
-	row(w, "")
-	row(w, "DISK", "SIZE", "FORMAT", "FILE")
-	for _, d := range p.Disks {
-		row(w, d.Target, size(d.Size), d.Format, d.Path)
-	}
-	row(w, "")
-	row(w, "NIC", "KIND", "NETWORK", "LINK")
-	for _, n := range p.NICs {
-		link := "up"
-		if n.LinkDown {
-			link = "down"
-		}
-		row(w, n.MAC, n.Kind, n.Network, link)
-	}
-	row(w, "")
-	row(w, "CHECK", "RESULT", "DETAIL")
-	for _, c := range p.Preflight {
-		result := "ok"
-		if !c.OK {
-			result = "REFUSED"
-		}
-		row(w, c.Name, result, c.Detail)
-	}
 }

@@ -272,6 +272,7 @@ type Mover interface {
 	Transfers
 	Pulls
 	Restores
+	Previews
 	Rooms
 	Adopts
 }

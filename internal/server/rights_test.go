@@ -116,7 +116,7 @@ func TestEveryChangeIsAuditedWithItsOutcome(t *testing.T) {
 		{owner, "POST", "/v1/backups", `{"vm":"web01","dryRun":true}`, ""},
 		{reader, "DELETE", "/v1/policies/daily", "", "the-reader DELETE /v1/policies/{policy} DELETE /v1/policies/daily not-allowed"},
 		{"bst_x", "POST", "/v1/tokens", `{}`, " POST /v1/tokens POST /v1/tokens not-signed-in"},
-		{owner, "POST", "/v1/restores", `{"kind":"create-vm","point":"web01@latest","name":"db01"}`, "the-owner POST /v1/restores " + string(servertest.PointSnapshot) + " of local/web01 as db01 preflight-refused"},
+		{owner, "POST", "/v1/restores", `{"kind":"create-vm","point":"web01@latest","name":"db01"}`, "the-owner POST /v1/restores " + string(servertest.PointSnapshot) + " of local/web01 as db01 name-taken"},
 		{owner, "DELETE", "/v1/policies/daily", "", "the-owner DELETE /v1/policies/{policy} daily conflict"},
 		{owner, "GET", "/v1/vms", "", ""},
 	} {

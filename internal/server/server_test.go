@@ -241,8 +241,8 @@ func TestBackupOfAVMWithoutAPossibleDiskIsRefused(t *testing.T) {
 
 func TestARestoreThatPreflightRefusesStartsNothing(t *testing.T) {
 	w := start(t)
-	e := refused(t, w, "POST", "/v1/restores", `{"kind":"create-vm","point":"web01@latest","name":"db01"}`, 409, backstay.CodePreflight)
-	if !strings.Contains(e.Cause, "name: a VM on local is called db01 already") {
+	e := refused(t, w, "POST", "/v1/restores", `{"kind":"create-vm","point":"web01@latest","name":"db01"}`, 409, backstay.CodeNameTaken)
+	if !strings.Contains(e.Cause, "a VM on local is called db01 already") {
 		t.Errorf("cause %q", e.Cause)
 	}
 	refused(t, w, "POST", "/v1/restores", `{"kind":"create-vm","point":"`+string(servertest.PointMaking)+`","name":"x"}`, 409, backstay.CodeNotRestorable)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"strings"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/api"
@@ -139,9 +138,7 @@ func (s *server) startRestore(ctx context.Context, in *restoreInput) (*started[a
 	if err != nil {
 		return nil, err
 	}
-	if request.Kind == backstay.CreateVM {
-		callOf(ctx).target += " as " + request.Name
-	}
+	callOf(ctx).target += restoreTarget(request)
 	request.Point = p.ID
 	// Disks that the user left out are the pre-flight list's business.
 	if allowed := readable(p); !allowed.Allowed {
@@ -155,18 +152,10 @@ func (s *server) startRestore(ctx context.Context, in *restoreInput) (*started[a
 	if request.DryRun {
 		return out, nil
 	}
-	if refused := plan.Refused(); len(refused) > 0 {
-		return nil, refusal(plan, refused)
+	if err := plan.Refusal(); err != nil {
+		return nil, err
 	}
-	r := JobRequest{
-		Kind: backstay.JobRestore, Target: string(plan.Host) + "/" + plan.Name, Point: p.ID, VMs: []backstay.VMID{plan.UUID}, Host: plan.Host,
-		Tasks:  plan.Tasks,
-		Params: backstay.RestoreParams{Request: request, Plan: plan},
-	}
-	if plan.Tier == backstay.VaultTier {
-		r.Vault = p.Vault
-	}
-	job, err := s.submit(ctx, r)
+	job, err := s.submit(ctx, restoreJob(request, plan))
 	if err != nil {
 		return nil, err
 	}
@@ -174,12 +163,31 @@ func (s *server) startRestore(ctx context.Context, in *restoreInput) (*started[a
 	return out, nil
 }
 
-// refusal is the error that names every check that stands in the way.
-func refusal(plan backstay.RestorePlan, refused []backstay.Check) error {
-	var reasons []string
-	for _, c := range refused {
-		reasons = append(reasons, c.Name+": "+c.Detail)
+// restoreTarget says for the audit log what a restore is to make of its point.
+func restoreTarget(r backstay.RestoreRequest) string {
+	switch r.Kind {
+	case backstay.CreateVM:
+		return " as " + r.Name
+	case backstay.ReplaceDisks:
+		return " over the disks of its VM"
+	case backstay.RestoreDisks:
+		return " to " + r.To
 	}
-	return backstay.Errorf(backstay.CodePreflight, "the restore as %s was refused before anything was touched", plan.Name).
-		Becausef("%s", strings.Join(reasons, "; "))
+	return ""
+}
+
+// restoreJob is the job that carries a plan out. It has the VM whose disks it
+// replaces, or the new VM's identity, to itself; a restore of disks changes no VM.
+func restoreJob(request backstay.RestoreRequest, plan backstay.RestorePlan) JobRequest {
+	r := JobRequest{
+		Kind: backstay.JobRestore, Target: string(plan.Host) + "/" + plan.Name, Point: plan.Point, Host: plan.Host, Tasks: plan.Tasks,
+		Params: backstay.RestoreParams{Request: request, Plan: plan},
+	}
+	if plan.Kind != backstay.RestoreDisks {
+		r.VMs = []backstay.VMID{plan.UUID}
+	}
+	if plan.Tier == backstay.VaultTier {
+		r.Vault = plan.Vault
+	}
+	return r
 }

@@ -74,7 +74,7 @@ func (alternate) candidates(r backstay.RestoreRequest, p backstay.RecoveryPoint,
 func (alternate) plan(r backstay.RestoreRequest, f Facts, plan *backstay.RestorePlan) {
 	plan.Name, plan.UUID = r.Name, f.UUID
 	plan.Disks, plan.NICs = plannedDisks(r, f.Point, f.Host), plannedNICs(r, f)
-	plan.Start, plan.Probe = !r.NoStart, r.Probe
+	plan.Start, plan.Probe, plan.Machine = !r.NoStart, r.Probe, r.Machine
 	plan.Tasks = []string{"plan", "stage", "verify", "switch", "start"}
 	if r.KeepUUID {
 		plan.UUID = f.Point.VM.UUID
@@ -181,7 +181,7 @@ func (alternate) preflight(r backstay.RestoreRequest, f Facts, plan backstay.Res
 		checks = append(checks, checkDisks(f, plan)...)
 		checks = append(checks, checkRoom(f, plan))
 	}
-	checks = append(checks, checkMachine(f), checkFirmware(f, plan))
+	checks = append(checks, checkMachine(f, plan), checkFirmware(f, plan))
 	if plan.TPM {
 		checks = append(checks, checkTPM(f))
 	}

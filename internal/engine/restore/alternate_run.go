@@ -89,7 +89,7 @@ func (r *Runner) recheck(ctx context.Context, run backstay.Run, request mover.St
 	now := plan
 	now.Preflight = append([]backstay.Check{checkTier(facts, plan), checkHost(facts), checkName(facts, plan), checkUUID(facts, plan),
 		checkMACs(backstay.RestoreRequest{}, facts, plan), checkRoom(facts, plan)}, checkDisks(facts, plan)...)
-	return RefusedError(now)
+	return now.Refusal()
 }
 
 // define creates the VM, and warns of what it does not have of its source.

@@ -45,11 +45,12 @@ func NewPlan(r backstay.RestoreRequest, f Facts) (backstay.RestorePlan, error) {
 	if err != nil {
 		return backstay.RestorePlan{}, err
 	}
-	if err := errors.Join(checkTierName(r), w.check(r, f)); err != nil {
+	if err := errors.Join(checkFields(r), checkTierName(r), w.check(r, f)); err != nil {
 		return backstay.RestorePlan{}, err
 	}
 	plan := skeleton(r, f)
 	w.plan(r, f, &plan)
+	fillDisks(f.Point, &plan)
 	plan.Preflight = w.preflight(r, f, plan)
 	return plan, nil
 }
@@ -93,17 +94,43 @@ func Candidates(r backstay.RestoreRequest, p backstay.RecoveryPoint, host backst
 	return nil
 }
 
+// fillDisks says of each disk where its content comes from and what is written
+// at most, where its kind did not.
+func fillDisks(p backstay.RecoveryPoint, plan *backstay.RestorePlan) {
+	for i := range plan.Disks {
+		d := &plan.Disks[i]
+		if d.Action == backstay.DiskDetached || d.Action == backstay.DiskKept {
+			continue // nothing is read for it
+		}
+		if d.From == "" && plan.Tier == backstay.VaultTier {
+			d.From = "vault " + string(plan.Vault)
+		} else if d.From == "" {
+			d.From = "the point's layer on " + string(plan.Source.Host)
+		}
+		if d.Bytes == 0 && plan.Tier == backstay.VaultTier {
+			d.Bytes = diskBytes(p, d.Target)
+		}
+	}
+}
+
+// diskBytes is what writing one disk of the point takes, at most.
+func diskBytes(p backstay.RecoveryPoint, target backstay.DiskTarget) int64 {
+	for _, d := range p.Disks {
+		if d.Target == target && d.Included {
+			if d.DataBytes > 0 {
+				return d.DataBytes
+			}
+			return d.Size
+		}
+	}
+	return 0
+}
+
 // dataBytes is what writing all disks of the point takes, at most.
 func dataBytes(p backstay.RecoveryPoint) int64 {
 	var total int64
 	for _, d := range p.Disks {
-		switch {
-		case !d.Included:
-		case d.DataBytes > 0:
-			total += d.DataBytes
-		default:
-			total += d.Size
-		}
+		total += diskBytes(p, d.Target)
 	}
 	return total
 }

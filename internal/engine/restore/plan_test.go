@@ -91,57 +91,61 @@ func TestPreflightRefuses(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*backstay.RestoreRequest, *Facts)
 		check  string
+		code   backstay.Code
 		says   string
 	}{
-		"name taken":        {func(r *backstay.RestoreRequest, f *Facts) { f.VMs[0].Name = "copy" }, "name", "exists on host east"},
-		"uuid taken":        {func(r *backstay.RestoreRequest, f *Facts) { r.KeepUUID = true }, "uuid", "belongs to east/web01"},
-		"mac in use":        {func(r *backstay.RestoreRequest, f *Facts) { r.KeepMAC = true }, "mac", "used by east/web01"},
-		"mac in other case": {func(r *backstay.RestoreRequest, f *Facts) { f.VMs[0].NICs[0].MAC = "52:54:00:AA:BB:CC" }, "mac", "used by"},
+		"name taken":        {func(r *backstay.RestoreRequest, f *Facts) { f.VMs[0].Name = "copy" }, "name", backstay.CodeNameTaken, "exists on host east"},
+		"uuid taken":        {func(r *backstay.RestoreRequest, f *Facts) { r.KeepUUID = true }, "uuid", backstay.CodeUUIDTaken, "belongs to east/web01"},
+		"mac in use":        {func(r *backstay.RestoreRequest, f *Facts) { r.KeepMAC = true }, "mac", backstay.CodeMACInUse, "used by east/web01"},
+		"mac in other case": {func(r *backstay.RestoreRequest, f *Facts) { f.VMs[0].NICs[0].MAC = "52:54:00:AA:BB:CC" }, "mac", backstay.CodeMACInUse, "used by"},
 		"disk exists": {func(r *backstay.RestoreRequest, f *Facts) {
 			set(f, "/images/copy-vda.qcow2", func(i *mover.PathInfo) { i.Exists = true })
-		}, "disk", "exists already"},
+		}, "disk", backstay.CodeFileExists, "exists already"},
 		"disk of another VM": {func(r *backstay.RestoreRequest, f *Facts) {
 			set(f, "/images/copy-vda.qcow2", func(i *mover.PathInfo) { i.UsedBy = []string{"db"} })
-		}, "disk", "is a disk of db"},
+		}, "disk", backstay.CodeDiskInUse, "is a disk of db"},
 		"no folder": {func(r *backstay.RestoreRequest, f *Facts) {
 			set(f, "/images/copy-vda.qcow2", func(i *mover.PathInfo) { i.Folder = false })
-		}, "disk", "does not exist"},
+		}, "disk", backstay.CodeFolderMissing, "does not exist"},
 		"no room": {func(r *backstay.RestoreRequest, f *Facts) {
 			r.Tier = backstay.VaultTier
 			set(f, "/data/copy-vdb.raw", func(i *mover.PathInfo) { i.Available = 1 << 30 })
-		}, "room", "needed"},
-		"missing network":       {func(r *backstay.RestoreRequest, f *Facts) { f.Host.Facts.Networks = nil }, "network", "map it with --network"},
-		"mapped to nothing":     {func(r *backstay.RestoreRequest, f *Facts) { r.Networks = map[string]string{"default": "dmz"} }, "network", "no active network dmz"},
-		"mapping of a stranger": {func(r *backstay.RestoreRequest, f *Facts) { r.Networks = map[string]string{"other": "lab"} }, "network", "no network other"},
-		"missing pool":          {func(r *backstay.RestoreRequest, f *Facts) { r.Pool = "slow" }, "pool", "no active pool slow"},
+		}, "room", backstay.CodeNoSpace, "needed"},
+		"missing network":       {func(r *backstay.RestoreRequest, f *Facts) { f.Host.Facts.Networks = nil }, "network", backstay.CodeNetworkMissing, "--network default=NEW"},
+		"mapped to nothing":     {func(r *backstay.RestoreRequest, f *Facts) { r.Networks = map[string]string{"default": "dmz"} }, "network", backstay.CodeNetworkMissing, "no active network dmz"},
+		"mapping of a stranger": {func(r *backstay.RestoreRequest, f *Facts) { r.Networks = map[string]string{"other": "lab"} }, "network", backstay.CodeNetworkUnknown, "no network other"},
+		"missing pool":          {func(r *backstay.RestoreRequest, f *Facts) { r.Pool = "slow" }, "pool", backstay.CodePoolMissing, "no active pool slow"},
 		"missing firmware": {func(r *backstay.RestoreRequest, f *Facts) {
 			f.Point.Firmware = backstay.UEFI
 			f.Host.Facts.UEFI = false
-		}, "firmware", "ovmf"},
-		"missing machine type": {func(r *backstay.RestoreRequest, f *Facts) { f.Point.Shape.Machine = "pc-q35-99" }, "machine", "no machine type"},
-		"missing emulator":     {func(r *backstay.RestoreRequest, f *Facts) { f.Point.Shape.Arch = "aarch64" }, "machine", "no emulator"},
-		"missing kvm":          {func(r *backstay.RestoreRequest, f *Facts) { f.Point.Shape.Virt = "kvm" }, "machine", "KVM"},
-		"missing tpm":          {func(r *backstay.RestoreRequest, f *Facts) { f.Point.TPM = true; f.Host.Facts.TPM = false }, "tpm", "swtpm"},
-		"vault away":           {func(r *backstay.RestoreRequest, f *Facts) { r.Tier = backstay.VaultTier; f.VaultProblem = "gone" }, "tier", "gone"},
+		}, "firmware", backstay.CodeFirmwareMissing, "ovmf"},
+		"missing machine type": {func(r *backstay.RestoreRequest, f *Facts) { f.Point.Shape.Machine = "pc-q35-99" }, "machine", backstay.CodeMachineMissing, "no machine type"},
+		"missing emulator":     {func(r *backstay.RestoreRequest, f *Facts) { f.Point.Shape.Arch = "aarch64" }, "machine", backstay.CodeEmulatorMissing, "no emulator"},
+		"missing kvm":          {func(r *backstay.RestoreRequest, f *Facts) { f.Point.Shape.Virt = "kvm" }, "machine", backstay.CodeKVMMissing, "KVM"},
+		"missing tpm":          {func(r *backstay.RestoreRequest, f *Facts) { f.Point.TPM = true; f.Host.Facts.TPM = false }, "tpm", backstay.CodeTPMMissing, "swtpm"},
+		"vault away":           {func(r *backstay.RestoreRequest, f *Facts) { r.Tier = backstay.VaultTier; f.VaultProblem = "gone" }, "tier", backstay.CodeVaultUnreadable, "gone"},
 		"not in the tier": {func(r *backstay.RestoreRequest, f *Facts) {
 			r.Tier = backstay.SnapshotTier
 			f.Point.DropTier(backstay.SnapshotTier)
-		}, "tier", "not in the snapshot tier"},
-		"snapshot elsewhere": {func(r *backstay.RestoreRequest, f *Facts) { r.Tier = backstay.SnapshotTier; f.Host.Name = "west" }, "tier", "on host east"},
-		"host away":          {func(r *backstay.RestoreRequest, f *Facts) { f.Host.State = "unreachable" }, "host", "cannot be reached"},
+		}, "tier", backstay.CodeTierMissing, "not in the snapshot tier"},
+		"snapshot elsewhere": {func(r *backstay.RestoreRequest, f *Facts) { r.Tier = backstay.SnapshotTier; f.Host.Name = "west" }, "tier", backstay.CodeTierMissing, "on host east"},
+		"host away":          {func(r *backstay.RestoreRequest, f *Facts) { f.Host.State = "unreachable" }, "host", backstay.CodeNotConnected, "cannot be reached"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, f := request(), facts()
 			c.change(&r, &f)
 			p := plan(t, r, f)
 			refused := p.Refused()
-			found := slices.ContainsFunc(refused, func(k backstay.Check) bool { return k.Name == c.check && strings.Contains(k.Detail, c.says) })
+			found := slices.ContainsFunc(refused, func(k backstay.Check) bool {
+				return k.Name == c.check && k.Code == c.code && k.Action != "" && strings.Contains(k.Detail+k.Action, c.says)
+			})
 			if !found {
-				t.Errorf("want the check %q to refuse and say %q; refused: %+v", c.check, c.says, refused)
+				t.Errorf("want the check %q to refuse with %s and say %q; refused: %+v", c.check, c.code, c.says, refused)
 			}
-			err := RefusedError(p)
-			if !backstay.IsCode(err, backstay.CodePreflight) || !strings.Contains(err.Error(), c.says) {
-				t.Errorf("error %v", err)
+			// One reason is the error itself; several are listed with their codes.
+			e := backstay.AsError(p.Refusal())
+			if len(refused) == 1 && e.Code != c.code || len(refused) > 1 && !strings.Contains(e.Cause, string(c.code)) || e.Kind != backstay.KindRefused {
+				t.Errorf("error %+v", e)
 			}
 		})
 	}

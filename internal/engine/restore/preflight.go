@@ -13,22 +13,33 @@ func ok(name, format string, args ...any) backstay.Check {
 	return backstay.Check{Name: name, OK: true, Detail: fmt.Sprintf(format, args...)}
 }
 
-func refuse(name, format string, args ...any) backstay.Check {
-	return backstay.Check{Name: name, Detail: fmt.Sprintf(format, args...)}
+// refuse is a check that stands in the way, with the way out that the code's
+// table has.
+func refuse(name string, code backstay.Code, format string, args ...any) backstay.Check {
+	e := backstay.Errorf(code, format, args...)
+	return backstay.Check{Name: name, Detail: e.Message, Code: code, Action: e.Action}
+}
+
+// refuseDo is refuse with a better way out than the table's.
+func refuseDo(name string, code backstay.Code, action, format string, args ...any) backstay.Check {
+	c := refuse(name, code, format, args...)
+	c.Action = action
+	return c
 }
 
 func checkTier(f Facts, plan backstay.RestorePlan) backstay.Check {
 	switch {
 	case !f.Point.Has(plan.Tier):
-		return refuse("tier", "the point is not in the %s tier, or cannot be read there any more", plan.Tier)
+		return refuse("tier", backstay.CodeTierMissing, "the point is not in the %s tier, or cannot be read there any more", plan.Tier)
 	case plan.Tier == backstay.SnapshotTier && f.Host.Name != f.Point.VM.Host:
-		return refuse("tier", "the snapshot tier of this point is on host %s; restore there, or from the vault tier", f.Point.VM.Host)
+		return refuseDo("tier", backstay.CodeTierMissing, fmt.Sprintf("restore there with --host %s, or from the vault with --tier vault", f.Point.VM.Host),
+			"the snapshot tier of this point is on host %s", f.Point.VM.Host)
 	case plan.Tier == backstay.VaultTier && f.VaultProblem != "":
-		return refuse("tier", "vault %s cannot be read: %s", plan.Vault, f.VaultProblem)
+		return refuse("tier", backstay.CodeVaultUnreadable, "vault %s cannot be read: %s", plan.Vault, f.VaultProblem)
 	case len(plan.Disks) == 0:
-		return refuse("tier", "the point holds no disk")
+		return refuse("tier", backstay.CodeNotRestorable, "the point holds no disk")
 	case f.Point.Encrypted.Host:
-		return refuse("tier", "%s", backstay.EncryptedRestore)
+		return refuse("tier", backstay.CodeEncrypted, "%s", backstay.EncryptedRestore)
 	case plan.Tier == backstay.VaultTier && f.VaultWarning != "":
 		return ok("tier", "read from the %s tier; warning: %s", plan.Tier, f.VaultWarning)
 	}
@@ -49,12 +60,12 @@ func checkWhole(r backstay.RestoreRequest, f Facts) backstay.Check {
 	case r.Partial:
 		return ok("whole", "the new VM will lack %s, which the user left out, as asked for", strings.Join(out, ", "))
 	}
-	return refuse("whole", "the user left out %s, and the new VM would lack it; say --partial to make it all the same", strings.Join(out, ", "))
+	return refuse("whole", backstay.CodePartial, "the user left out %s, and the new VM would lack it", strings.Join(out, ", "))
 }
 
 func checkHost(f Facts) backstay.Check {
 	if f.Host.State != "connected" {
-		return refuse("host", "host %s cannot be reached: %s", f.Host.Name, f.Host.Reason)
+		return refuse("host", backstay.CodeNotConnected, "host %s cannot be reached: %s", f.Host.Name, f.Host.Reason)
 	}
 	return ok("host", "%s is connected", f.Host.Name)
 }
@@ -62,7 +73,7 @@ func checkHost(f Facts) backstay.Check {
 func checkName(f Facts, plan backstay.RestorePlan) backstay.Check {
 	for _, vm := range f.VMs {
 		if vm.Host == plan.Host && vm.Name == plan.Name {
-			return refuse("name", "a VM named %s exists on host %s; choose another --name", plan.Name, plan.Host)
+			return refuse("name", backstay.CodeNameTaken, "a VM named %s exists on host %s", plan.Name, plan.Host)
 		}
 	}
 	return ok("name", "%s is free on host %s", plan.Name, plan.Host)
@@ -71,7 +82,7 @@ func checkName(f Facts, plan backstay.RestorePlan) backstay.Check {
 func checkUUID(f Facts, plan backstay.RestorePlan) backstay.Check {
 	for _, vm := range f.VMs {
 		if vm.ID == plan.UUID {
-			return refuse("uuid", "UUID %s belongs to %s/%s; leave out --keep-uuid", plan.UUID, vm.Host, vm.Name)
+			return refuse("uuid", backstay.CodeUUIDTaken, "UUID %s belongs to %s/%s", plan.UUID, vm.Host, vm.Name)
 		}
 	}
 	return ok("uuid", "%s", plan.UUID)
@@ -83,7 +94,7 @@ func checkMACs(r backstay.RestoreRequest, f Facts, plan backstay.RestorePlan) ba
 		for _, vm := range f.VMs {
 			clash := slices.ContainsFunc(vm.NICs, func(n backstay.NIC) bool { return strings.EqualFold(n.MAC, nic.MAC) })
 			if clash && nic.MAC != "" {
-				return refuse("mac", "MAC address %s is used by %s/%s; leave out --keep-mac", nic.MAC, vm.Host, vm.Name)
+				return refuse("mac", backstay.CodeMACInUse, "MAC address %s is used by %s/%s", nic.MAC, vm.Host, vm.Name)
 			}
 		}
 	}
@@ -96,7 +107,7 @@ func checkMACs(r backstay.RestoreRequest, f Facts, plan backstay.RestorePlan) ba
 func checkNetworks(r backstay.RestoreRequest, f Facts, plan backstay.RestorePlan) []backstay.Check {
 	var checks []backstay.Check
 	for _, from := range unmapped(r, f.Point) {
-		checks = append(checks, refuse("network", "the point has no network %s to map", from))
+		checks = append(checks, refuse("network", backstay.CodeNetworkUnknown, "the point has no network %s to map", from))
 	}
 	for _, nic := range plan.NICs {
 		known := f.Host.Facts.Networks
@@ -110,8 +121,8 @@ func checkNetworks(r backstay.RestoreRequest, f Facts, plan backstay.RestorePlan
 			checks = append(checks, ok("network", "%s %s", nic.Kind, nic.Network))
 			continue
 		}
-		checks = append(checks, refuse("network", "host %s has no active %s %s; map it with --network %s=NEW (there is: %s)",
-			plan.Host, nic.Kind, nic.Network, nic.Network, listOrNone(known)))
+		checks = append(checks, refuseDo("network", backstay.CodeNetworkMissing, mapIt(nic.Network, known),
+			"host %s has no active %s %s (there is: %s)", plan.Host, nic.Kind, nic.Network, listOrNone(known)))
 	}
 	return checks
 }
@@ -121,7 +132,7 @@ func checkPool(r backstay.RestoreRequest, f Facts) backstay.Check {
 		if to := firstFolder(r, f); to != nowhere {
 			return ok("pool", "disks go to %s", to)
 		}
-		return refuse("pool", "host %s has no pool; give --pool with a folder", f.Host.Name)
+		return refuseDo("pool", backstay.CodePoolMissing, "give a folder of the host: --pool /var/lib/libvirt/images", "host %s has no pool", f.Host.Name)
 	}
 	var names []string
 	for _, p := range f.Host.Facts.Pools {
@@ -130,7 +141,7 @@ func checkPool(r backstay.RestoreRequest, f Facts) backstay.Check {
 		}
 		names = append(names, p.Name)
 	}
-	return refuse("pool", "host %s has no active pool %s (there is: %s)", f.Host.Name, r.Pool, listOrNone(names))
+	return refuseDo("pool", backstay.CodePoolMissing, instead("--pool", names), "host %s has no active pool %s (there is: %s)", f.Host.Name, r.Pool, listOrNone(names))
 }
 
 func firstFolder(r backstay.RestoreRequest, f Facts) string {
@@ -147,13 +158,13 @@ func checkDisks(f Facts, plan backstay.RestorePlan) []backstay.Check {
 		info, known := f.Paths[d.Path]
 		switch {
 		case !known:
-			checks = append(checks, refuse("disk", "host %s did not say whether %s is free", plan.Host, d.Path))
+			checks = append(checks, refuse("disk", backstay.CodeNotConnected, "host %s did not say whether %s is free", plan.Host, d.Path))
 		case len(info.UsedBy) > 0:
-			checks = append(checks, refuse("disk", "%s is a disk of %s", d.Path, strings.Join(info.UsedBy, ", ")))
+			checks = append(checks, refuse("disk", backstay.CodeDiskInUse, "%s is a disk of %s", d.Path, strings.Join(info.UsedBy, ", ")))
 		case info.Exists:
-			checks = append(checks, refuse("disk", "%s exists already; move it away or choose another --name or --pool", d.Path))
+			checks = append(checks, refuse("disk", backstay.CodeFileExists, "%s exists already", d.Path))
 		case !info.Folder:
-			checks = append(checks, refuse("disk", "the folder %s does not exist on host %s", path.Dir(d.Path), plan.Host))
+			checks = append(checks, refuse("disk", backstay.CodeFolderMissing, "the folder %s does not exist on host %s", path.Dir(d.Path), plan.Host))
 		default:
 			checks = append(checks, ok("disk", "%s → %s", d.Target, d.Path))
 		}
@@ -171,7 +182,7 @@ func checkRoom(f Facts, plan backstay.RestorePlan) backstay.Check {
 	}
 	for device, n := range need {
 		if n+margin > free[device] {
-			return refuse("room", "%s needed with a reserve of %s, %s left in %s", size(n), size(margin), size(free[device]), path.Dir(plan.Disks[0].Path))
+			return refuse("room", backstay.CodeNoSpace, "%s needed with a reserve of %s, %s left in %s", size(n), size(margin), size(free[device]), path.Dir(plan.Disks[0].Path))
 		}
 	}
 	return ok("room", "at most %s will be written", size(plan.Bytes))
@@ -189,35 +200,35 @@ func roomFor(f Facts, plan backstay.RestorePlan, d backstay.PlannedDisk) int64 {
 	return d.Size
 }
 
-func checkMachine(f Facts) backstay.Check {
-	shape := f.Point.Shape
-	for _, e := range f.Host.Facts.Emulators {
-		if e.Arch != shape.Arch {
-			continue
-		}
-		if !slices.Contains(e.Machines, shape.Machine) {
-			return refuse("machine", "host %s has no machine type %s for %s; install a QEMU that has it", f.Host.Name, shape.Machine, shape.Arch)
-		}
-		if shape.Virt == "kvm" && !f.Host.Facts.Accelerated {
-			return refuse("machine", "the VM wants KVM, and host %s does not offer it", f.Host.Name)
-		}
-		return ok("machine", "%s on %s", shape.Machine, shape.Arch)
-	}
-	return refuse("machine", "host %s has no emulator for %s", f.Host.Name, shape.Arch)
-}
-
 func checkFirmware(f Facts, plan backstay.RestorePlan) backstay.Check {
 	if plan.Firmware == backstay.UEFI && !f.Host.Facts.UEFI {
-		return refuse("firmware", "host %s has no UEFI firmware; install the package ovmf", f.Host.Name)
+		return refuse("firmware", backstay.CodeFirmwareMissing, "host %s has no UEFI firmware", f.Host.Name)
 	}
 	return ok("firmware", "%s", plan.Firmware)
 }
 
 func checkTPM(f Facts) backstay.Check {
 	if !f.Host.Facts.TPM {
-		return refuse("tpm", "host %s cannot emulate a TPM; install the packages swtpm and swtpm-tools", f.Host.Name)
+		return refuse("tpm", backstay.CodeTPMMissing, "host %s cannot emulate a TPM", f.Host.Name)
 	}
 	return ok("tpm", "emulated, with the state of the point")
+}
+
+// mapIt is how a network that is missing is mapped, to one that is there.
+func mapIt(from string, there []string) string {
+	to := "NEW"
+	if len(there) > 0 {
+		to = there[0]
+	}
+	return fmt.Sprintf("put it on another: --network %s=%s", from, to)
+}
+
+// instead names the first of what is there.
+func instead(option string, there []string) string {
+	if len(there) == 0 {
+		return "give a folder of the host: " + option + " /var/lib/libvirt/images"
+	}
+	return fmt.Sprintf("choose one that is there: %s %s", option, there[0])
 }
 
 func listOrNone(names []string) string {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	backstay "github.com/backstay/backstay"
@@ -128,21 +127,6 @@ func seeSnapshot(ctx context.Context, m mover.Mover, facts *Facts) error {
 	}
 	facts.Point.DropTier(backstay.SnapshotTier)
 	return nil
-}
-
-// RefusedError turns the refused checks of a plan into one error that names
-// them all; nil if none refuses.
-func RefusedError(plan backstay.RestorePlan) error {
-	refused := plan.Refused()
-	if len(refused) == 0 {
-		return nil
-	}
-	var causes []string
-	for _, c := range refused {
-		causes = append(causes, c.Name+": "+c.Detail)
-	}
-	return backstay.Errorf(backstay.CodePreflight, "the restore as %s would fail, so nothing was started", plan.Name).
-		Becausef("%s", strings.Join(causes, "; "))
 }
 
 // attempt is one life of one restore job.

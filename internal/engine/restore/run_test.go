@@ -76,7 +76,7 @@ func (w *world) live(params backstay.RestoreParams) error {
 func (w *world) params() backstay.RestoreParams {
 	p, err := w.runner().Plan(w.t.Context(), request())
 	must(w.t, err)
-	if err := RefusedError(p); err != nil {
+	if err := p.Refusal(); err != nil {
 		w.t.Fatal(err)
 	}
 	return backstay.RestoreParams{Request: request(), Plan: p}
@@ -246,7 +246,7 @@ func TestWhatChangedWhileTheJobWaitedIsSeenBeforeAnythingIsTouched(t *testing.T)
 	w := newWorld(t)
 	params := w.params()
 	w.facts.VMs = append(w.facts.VMs, backstay.VM{Name: "copy", Host: "east"})
-	if err := w.live(params); !backstay.IsCode(err, backstay.CodePreflight) {
+	if err := w.live(params); !backstay.IsCode(err, backstay.CodeNameTaken) {
 		t.Fatalf("%v", err)
 	}
 	if w.staged || w.defined {
@@ -270,7 +270,7 @@ func TestWhatTheVaultCannotVouchForIsAWarningOfTheJob(t *testing.T) {
 	r.Tier = backstay.VaultTier
 	plan, err := w.runner().Plan(t.Context(), r)
 	must(t, err)
-	must(t, RefusedError(plan))
+	must(t, plan.Refusal())
 	must(t, w.live(backstay.RestoreParams{Plan: plan}))
 	if len(w.warnings) != 1 || w.warnings[0] != w.vaultWarning {
 		t.Errorf("warnings %q", w.warnings)
@@ -289,7 +289,7 @@ func TestAPointThatItsHostDoesNotOfferComesFromTheVault(t *testing.T) {
 	r.Tier = backstay.SnapshotTier
 	p, err = w.runner().Plan(t.Context(), r)
 	must(t, err)
-	if err := RefusedError(p); !backstay.IsCode(err, backstay.CodePreflight) {
+	if err := p.Refusal(); !backstay.IsCode(err, backstay.CodeTierMissing) {
 		t.Errorf("a snapshot tier that is not there: %v", err)
 	}
 }

@@ -2,6 +2,10 @@ package restore
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
 
 	backstay "github.com/backstay/backstay"
 )
@@ -26,6 +30,44 @@ type way interface {
 // ways are all that there are.
 var ways = map[backstay.RestoreKind]way{
 	backstay.CreateVM: alternate{},
+}
+
+// common are the fields of a request that every kind knows, by their names on
+// the wire; known are those of one kind alone.
+var (
+	common = []string{"kind", "point", "tier", "host", "dryRun"}
+	known  = map[backstay.RestoreKind][]string{
+		backstay.CreateVM: {
+			"name", "pool", "networks", "keepMAC", "keepUUID", "noStart", "partial", "isolated", "probe", "live", "machine",
+		},
+		backstay.ReplaceDisks: {"disks", "stop", "start", "noSafetyPoint", "full", "discardSaved", "keepOld", "probe"},
+		backstay.RestoreDisks: {"disks", "osDisk", "to", "format"},
+	}
+)
+
+// checkFields refuses what a kind would pass over: a name for the VM whose disks
+// are replaced, for instance, is not quietly the name of something else.
+func checkFields(r backstay.RestoreRequest) error {
+	data, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("read the request: %w", err)
+	}
+	var given map[string]json.RawMessage
+	if err := json.Unmarshal(data, &given); err != nil {
+		return fmt.Errorf("read the request: %w", err)
+	}
+	var foreign []string
+	for field := range given {
+		if !slices.Contains(common, field) && !slices.Contains(known[r.Kind], field) {
+			foreign = append(foreign, field)
+		}
+	}
+	if len(foreign) == 0 {
+		return nil
+	}
+	slices.Sort(foreign)
+	return backstay.Errorf(backstay.CodeUsage, "a restore of the kind %s knows no %s", r.Kind, strings.Join(foreign, ", ")).
+		Becausef("it would be passed over").Do("leave it out; see `backstay restore %s --help`", r.Kind)
 }
 
 func wayOf(kind backstay.RestoreKind) (way, error) {

@@ -63,6 +63,7 @@ func newVMDefinition(def tier.Definition, plan backstay.RestorePlan, o definitio
 	}
 	e := &definitionEditor{root: root, plan: plan, options: o}
 	e.identity()
+	e.machine()
 	e.dropRunState()
 	e.firmware(def)
 	if devices := root.SelectElement("devices"); devices != nil {
@@ -117,6 +118,13 @@ func (e *definitionEditor) identity() {
 		if strings.EqualFold(strings.TrimSpace(entry.Text()), old) {
 			entry.SetText(string(e.plan.UUID))
 		}
+	}
+}
+
+// machine puts another machine type in the place of one that the host lacks.
+func (e *definitionEditor) machine() {
+	if kind := e.root.FindElement("./os/type"); kind != nil && e.plan.Machine != "" {
+		setAttr(kind, "machine", e.plan.Machine)
 	}
 }
 

@@ -57,6 +57,7 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		"TheVaultsKeyIsInNoLogAndNoError":         testSecrets,
 		"APointTakesRoomSomewhere":                testRoom,
 		"AdoptingNobodyChangesNothing":            testAdopt,
+		"APreviewNamesWhatWillDiffer":             testPreview,
 		"APulledPointIsInTheVaultAlone":           testPull,
 		"WatchEndsWithItsContext":                 testWatch,
 		"APinnedPointStays":                       testKeeps,
@@ -297,6 +298,7 @@ func testUnknown(t *testing.T, s Subject) {
 	_, prepareErr := s.Mover.Prepare(ctx, mover.PrepareRequest{Job: job, Point: point, VM: nobody, Disks: []backstay.DiskTarget{"vda"}})
 	_, transferErr := s.Mover.Transfer(ctx, mover.TransferRequest{Job: job, Point: nowhere, Vault: s.Vault}, nil)
 	_, verifyErr := s.Mover.Verify(ctx, mover.VerifyRequest{Job: job, Point: nowhere, Tier: backstay.SnapshotTier}, nil)
+	_, previewErr := s.Mover.Preview(ctx, mover.StageRequest{Job: job, Plan: plan})
 	_, stageErr := s.Mover.Stage(ctx, mover.StageRequest{Job: job, Plan: plan}, nil)
 	for what, got := range map[string]struct {
 		err  error
@@ -306,6 +308,7 @@ func testUnknown(t *testing.T, s Subject) {
 		"transfer an unknown point": {transferErr, backstay.CodeUnknownPoint},
 		"verify an unknown point":   {verifyErr, backstay.CodeUnknownPoint},
 		"stage an unknown point":    {stageErr, backstay.CodeUnknownPoint},
+		"preview an unknown point":  {previewErr, backstay.CodeUnknownPoint},
 	} {
 		if !backstay.IsCode(got.err, got.code) {
 			t.Errorf("%s: %v, want code %s", what, got.err, got.code)

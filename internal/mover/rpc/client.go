@@ -234,6 +234,11 @@ func (c *Client) Abandon(ctx context.Context, r mover.StageRequest) error {
 	return err
 }
 
+// Preview is mover.Previews'.
+func (c *Client) Preview(ctx context.Context, r mover.StageRequest) (mover.Preview, error) {
+	return call[mover.Preview, none](ctx, c, "Preview", toStageWire(r), nil)
+}
+
 // Room is mover.Rooms'.
 func (c *Client) Room(ctx context.Context) ([]backstay.Room, error) {
 	return call[[]backstay.Room, none](ctx, c, "Room", none{}, nil)

@@ -157,6 +157,9 @@ func registerRestores(s *side, m mover.Mover) {
 	handle(s, "Start", func(ctx context.Context, r stageWire, _ func(none)) (mover.Up, error) {
 		return m.Start(ctx, r.request())
 	})
+	handle(s, "Preview", func(ctx context.Context, r stageWire, _ func(none)) (mover.Preview, error) {
+		return m.Preview(ctx, r.request())
+	})
 	handle(s, "Abandon", func(ctx context.Context, r stageWire, _ func(none)) (none, error) {
 		return none{}, m.Abandon(ctx, r.request())
 	})

@@ -120,7 +120,7 @@ func (p planner) PlanRestore(ctx context.Context, r backstay.RestoreRequest) (ba
 		return backstay.RestorePlan{}, err
 	}
 	plan := backstay.RestorePlan{
-		Point: point.ID, Tier: r.Tier, Vault: point.Vault, Host: point.VM.Host, Source: point.VM, Name: r.Name,
+		Kind: r.Kind, Point: point.ID, Tier: r.Tier, Vault: point.Vault, Host: point.VM.Host, Source: point.VM, Name: r.Name,
 		UUID: "99999999-9999-4999-8999-999999999999", Firmware: point.Firmware, Start: !r.NoStart, Probe: r.Probe, Bytes: 20 * gib,
 		Disks: []backstay.PlannedDisk{{Target: "vda", Path: "/var/lib/libvirt/images/" + r.Name + "-vda.qcow2", Format: "qcow2", Size: 10 * gib}},
 		NICs:  []backstay.PlannedNIC{{MAC: "52:54:00:12:34:56", Kind: "network", Network: "default", LinkDown: r.Isolated}},
@@ -136,6 +136,10 @@ func (p planner) PlanRestore(ctx context.Context, r backstay.RestoreRequest) (ba
 	if !free {
 		detail = "a VM on " + string(plan.Host) + " is called " + r.Name + " already"
 	}
-	plan.Preflight = []backstay.Check{{Name: "name", OK: free, Detail: detail}, {Name: "room", OK: true, Detail: "20 GiB needed, 100 GiB there"}}
+	name := backstay.Check{Name: "name", OK: free, Detail: detail}
+	if !free {
+		name.Code, name.Action = backstay.CodeNameTaken, "choose another --name"
+	}
+	plan.Preflight = []backstay.Check{name, {Name: "room", OK: true, Detail: "20 GiB needed, 100 GiB there"}}
 	return plan, nil
 }

@@ -1,0 +1,49 @@
+package host
+
+import (
+	"context"
+	"errors"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/mover"
+)
+
+// Preview compares the definition that a restore would make with the point's. It
+// changes nothing.
+func (h *Host) Preview(ctx context.Context, r mover.StageRequest) (mover.Preview, error) {
+	old, d, err := h.previewDefinition(ctx, r)
+	if err != nil {
+		return mover.Preview{}, previewError(ctx, r.Plan, err)
+	}
+	differences, err := diffXML(old, d.XML)
+	if err != nil {
+		return mover.Preview{}, previewError(ctx, r.Plan, err)
+	}
+	return mover.Preview{Differences: differences, Warnings: d.Warnings}, nil
+}
+
+// previewDefinition is the point's definition, and the one that the plan's kind
+// would make of it.
+func (h *Host) previewDefinition(ctx context.Context, r mover.StageRequest) (old string, d newDefinition, err error) {
+	point, err := h.definitionOf(ctx, r)
+	if err != nil {
+		return "", newDefinition{}, err
+	}
+	old = point.InactiveXML
+	if old == "" {
+		old = point.LiveXML
+	}
+	// The generation id is made anew for the VM itself; here it shows that it changes.
+	d, err = newVMDefinition(point, r.Plan, definitionOptions{GenID: "(made anew)", FolderExists: folderExists})
+	return old, d, err
+}
+
+// previewError keeps a code that says what is away; anything else is a
+// definition that cannot be used.
+func previewError(ctx context.Context, plan backstay.RestorePlan, err error) error {
+	var coded *backstay.Error
+	if errors.As(err, &coded) || ctx.Err() != nil {
+		return err
+	}
+	return backstay.Errorf(backstay.CodeNotRestorable, "the definition of point %s cannot be used", plan.Point).Because(err)
+}
