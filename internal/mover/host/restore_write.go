@@ -100,11 +100,20 @@ type meter struct {
 	done int64 // guarded by mu
 }
 
+// add adds bytes that are done.
 func (m *meter) add(n int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.done = min(m.done+n, m.total)
 	m.progress(mover.Report{Phase: m.phase, Done: m.done, Total: m.total})
+}
+
+// expect adds bytes that are to be done: total is guarded by mu from then on.
+func (m *meter) expect(n int64) {
+	m.mu.Lock()
+	m.total += n
+	m.mu.Unlock()
+	m.add(0)
 }
 
 // writtenDisk is one disk on its way from a vault into a file.

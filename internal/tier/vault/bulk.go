@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/tier/vault/chunk"
 	"github.com/backstay/backstay/internal/tier/vault/pack"
 	"github.com/backstay/backstay/internal/tier/vault/point"
@@ -50,14 +51,24 @@ type run struct {
 // for, their chunks in the order of the packs in which they lie side by side,
 // each once, neighbours by one ranged get.
 func (m *image) Chunks(ctx context.Context, workers int, fn func(offset int64, data []byte) error) error {
+	return m.ChunksIn(ctx, []backstay.Range{{Length: m.disk.Size}}, workers, fn)
+}
+
+// ChunksIn implements Comparer.
+func (m *image) ChunksIn(ctx context.Context, ranges []backstay.Range, workers int, fn func(offset int64, data []byte) error) error {
 	for next := 0; next < m.disk.PageCount(); {
 		plan := newReadPlan()
 		for ; next < m.disk.PageCount() && plan.bytes < planBytes; next++ {
+			start := int64(next) * m.disk.PageBytes
+			wanted := inRange(ranges, start, start+m.disk.PageBytes)
+			if len(wanted) == 0 {
+				continue
+			}
 			page, err := m.page(ctx, next)
 			if err != nil {
 				return err
 			}
-			if err := plan.add(m.disk, next, page); err != nil {
+			if err := plan.add(m.disk, next, page, wanted); err != nil {
 				return err
 			}
 		}
@@ -77,31 +88,54 @@ type readPlan struct {
 
 func newReadPlan() *readPlan { return &readPlan{index: map[chunk.Name]int{}} }
 
-// add puts what page i of a disk is made of into the plan.
-func (p *readPlan) add(d *point.Disk, i int, page *point.Page) error {
+// add puts what the wanted ranges of page i of a disk are made of into the plan.
+func (p *readPlan) add(d *point.Disk, i int, page *point.Page, ranges []backstay.Range) error {
 	start := int64(i) * d.PageBytes
-	at := make([]int, len(page.Names))
-	for n, name := range page.Names {
-		k, ok := p.index[name]
-		if !ok {
-			k = len(p.chunks)
-			p.index[name] = k
-			p.chunks = append(p.chunks, wanted{ref: ref{chunk.Data, name, page.Places[n]}})
-			p.bytes += 256
-		}
-		at[n] = k
-	}
-	return page.Slice(0, page.Units, func(e point.Extent) error {
+	at := make([]int, len(page.Names)) // 1 + index into chunks
+	add := func(e point.Extent) error {
 		if e.Chunk == 0 {
 			return nil
 		}
+		n := &at[e.Chunk-1]
+		if *n == 0 {
+			*n = 1 + p.chunk(page.Names[e.Chunk-1], page.Places[e.Chunk-1])
+		}
 		x := extent{offset: start + int64(e.Start)*chunk.Unit, at: e.Offset * chunk.Unit}
 		x.length = uint32(min(int64(e.Units)*chunk.Unit, d.Size-x.offset))
-		c := &p.chunks[at[e.Chunk-1]]
+		c := &p.chunks[*n-1]
 		c.pieces = append(c.pieces, x)
 		p.bytes += 24
 		return nil
-	})
+	}
+	for _, r := range ranges {
+		from, to := max(r.Offset-start, 0)/chunk.Unit, min((r.End()-start+chunk.Unit-1)/chunk.Unit, int64(page.Units))
+		if err := page.Slice(uint32(from), uint32(to), add); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// chunk returns the index of a chunk in the plan.
+func (p *readPlan) chunk(name chunk.Name, at point.Place) int {
+	k, ok := p.index[name]
+	if !ok {
+		k = len(p.chunks)
+		p.index[name] = k
+		p.chunks = append(p.chunks, wanted{ref: ref{chunk.Data, name, at}})
+		p.bytes += 256
+	}
+	return k
+}
+
+// inRange returns those of ordered ranges that reach into [from, to).
+func inRange(ranges []backstay.Range, from, to int64) []backstay.Range {
+	first, _ := slices.BinarySearchFunc(ranges, from, func(r backstay.Range, at int64) int { return cmp.Compare(r.End(), at+1) })
+	last := first
+	for last < len(ranges) && ranges[last].Offset < to {
+		last++
+	}
+	return ranges[first:last]
 }
 
 // sorted returns the plan's chunks by pack, in the order in which the disk first
