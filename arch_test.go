@@ -58,6 +58,7 @@ internal/server/servertest -> . api internal/server internal/catalog internal/ca
 internal/recover         -> . internal/tier internal/tier/vault internal/tier/content internal/tier/raw internal/blob internal/blob/* internal/nbd
 internal/recover/recovertest -> . internal/tier internal/tier/vault internal/blob internal/blob/replica
 internal/config          -> .
+internal/codespage       -> .
 internal/cli             -> . api client internal/config internal/recover internal/blob/unit internal/blob/conform
 internal/daemon          -> . api client internal/*
 internal/sandbox         -> . internal/config internal/blob internal/sandbox/*
