@@ -171,6 +171,7 @@ type Host interface {
 	Guests
 	Stalls
 	Pulls
+	Redefines
 	// Close lets go of what is open; the VMs go on.
 	Close() error
 }

@@ -26,7 +26,7 @@ type Host struct {
 	FactsValue backstay.HostFacts
 	// Hook, if set, is called first in each changing call with the call's name
 	// (switch, freeze, thaw, pause, resume, the names of agent commands, merge,
-	// retarget, begin-pull, end-pull, drop-checkpoint, define, undefine, start, destroy, discard-saved, create, create-overlay, export,
+	// retarget, begin-pull, end-pull, drop-checkpoint, define, redefine, undefine, start, shutdown, destroy, discard-saved, create, create-overlay, export,
 	// allocated, commit, rebase, copy, convert); its error is the
 	// call's, and nothing is changed. It must not call the Host. Set it before use.
 	Hook func(call string) error
@@ -65,6 +65,7 @@ type vm struct {
 	live     *definition // nil when shut off
 	saved    *definition // what ran when its memory was saved; nil if none is
 	paused   bool
+	ignores  bool // a wish to shut down
 	agent    backstay.AgentState
 	quiesce  error                                      // what a freeze fails with
 	io       map[backstay.DiskTarget]hypervisor.IOStats // since the start
