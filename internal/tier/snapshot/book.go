@@ -31,6 +31,8 @@ const (
 	UserVM       = record.UserVM
 	UserTransfer = record.UserTransfer
 	UserMount    = record.UserMount
+	UserRestore  = record.UserRestore
+	UserUndo     = record.UserUndo
 )
 
 type (

@@ -182,7 +182,7 @@ func (b *book) planDrop(p *PointRecord, target backstay.DiskTarget, seen surroun
 	if !slices.Contains(l.Points, p.ID) || len(l.Points) > 1 || p.State == record.PointBroken {
 		return plan, nil
 	}
-	if who := b.standing(l.ID); len(who) > 0 {
+	if who := append(b.standing(l.ID), awaited(l)...); len(who) > 0 {
 		return plan, inUse(p.ID, who...)
 	}
 	if len(uses) > 1 {
@@ -229,9 +229,11 @@ func (b *book) planMerge(p *PointRecord, plan dropPlan, child *Layer) (dropPlan,
 	if child.Bottom {
 		return plan, inUse(p.ID, fmt.Sprintf("%s, which backstay did not make, stands on %s", child.File, l.File))
 	}
-	if above := b.Children(child.ID); len(above) > 1 {
-		return plan, inUse(p.ID, fmt.Sprintf("%d layers stand on %s", len(above), child.File))
+	if who := awaited(child); len(who) > 0 {
+		return plan, inUse(p.ID, who...)
 	}
+	// Several may stand on the layer that is merged: none of them is open but the
+	// one in the chain of the VM, and each is put on the layer that has its content.
 	if plan.use == nil {
 		if _, err := os.Stat(child.File); os.IsNotExist(err) && len(child.Points) == 0 {
 			// The VM and the file it wrote to are gone; the layer stays as it is.

@@ -202,9 +202,8 @@ func (t *Tier) commitFile(ctx context.Context, m *mergeIntent, into, child *Laye
 // given other disks.
 func (t *Tier) commitUnused(ctx context.Context, b *book, m *mergeIntent, again bool) error {
 	into, child := b.Layers[m.Into], b.Layers[m.Child]
-	above := b.Children(child.ID)
-	if len(above) == 1 {
-		info, err := t.images.Info(ctx, above[0].File)
+	for _, above := range b.Children(child.ID) {
+		info, err := t.images.Info(ctx, above.File)
 		if err == nil && info.Backing == into.File {
 			return nil // moved off Child already, so Child is merged
 		}

@@ -36,6 +36,10 @@ type model struct {
 	vaulted backstay.PointID // newest in the vault, "" for none
 	atVault disks            // its content
 	serial  int
+	// replaced are the replacements of the VM's disks that can be undone, oldest first.
+	replaced []replacement
+	// before is what each VM must have after a step.
+	before map[backstay.VMID]disks
 }
 
 type disks map[backstay.DiskTarget][]byte
@@ -160,6 +164,7 @@ func (m *model) readPoint(id backstay.PointID) disks {
 func (m *model) step() {
 	m.t.Helper()
 	before := map[backstay.VMID]disks{vmID: m.read(vmID)}
+	m.before = before
 	for vm := range m.forks {
 		before[vm] = m.read(vm)
 	}
@@ -175,6 +180,9 @@ func (m *model) step() {
 		{"fork", 2, m.forkOne},
 		{"end fork", 1, m.endForkOne},
 		{"pin", 2, m.pinOne},
+		{"replace", 3, m.replaceOne},
+		{"undo", 2, m.undoOne},
+		{"end of an undo", 1, m.endUndoOne},
 		{"release", 1, m.releaseAll},
 		{"sweep", 1, func() error { _, err := m.tier.Sweep(background, SweepOptions{}); return err }},
 	}
@@ -209,6 +217,7 @@ func (m *model) step() {
 			m.t.Errorf("what VM %s has changed", vm)
 		}
 	}
+	m.settleReplaced()
 	m.outside()
 	if crashed {
 		seen := m.read(vmID)
@@ -427,6 +436,11 @@ func (m *model) pinOne() error {
 }
 
 func (m *model) releaseAll() error {
+	for len(m.replaced) > 0 {
+		if err := m.endUndoOne(); err != nil {
+			return err
+		}
+	}
 	_, err := m.tier.Release(background, vmID, nil)
 	if refused(err) {
 		for id := range m.points {
@@ -507,6 +521,9 @@ func (m *model) end() {
 	must(m.t, m.tier.ForgetVMs(background, func() ([]backstay.JobID, error) { return nil, nil }))
 	for id := range m.pinned {
 		_ = m.tier.Pin(background, id, false)
+	}
+	for len(m.replaced) > 0 {
+		must(m.t, m.endUndoOne())
 	}
 	seen := m.read(vmID)
 	m.release()

@@ -181,8 +181,8 @@ func (t *Tier) sweepUsers(ctx context.Context, live []backstay.JobID) error {
 	}
 	return t.removeUsers(func(u User) bool {
 		switch {
-		case slices.Contains(live, u.Job):
-			return false
+		case slices.Contains(live, u.Job), u.Kind == UserRestore, u.Kind == UserUndo:
+			return false // whoever made the latter two has a journal of them
 		case u.Kind != UserVM:
 			return !t.isReading(u.ID)
 		}

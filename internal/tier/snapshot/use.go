@@ -240,10 +240,25 @@ func (b *book) standing(id backstay.LayerID) []string {
 			continue
 		}
 		for _, u := range l.Users {
-			who = append(who, userInWords(u, l))
+			if u.Kind != UserUndo { // nobody has its files open
+				who = append(who, userInWords(u, l))
+			}
 		}
 	}
 	slices.Sort(who)
+	return who
+}
+
+// awaited describes the undos that would put a VM back on one of the layers.
+func awaited(layers ...*Layer) []string {
+	var who []string
+	for _, l := range layers {
+		for _, u := range l.Users {
+			if u.Kind == UserUndo {
+				who = append(who, userInWords(u, l))
+			}
+		}
+	}
 	return who
 }
 
@@ -253,6 +268,10 @@ func userInWords(u User, l *Layer) string {
 		return fmt.Sprintf("job %s reads %s", u.ID, l.File)
 	case UserMount:
 		return fmt.Sprintf("session %s shows what is on %s", u.ID, l.File)
+	case UserRestore:
+		return fmt.Sprintf("job %s is putting its VM on %s", u.ID, l.File)
+	case UserUndo:
+		return fmt.Sprintf("the undo of job %s needs %s", u.ID, l.File)
 	}
 	return fmt.Sprintf("VM %s was restored on %s", u.ID, l.File)
 }

@@ -57,6 +57,12 @@ const (
 	UserVM       UserKind = "vm"       // a VM restored from the layer without copying
 	UserTransfer UserKind = "transfer" // a job that reads the layer
 	UserMount    UserKind = "mount"    // a session that shows the layer's content to somebody
+	// UserRestore is a restore that is making the layer: a VM may be put on it any
+	// moment, so nothing below is merged.
+	UserRestore UserKind = "restore"
+	// UserUndo is the undo of a restore, which would put the VM back on the layer.
+	// What is below may be merged as long as the layer's own content stays.
+	UserUndo UserKind = "undo"
 )
 
 // User is something other than the layer's own VM that needs the layer as it is.
