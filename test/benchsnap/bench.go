@@ -91,7 +91,7 @@ func (b *bench) logf(format string, args ...any) {
 // record keeps a figure and tells it.
 func (b *bench) record(name string, value float64) error {
 	b.logf("%-28s %.4g", name, value)
-	return b.figures.add(name, value)
+	return b.figures.Add(name, value)
 }
 
 func (b *bench) measure(ctx context.Context) (err error) {
@@ -139,11 +139,7 @@ var policy = backstay.Policy{
 
 func (b *bench) section(ctx context.Context, s section) error {
 	b.logf("%s", s.title)
-	for name := range b.figures.Series {
-		if strings.HasPrefix(name, s.name+"/") {
-			delete(b.figures.Series, name)
-		}
-	}
+	b.figures.Forget(s.name)
 	if err := b.only(ctx, s.vms); err != nil {
 		return err
 	}

@@ -56,12 +56,12 @@ func TestGoalsHoldShortOrAreNotMeasured(t *testing.T) {
 func TestOneBadRepetitionDoesNotDecide(t *testing.T) {
 	f := someFigures(t)
 	f.Series["x"] = []float64{900, 10, 12, 11, 13}
-	if f.median("x") != 12 || f.worst("x") != 900 || !math.IsNaN(f.median("y")) {
-		t.Errorf("median %v, worst %v, of nothing %v", f.median("x"), f.worst("x"), f.median("y"))
+	if f.Median("x") != 12 || f.Worst("x") != 900 || !math.IsNaN(f.Median("y")) {
+		t.Errorf("median %v, worst %v, of nothing %v", f.Median("x"), f.Worst("x"), f.Median("y"))
 	}
 	f.Series["z"] = []float64{4, 2}
-	if f.median("z") != 3 {
-		t.Errorf("median of two is %v", f.median("z"))
+	if f.Median("z") != 3 {
+		t.Errorf("median of two is %v", f.Median("z"))
 	}
 }
 

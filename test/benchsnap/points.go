@@ -70,7 +70,7 @@ func (b *bench) point(name string) (func(context.Context) error, *backstay.Point
 		if name == "" {
 			return nil
 		}
-		return b.figures.add(name, float64(job.Stats.FreezeMs))
+		return b.figures.Add(name, float64(job.Stats.FreezeMs))
 	}, &id
 }
 

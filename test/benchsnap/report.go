@@ -2,13 +2,10 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/backstay/backstay/test/bench/show"
@@ -34,7 +31,7 @@ var stallBounds = []string{"1", "2", "5", "10", "20", "50", "100", "200", "500",
 func (f *figures) stalls() show.Table {
 	t := show.Table{{"while", "times", "stall, median", "stall, worst", "writes/s", "writes that took up to … ms"}}
 	for _, l := range stallLines {
-		if !measured(f.median(l.name + "/stall")) {
+		if !measured(f.Median(l.name + "/stall")) {
 			continue
 		}
 		var spread []string
@@ -47,8 +44,8 @@ func (f *figures) stalls() show.Table {
 				spread = append(spread, fmt.Sprintf("%s: %.0f", bound, n))
 			}
 		}
-		t = append(t, []string{l.title, fmt.Sprint(len(f.Series[l.name+"/stall"])), ms(f.median(l.name + "/stall")), ms(f.worst(l.name + "/stall")),
-			fmt.Sprintf("%.0f", f.median(l.name+"/writes")), strings.Join(spread, ", ")})
+		t = append(t, []string{l.title, fmt.Sprint(len(f.Series[l.name+"/stall"])), ms(f.Median(l.name + "/stall")), ms(f.Worst(l.name + "/stall")),
+			fmt.Sprintf("%.0f", f.Median(l.name+"/writes")), strings.Join(spread, ", ")})
 	}
 	return t
 }
@@ -70,12 +67,12 @@ func (f *figures) times() show.Table {
 		{"virtnbd/ours-full/time", fmt.Sprintf("full backup of %d MiB and the system, backstay", wholeBytes/mib)}, {"virtnbd/theirs-full/time", "the same, virtnbdbackup"},
 		{"virtnbd/ours-increment/time", fmt.Sprintf("increment of %d MiB, backstay", incrementBytes/mib)}, {"virtnbd/theirs-increment/time", "the same, virtnbdbackup"},
 	} {
-		if v := f.median(l.name); measured(v) {
-			t = append(t, []string{l.title, fmt.Sprintf("%.2f s", v), fmt.Sprintf("%.2f s", f.worst(l.name))})
+		if v := f.Median(l.name); measured(v) {
+			t = append(t, []string{l.title, fmt.Sprintf("%.2f s", v), fmt.Sprintf("%.2f s", f.Worst(l.name))})
 		}
 	}
-	if v := f.worst("idle/read-big"); measured(v) {
-		t = append(t, []string{"read by a backup of the idle guest, sparse disk of 1 TiB", fmt.Sprintf("%.0f KiB", f.median("idle/read-big")/1024), fmt.Sprintf("%.0f KiB", v/1024)})
+	if v := f.Worst("idle/read-big"); measured(v) {
+		t = append(t, []string{"read by a backup of the idle guest, sparse disk of 1 TiB", fmt.Sprintf("%.0f KiB", f.Median("idle/read-big")/1024), fmt.Sprintf("%.0f KiB", v/1024)})
 	}
 	return t
 }
@@ -86,13 +83,13 @@ func (f *figures) throughputs() show.Table {
 		{"random-fresh", "4 KiB at random, never written before"}, {"random-again", "4 KiB at random, written before"},
 		{"sequential-fresh", "256 KiB in a row, never written before"}, {"sequential-again", "256 KiB in a row, written before"},
 	} {
-		if measured(f.median("layers/none/" + l.name)) {
-			t = append(t, []string{l.title, fmt.Sprintf("%.1f", f.median("layers/none/"+l.name)), fmt.Sprintf("%.1f", f.median("layers/eight/"+l.name))})
+		if measured(f.Median("layers/none/" + l.name)) {
+			t = append(t, []string{l.title, fmt.Sprintf("%.1f", f.Median("layers/none/"+l.name)), fmt.Sprintf("%.1f", f.Median("layers/eight/"+l.name))})
 		}
 	}
-	if measured(f.median("layers/kept")) {
-		t = append(t, []string{fmt.Sprintf("kept for %.0f MiB changed in single blocks of 4 KiB at random in 64 GiB", f.median("layers/changed")/mib),
-			"", fmt.Sprintf("%.1f MiB", f.median("layers/kept")/mib)})
+	if measured(f.Median("layers/kept")) {
+		t = append(t, []string{fmt.Sprintf("kept for %.0f MiB changed in single blocks of 4 KiB at random in 64 GiB", f.Median("layers/changed")/mib),
+			"", fmt.Sprintf("%.1f MiB", f.Median("layers/kept")/mib)})
 	}
 	return t
 }
@@ -128,23 +125,11 @@ const (
 // write renders everything that was measured into the marked part of a Markdown
 // file, and the chart beside it.
 func (f *figures) write(path string) error {
-	old, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		old, err = []byte("# Benchmarks of the snapshot tier\n\n"+pageBegin+pageEnd), nil
-	}
-	if err != nil {
-		return err
-	}
-	head, rest, found := strings.Cut(string(old), pageBegin)
-	_, tail, ended := strings.Cut(rest, pageEnd)
-	if !found || !ended {
-		return fmt.Errorf("write %s: it does not have the lines %q and %q", path, strings.TrimSpace(pageBegin), strings.TrimSpace(pageEnd))
-	}
 	picture := filepath.Join(filepath.Dir(path), "pictures", "benchmarks-snapshot.svg")
 	if err := os.MkdirAll(filepath.Dir(picture), 0o755); err != nil {
 		return err
 	}
-	if err := os.WriteFile(path, []byte(head+pageBegin+f.page(filepath.Base(picture))+pageEnd+tail), 0o644); err != nil {
+	if err := show.WritePage(path, "# Benchmarks of the snapshot tier\n\n", pageBegin, pageEnd, f.page(filepath.Base(picture))); err != nil {
 		return err
 	}
 	return os.WriteFile(picture, []byte(f.chart()), 0o644)
@@ -152,16 +137,7 @@ func (f *figures) write(path string) error {
 
 func (f *figures) page(picture string) string {
 	var out bytes.Buffer
-	m := f.Machine
-	fmt.Fprintf(&out, "Commit %s, %s. Machine: %s, %s cores, %s, Linux %s, %s; guests without KVM.", m["commit"], m["date"], m["cpu"], m["cores"], m["memory"], m["kernel"], m["go"])
-	var names []string
-	for k := range m {
-		if name, ok := strings.CutPrefix(k, "version "); ok {
-			names = append(names, name+" "+m[k])
-		}
-	}
-	slices.Sort(names)
-	fmt.Fprintf(&out, " %s.\n\n![worst stalls and times](pictures/%s)\n\n## Goals\n\n", strings.Join(names, "; "), picture)
+	fmt.Fprintf(&out, "%s\n\n![worst stalls and times](pictures/%s)\n\n## Goals\n\n", f.Context(), picture)
 	show.GoalTable(f.goals()).Markdown(&out)
 	for _, t := range f.tables() {
 		if len(t.table) > 1 {
@@ -177,7 +153,7 @@ func (f *figures) chart() string {
 	group := func(title, format, suffix string, lines ...line) show.Group {
 		g := show.Group{Title: title, Format: format}
 		for _, l := range lines {
-			if v := f.median(l.name + suffix); measured(v) {
+			if v := f.Median(l.name + suffix); measured(v) {
 				g.Bars = append(g.Bars, show.Bar{Title: l.title, Value: v, Own: l.title == "backstay" || strings.HasPrefix(l.title, "backstay,")})
 			}
 		}

@@ -52,11 +52,11 @@ func (b *bench) stall(ctx context.Context, name, vm string, do func(context.Cont
 		return w, fmt.Errorf("%s: %w", name, err)
 	}
 	for bound, n := range w.Histogram {
-		if err := b.figures.add(name+"/up to "+bound+" ms", float64(n)); err != nil {
+		if err := b.figures.Add(name+"/up to "+bound+" ms", float64(n)); err != nil {
 			return w, err
 		}
 	}
-	return w, errors.Join(b.record(name+"/stall", w.WorstMs), b.figures.add(name+"/writes", w.PerSecond))
+	return w, errors.Join(b.record(name+"/stall", w.WorstMs), b.figures.Add(name+"/writes", w.PerSecond))
 }
 
 // sleep is what happens to the idle guest.
