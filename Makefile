@@ -4,10 +4,11 @@
 # bench   measure backstay and its peers on one image (root; BENCH_IMAGE=FILE for one of yours, BENCH="flags", see test/bench);
 #         bench-sweep tries chunk sizes, framings and levels of compression
 # bench-snapshot  measure what points, merges and transfers cost a guest (root; BENCH="flags", see test/benchsnap)
+# bench-restore  measure the ways back beside what one would do by hand (root; BENCH="flags", see test/benchrestore)
 # soak    all cases of the kill matrices and other long tests with real guests, of which `make test` runs a sample (root, long;
 #         BACKSTAY_SEED=N repeats a run)
 # check   what a change must pass besides: format, vet, staticcheck, modules, generated files
-.PHONY: build demo test soak bench bench-sweep bench-snapshot check deps root
+.PHONY: build demo test soak bench bench-sweep bench-snapshot bench-restore check deps root
 .DEFAULT_GOAL := build
 
 # A root who came by `su` has no sbin in the PATH.
@@ -59,6 +60,10 @@ bench-snapshot: root
 	@scripts/install-deps virtnbdbackup
 	@$(GOBUILD) -o bin/ ./cmd/... ./test/benchsnap
 	@bin/benchsnap $(BENCH)
+
+bench-restore: deps root
+	@$(GOBUILD) -o bin/ ./cmd/... ./test/benchrestore
+	@bin/benchrestore $(BENCH)
 
 check:
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt these:"; echo "$$unformatted"; exit 1; }
