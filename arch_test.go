@@ -35,6 +35,7 @@ internal/keyring         -> .
 internal/keyring/*       -> . internal/keyring
 internal/nbd             ->
 internal/pace            -> . internal/hypervisor
+internal/deploy          -> .
 internal/undo            ->
 internal/tier            -> .
 internal/direct          ->
@@ -49,7 +50,7 @@ internal/tier/vault      -> . internal/tier internal/blob internal/tier/vault/*
 internal/tier/vault/*    -> . internal/blob internal/tier/vault/*
 internal/mover           -> .
 internal/mover/rpc       -> . internal/mover
-internal/mover/host      -> . internal/mover internal/quiesce internal/pace internal/tier internal/tier/* internal/hypervisor internal/blob internal/keyring internal/nbd internal/undo
+internal/mover/host      -> . internal/mover internal/deploy internal/quiesce internal/pace internal/tier internal/tier/* internal/hypervisor internal/blob internal/keyring internal/nbd internal/undo
 internal/mover/movertest -> . internal/mover
 internal/engine/*        -> . internal/mover internal/catalog
 internal/job             -> . internal/catalog

@@ -214,7 +214,7 @@ func TestAnEditIsInTheDefinitionAndNothingElseIs(t *testing.T) {
 		{"memory", "1073741824", "memory unit=KiB | 1048576"},
 		{"currentMemory", "1GiB", "currentMemory unit=KiB | 1048576"},
 		{"vcpus", "2", "vcpu current=2 placement=static | 2"},
-		{"cpuMode", "host-model", "cpu mode=host-model"},
+		{"cpuMode", "host-model", "mode=host-model"},
 		{"cpuModel", "Nehalem", "model fallback=allow | Nehalem"},
 		{"machine", "pc-q35-9.2", "machine=pc-q35-9.2"},
 		{"loader", "/usr/share/other.fd", "| /usr/share/other.fd"},
