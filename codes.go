@@ -92,6 +92,9 @@ const (
 	CodeSavedMemory     Code = "saved-memory"
 	CodeSecretMissing   Code = "secret-missing"
 	CodeDiskUnknown     Code = "disk-not-in-point"
+	CodeSecretDiffers   Code = "secret-differs"
+	CodeKeyServiceAway  Code = "key-service-unreachable"
+	CodeKeyDenied       Code = "key-service-denied"
 )
 
 type codeEntry struct {
@@ -159,6 +162,10 @@ var codes = map[Code]codeEntry{
 	CodeHookForbidden:   {KindFailed, "allow guest-exec in the guest agent's configuration, or let its own fsfreeze-hook run the hooks (--hooks agent)"},
 	CodeCheckpointLost:  {KindFailed, "nothing is to be done: everything was compared, and the next run has a change map again"},
 	CodeGuestBusy:       {KindFailed, "retry the job when the guest has less to do, put its disks on faster storage, or raise the policy's latency limit"},
+	CodeSecretMissing:   {KindRefused, "define the secret on the host with its value, or bring the vault's recovery key: --recovery-key FILE"},
+	CodeSecretDiffers:   {KindRefused, "if the value on the host is not needed there any more, remove it with `virsh secret-undefine`, and try again: the point's own is put in its place"},
+	CodeKeyServiceAway:  {KindUnreachable, "see that the key service runs and can be reached from the host, or bring the vault's recovery key: --recovery-key FILE"},
+	CodeKeyDenied:       {KindNotAllowed, "see the credential and the key of the service in the server's configuration, or bring the vault's recovery key: --recovery-key FILE"},
 	CodeCatalogNewer:    {KindRefused, "start the newer release again, or restore the catalogue's file from before the upgrade"},
 
 	CodeNameTaken:       {KindRefused, "choose another --name"},
@@ -186,7 +193,6 @@ var codes = map[Code]codeEntry{
 	CodeVMMissing:       {KindRefused, "make a new VM of the point: `backstay restore create-vm POINT --name NEW`"},
 	CodeNotShutOff:      {KindRefused, "shut the VM down first, or let the restore do it with --stop"},
 	CodeSavedMemory:     {KindRefused, "start the VM and shut it down, or give up what it had in memory with --discard-saved"},
-	CodeSecretMissing:   {KindRefused, "define the secret on the host, or give the recovery key: --recovery-key FILE"},
 	CodeDiskUnknown:     {KindRefused, "name a disk of the point: `backstay point show POINT` lists them"},
 }
 

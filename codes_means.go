@@ -93,6 +93,9 @@ var meanings = map[Code]string{
 	CodeVMMissing:       "the VM whose disks are to be replaced is on no host any more",
 	CodeNotShutOff:      "the VM whose disks are to be replaced runs, or is paused",
 	CodeSavedMemory:     "the VM's memory was saved, and would be resumed over other disks",
-	CodeSecretMissing:   "the host lacks the secret that a disk is encrypted with",
+	CodeSecretMissing:   "the host lacks the secret that a disk is encrypted with, and the point does not hold its value",
+	CodeSecretDiffers:   "the host has a secret of that UUID with another value, which is not overwritten",
+	CodeKeyServiceAway:  "the key service that wrapped a secret cannot be reached",
+	CodeKeyDenied:       "the key service refuses the credential, or does not have the key",
 	CodeDiskUnknown:     "the point does not hold a disk of that target",
 }

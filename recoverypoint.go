@@ -1,6 +1,9 @@
 package backstay
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Consistency says in what state the guest was at a point's instant.
 type Consistency string
@@ -62,11 +65,65 @@ type Encryption struct {
 	Guest bool     `json:"guest"`
 	Host  bool     `json:"host"`
 	Keys  []string `json:"keys"`
+	// Secrets say how the point holds each secret that its disks and its TPM need.
+	Secrets []PointSecret `json:"secrets,omitempty"`
 }
 
-// EncryptedRestore is why a point with disks that were encrypted on the host is
-// not restored: what came out would be plain.
-const EncryptedRestore = "a disk of it was encrypted on the host, and this release would restore it in the clear"
+// PointSecret is a reference to a secret of the host that a point needs.
+type PointSecret struct {
+	UUID string `json:"uuid"`
+	// Scheme is where its value is: in the point, sealed with it; wrapped by a key
+	// service; or nowhere but on the host.
+	Scheme SecretScheme `json:"scheme"`
+	// Service is the key service that wrapped it.
+	Service string `json:"service,omitempty"`
+	// Reason says what is missing, if anything is.
+	Reason string `json:"reason,omitempty"`
+}
+
+// SecretScheme is how a point holds the value of a secret.
+type SecretScheme string
+
+// The schemes. A point records its own, and is restored by that, whatever its VM
+// has now.
+const (
+	// SecretInPoint: the value is in the point's definition, which is sealed.
+	SecretInPoint SecretScheme = "point"
+	// SecretInService: an outside key service wrapped the value, and the point holds
+	// what came of it.
+	SecretInService SecretScheme = "service"
+	// SecretAbsent: the value could not be read. A restore needs it on the host.
+	SecretAbsent SecretScheme = "absent"
+)
+
+// EncryptionOf says which of a point's disks were encrypted on the host, and by
+// which secrets: references, never values. secrets are what the point holds of
+// them; a point of an older release holds none.
+func EncryptionOf(shape VM, disks []PointDisk, secrets []PointSecret) Encryption {
+	e := Encryption{Keys: []string{}, Secrets: secrets}
+	for _, d := range disks {
+		key := shape.SecretOf(d.Target)
+		if !d.Included || key == "" {
+			continue
+		}
+		e.Host = true
+		if !slices.Contains(e.Keys, key) {
+			e.Keys = append(e.Keys, key)
+		}
+	}
+	return e
+}
+
+// SecretOf is the UUID of the host's secret that a disk is encrypted with; empty
+// for a plain disk.
+func (v *VM) SecretOf(target DiskTarget) string {
+	for _, d := range v.Disks {
+		if d.Target == target {
+			return d.Secret
+		}
+	}
+	return ""
+}
 
 // Replica is the state of a point in another region.
 type Replica struct {

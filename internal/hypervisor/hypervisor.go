@@ -165,7 +165,7 @@ type Host interface {
 	Inventory
 	Disks
 	Copies
-	Secrets
+	KeepsSecrets
 	VMs
 	Stats
 	Guests

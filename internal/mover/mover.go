@@ -76,6 +76,8 @@ type PrepareRequest struct {
 	// Depth is the most points that a disk's chain may hold with the new one;
 	// beyond it Prepare fails with CodeTooDeep. 0 means backstay.MaxDepth.
 	Depth int
+	// Keys say how the point holds the VM's secrets; nil holds their values.
+	Keys *KeyPolicy
 }
 
 // Prepared is what was made ready. The overlays exist and nobody uses them yet.
@@ -84,6 +86,8 @@ type Prepared struct {
 	Agent backstay.AgentState
 	// Notes say what will be weaker than wished, e.g. that the agent is silent.
 	Notes []string
+	// Warnings are for the job: a key service that could not be reached, for instance.
+	Warnings []string
 }
 
 // PreparedDisk is one disk with its frozen-to-be layer and its new overlay.
@@ -122,6 +126,8 @@ type Taken struct {
 	Disks       []backstay.PointDisk
 	Parent      backstay.PointID // the point whose layers lie directly below; "" for the first
 	Pinned      bool             // somebody wants it kept until it is unpinned
+	// Secrets say how the point holds the VM's secrets; no values.
+	Secrets []backstay.PointSecret
 	// Notes are warnings of the call that took the point.
 	Notes []string
 }
@@ -228,6 +234,8 @@ type StageRequest struct {
 	Job   backstay.JobID
 	Plan  backstay.RestorePlan
 	Vault *VaultAccess // with VaultTier
+	// Services are the key services that the point's secrets may need.
+	Services []KeyService
 }
 
 // Staged says what was written. From the snapshot tier that is overlays only.
@@ -275,4 +283,5 @@ type Mover interface {
 	Previews
 	Rooms
 	Adopts
+	Secrets
 }

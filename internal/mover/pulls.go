@@ -30,6 +30,8 @@ type PullRequest struct {
 	LeftOut []backstay.PointDisk
 	// Policy is the one under which the point is taken.
 	Policy backstay.PolicyName
+	// Keys are as in PrepareRequest.
+	Keys *KeyPolicy
 }
 
 // Pulled is a point that was pulled into a vault.

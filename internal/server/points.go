@@ -87,9 +87,6 @@ func readable(p backstay.RecoveryPoint) backstay.Allowed {
 			create.Reason = "the point's copy in the " + string(t.Tier) + " tier is " + string(t.State)
 		}
 	}
-	if create.Allowed && p.Encrypted.Host {
-		create = backstay.Allowed{Reason: backstay.EncryptedRestore}
-	}
 	if create.Allowed && p.Damage != "" && !p.Has(backstay.SnapshotTier) {
 		create = backstay.Allowed{Reason: p.Damage}
 	}

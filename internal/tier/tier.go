@@ -37,4 +37,8 @@ type Definition struct {
 	TPM         map[string][]byte `json:"tpm,omitempty"` // relative path → content
 	// Autostart: the host started the VM when it started itself. No definition says so.
 	Autostart bool `json:"autostart,omitempty"`
+	// Secrets are those that the point's disks and its TPM are encrypted with. A
+	// point of an older release has none; a reader of an older release passes them
+	// over.
+	Secrets []Secret `json:"secrets,omitempty"`
 }

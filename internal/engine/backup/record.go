@@ -95,24 +95,6 @@ func (b *backupRun) putPoint(ctx context.Context, point backstay.RecoveryPoint) 
 	return err
 }
 
-// encryptionOf says which of a point's disks were encrypted on the host, and by
-// which secrets: references, never values (I10). A point holds their plain
-// content, which its vault seals with keys of its own.
-func encryptionOf(taken mover.Taken) backstay.Encryption {
-	e := backstay.Encryption{Keys: []string{}}
-	for _, d := range taken.Disks {
-		at := slices.IndexFunc(taken.Shape.Disks, func(s backstay.Disk) bool { return s.Target == d.Target })
-		if !d.Included || at < 0 || taken.Shape.Disks[at].Secret == "" {
-			continue
-		}
-		e.Host = true
-		if key := taken.Shape.Disks[at].Secret; !slices.Contains(e.Keys, key) {
-			e.Keys = append(e.Keys, key)
-		}
-	}
-	return e
-}
-
 // PointOf makes a catalogue entry of what a mover recorded beside the disk.
 func PointOf(taken mover.Taken, vault backstay.VaultName, now time.Time) backstay.RecoveryPoint {
 	point := backstay.RecoveryPoint{
@@ -120,7 +102,7 @@ func PointOf(taken mover.Taken, vault backstay.VaultName, now time.Time) backsta
 		Consistency: taken.Consistency, ConsistencyReason: taken.Reason,
 		Disks: append([]backstay.PointDisk(nil), taken.Disks...), Parent: taken.Parent, Pinned: taken.Pinned,
 		Firmware: taken.Shape.Firmware, TPM: taken.Shape.TPM, Shape: taken.Shape,
-		Encrypted: encryptionOf(taken), Replicas: []backstay.Replica{},
+		Encrypted: backstay.EncryptionOf(taken.Shape, taken.Disks, taken.Secrets), Replicas: []backstay.Replica{},
 	}
 	point.SetTier(backstay.SnapshotTier, backstay.TierAvailable, now)
 	return point

@@ -258,11 +258,19 @@ func (b *backupRun) prepare(ctx context.Context, m *member) error {
 	if err := b.makeRoom(ctx, m); err != nil {
 		return err
 	}
-	_, err := m.mover.Prepare(ctx, mover.PrepareRequest{
+	prepared, err := m.mover.Prepare(ctx, mover.PrepareRequest{
 		Job: b.run.Job().ID, Point: m.Point, VM: m.VM, Disks: m.Plan.Targets(),
 		Consistency: m.wish, Depth: m.policy.Snapshot.MaxPoints(),
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	for _, warning := range prepared.Warnings {
+		if err := b.run.Warn(warning); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // take takes the snapshots and records them: beside the disk (by the mover), then

@@ -103,7 +103,7 @@ func plannedDisks(r backstay.RestoreRequest, p backstay.RecoveryPoint, host back
 			format = "qcow2" // the new disk is an overlay on the frozen layer
 		}
 		disks = append(disks, backstay.PlannedDisk{
-			Target: d.Target, Format: format, Size: d.Size,
+			Target: d.Target, Format: format, Size: d.Size, Secret: p.Shape.SecretOf(d.Target),
 			Path: path.Join(folder(r, p, host, d.Target), fmt.Sprintf("%s-%s.%s", r.Name, d.Target, format)),
 		})
 	}
@@ -185,5 +185,6 @@ func (alternate) preflight(r backstay.RestoreRequest, f Facts, plan backstay.Res
 	if plan.TPM {
 		checks = append(checks, checkTPM(f))
 	}
+	checks = append(checks, checkKeys(f, plan)...)
 	return checks
 }

@@ -89,6 +89,7 @@ func (r *Runner) recheck(ctx context.Context, run backstay.Run, request mover.St
 	now := plan
 	now.Preflight = append([]backstay.Check{checkTier(facts, plan), checkHost(facts), checkName(facts, plan), checkUUID(facts, plan),
 		checkMACs(backstay.RestoreRequest{}, facts, plan), checkRoom(facts, plan)}, checkDisks(facts, plan)...)
+	now.Preflight = append(now.Preflight, checkKeys(facts, plan)...)
 	return now.Refusal()
 }
 

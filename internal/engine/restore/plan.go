@@ -26,6 +26,10 @@ type Facts struct {
 	VaultProblem string
 	// VaultWarning says what the vault cannot vouch for; empty if it can.
 	VaultWarning string
+	// Secrets are those that the point needs, as the host has them; SecretProblem
+	// says why that could not be found out.
+	Secrets       []mover.SecretState
+	SecretProblem error
 	// Fresh identities, made beforehand so that the plan is pure.
 	UUID backstay.VMID
 	MACs []string

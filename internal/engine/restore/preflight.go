@@ -38,8 +38,6 @@ func checkTier(f Facts, plan backstay.RestorePlan) backstay.Check {
 		return refuse("tier", backstay.CodeVaultUnreadable, "vault %s cannot be read: %s", plan.Vault, f.VaultProblem)
 	case len(plan.Disks) == 0:
 		return refuse("tier", backstay.CodeNotRestorable, "the point holds no disk")
-	case f.Point.Encrypted.Host:
-		return refuse("tier", backstay.CodeEncrypted, "%s", backstay.EncryptedRestore)
 	case plan.Tier == backstay.VaultTier && f.VaultWarning != "":
 		return ok("tier", "read from the %s tier; warning: %s", plan.Tier, f.VaultWarning)
 	}
@@ -191,6 +189,9 @@ func checkRoom(f Facts, plan backstay.RestorePlan) backstay.Check {
 func roomFor(f Facts, plan backstay.RestorePlan, d backstay.PlannedDisk) int64 {
 	if plan.Tier == backstay.SnapshotTier {
 		return overlayRoom
+	}
+	if d.Secret != "" && d.Format == "raw" {
+		return d.Size + luksHeader // never sparse: zeros are encrypted like all else
 	}
 	for _, p := range f.Point.Disks {
 		if p.Target == d.Target && p.DataBytes > 0 {

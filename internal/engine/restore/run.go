@@ -21,7 +21,9 @@ type Runner struct {
 	// VaultProblem says why a point cannot be read from a vault, and what to be
 	// warned of if it can; "" for nothing.
 	VaultProblem func(context.Context, backstay.VaultName, backstay.PointID) (problem, warning string)
-	Now          func() time.Time
+	// Services are the key services that the region knows; nil for none.
+	Services func() []mover.KeyService
+	Now      func() time.Time
 	// NewUUID and NewMAC make fresh identities.
 	NewUUID func() backstay.VMID
 	NewMAC  func() string
@@ -98,6 +100,9 @@ func (r *Runner) askHost(ctx context.Context, request backstay.RestoreRequest, f
 	if tier, _ := ChooseTier(request, facts.Point, facts.Host.Name); request.Tier == "" && tier == backstay.VaultTier {
 		facts.VaultProblem, facts.VaultWarning = r.VaultProblem(ctx, facts.Point.Vault, facts.Point.ID)
 	}
+	if err := r.askSecrets(ctx, m, request, facts); err != nil {
+		return err
+	}
 	infos, err := m.Paths(ctx, Candidates(request, facts.Point, facts.Host))
 	if err != nil {
 		return err
@@ -148,7 +153,7 @@ func (r *Runner) Run(ctx context.Context, run backstay.Run, params backstay.Rest
 	if err != nil {
 		return err
 	}
-	a := &attempt{Runner: r, run: run, mover: m, request: mover.StageRequest{Job: run.Job().ID, Plan: params.Plan}, wish: params.Request}
+	a := &attempt{Runner: r, run: run, mover: m, request: mover.StageRequest{Job: run.Job().ID, Plan: params.Plan, Services: r.services()}, wish: params.Request}
 	if params.Plan.Tier == backstay.VaultTier {
 		access, err := r.Vault(ctx, params.Plan.Vault)
 		if err != nil {

@@ -26,7 +26,7 @@ type Host struct {
 	FactsValue backstay.HostFacts
 	// Hook, if set, is called first in each changing call with the call's name
 	// (switch, freeze, thaw, pause, resume, the names of agent commands, merge,
-	// retarget, begin-pull, end-pull, drop-checkpoint, define, redefine, undefine, start, shutdown, destroy, discard-saved, create, create-overlay, export,
+	// retarget, begin-pull, end-pull, drop-checkpoint, define, redefine, undefine, define-secret, undefine-secret, start, shutdown, destroy, discard-saved, create, create-overlay, export,
 	// allocated, commit, rebase, copy, convert); its error is the
 	// call's, and nothing is changed. It must not call the Host. Set it before use.
 	Hook func(call string) error

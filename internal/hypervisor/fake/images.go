@@ -47,7 +47,7 @@ func (h *Host) CreateOverlay(ctx context.Context, o hypervisor.Overlay) error {
 	if o.Size <= 0 {
 		o.Size = l.h.Size
 	}
-	return createLayer(absolute(o.Path), "qcow2", header{Size: o.Size, Backing: l.path, BackingFormat: o.Backing.Format, Secret: o.Backing.Secret})
+	return createLayer(absolute(o.Path), "qcow2", header{Size: o.Size, Backing: l.path, BackingFormat: o.Backing.Format, Secret: o.Backing.Secret, Key: h.keyOf(o.Backing.Secret)})
 }
 
 // Info describes a file.

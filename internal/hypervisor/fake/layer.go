@@ -33,6 +33,8 @@ type header struct {
 	BackingFormat string `json:"backingFormat"`
 	// Secret is the UUID of the secret that opens the image, "" for plain ones.
 	Secret string `json:"secret,omitempty"`
+	// Key tells the value that the secret had then from others.
+	Key string `json:"key,omitempty"`
 }
 
 // A fake luks image has a header in its first page and raw content behind it.

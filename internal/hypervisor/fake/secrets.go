@@ -2,6 +2,8 @@ package fake
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 
 	backstay "github.com/backstay/backstay"
@@ -12,6 +14,13 @@ import (
 type secret struct {
 	value   []byte
 	private bool
+	info    hypervisor.SecretInfo
+}
+
+// fingerprint is what an image remembers of the value that it was made with.
+func (s secret) fingerprint() string {
+	sum := sha256.Sum256(s.value)
+	return hex.EncodeToString(sum[:8])
 }
 
 // SetSecret gives the hypervisor a secret, or with a nil value takes it away.
@@ -22,7 +31,7 @@ func (h *Host) SetSecret(uuid string, value []byte, private bool) {
 		delete(h.secrets, uuid)
 		return
 	}
-	h.secrets[uuid] = secret{value, private}
+	h.secrets[uuid] = secret{value, private, hypervisor.SecretInfo{UUID: uuid, Private: private}}
 }
 
 // Secret returns a secret's value.
@@ -65,7 +74,7 @@ func (h *Host) unlocks(image hypervisor.Image, alone bool) error {
 			return fmt.Errorf("open image %s: %w", file, hypervisor.ErrNoSecret)
 		case s.private:
 			return fmt.Errorf("open image %s: %w", file, hypervisor.ErrPrivateSecret)
-		case image.Secret != info.Secret:
+		case image.Secret != info.Secret || info.Key != "" && info.Key != s.fingerprint():
 			return fmt.Errorf("open image %s: the key does not fit", file)
 		}
 	}
@@ -85,5 +94,63 @@ func (h *Host) CreateEncrypted(ctx context.Context, image hypervisor.Image, size
 	if _, ok := h.secrets[image.Secret]; !ok {
 		return fmt.Errorf("create image %s: %w", image.Location, hypervisor.ErrNoSecret)
 	}
-	return createLayer(absolute(image.Location), image.Format, header{Size: size, Secret: image.Secret})
+	return createLayer(absolute(image.Location), image.Format, header{Size: size, Secret: image.Secret, Key: h.secrets[image.Secret].fingerprint()})
+}
+
+// SecretInfo describes a secret.
+func (h *Host) SecretInfo(ctx context.Context, uuid string) (hypervisor.SecretInfo, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.away {
+		return hypervisor.SecretInfo{}, hypervisor.ErrAway
+	}
+	s, ok := h.secrets[uuid]
+	if !ok {
+		return hypervisor.SecretInfo{}, fmt.Errorf("describe secret %s: %w", uuid, hypervisor.ErrNoSecret)
+	}
+	return s.info, ctx.Err()
+}
+
+// DefineSecret makes a secret.
+func (h *Host) DefineSecret(ctx context.Context, info hypervisor.SecretInfo, value backstay.Secret) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.away {
+		return hypervisor.ErrAway
+	}
+	if err := h.enter(ctx, "define-secret"); err != nil {
+		return err
+	}
+	if _, ok := h.secrets[info.UUID]; ok {
+		return fmt.Errorf("make secret %s: %w", info.UUID, hypervisor.ErrExists)
+	}
+	for _, s := range h.secrets {
+		if s.info.Usage == info.Usage && s.info.UsageID == info.UsageID {
+			info.Usage, info.UsageID = "", ""
+		}
+	}
+	h.secrets[info.UUID] = secret{append([]byte(nil), value.Reveal()...), info.Private, info}
+	return nil
+}
+
+// UndefineSecret removes a secret.
+func (h *Host) UndefineSecret(ctx context.Context, uuid string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.away {
+		return hypervisor.ErrAway
+	}
+	if err := h.enter(ctx, "undefine-secret"); err != nil {
+		return err
+	}
+	delete(h.secrets, uuid)
+	return nil
+}
+
+// keyOf is the fingerprint of a secret that is there. The caller holds mu.
+func (h *Host) keyOf(uuid string) string {
+	if s, ok := h.secrets[uuid]; ok {
+		return s.fingerprint()
+	}
+	return ""
 }

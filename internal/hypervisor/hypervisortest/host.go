@@ -73,6 +73,7 @@ func (s HostSuite) Run(t *testing.T) {
 		{"saved memory is discarded, and only that", s.saved},
 		{"a VM that is shut off gets another definition, whole or not at all", s.redefine},
 		{"a secret is told, unless it is private or not there", s.secrets},
+		{"a secret is made once, is never overwritten, and goes", s.makeSecrets},
 		{"layers of every kind of disk are switched and merged, and the disk is as it was", s.sources},
 		{"the host tells its emulators and a pool with room", s.facts},
 	} {

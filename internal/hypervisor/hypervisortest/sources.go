@@ -216,3 +216,46 @@ func (s HostSuite) secrets(t *testing.T) {
 	_, err = s.Host.Secret(testContext(t), "11111111-2222-4333-8444-000000000000")
 	wantError(t, err, hypervisor.ErrNoSecret)
 }
+
+// makeSecrets checks that a secret is made once, never overwritten, and removed.
+func (s HostSuite) makeSecrets(t *testing.T) {
+	ctx := testContext(t)
+	info := hypervisor.SecretInfo{
+		UUID: "11111111-2222-4333-8444-0000000000aa", Usage: "volume", UsageID: "/suite/secret.qcow2", Description: "of the suite <&>",
+	}
+	rival := info
+	rival.UUID = "11111111-2222-4333-8444-0000000000ab"
+	t.Cleanup(func() {
+		for _, uuid := range []string{info.UUID, rival.UUID} {
+			if err := s.Host.UndefineSecret(context.Background(), uuid); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	_, err := s.Host.SecretInfo(ctx, info.UUID)
+	wantError(t, err, hypervisor.ErrNoSecret)
+	must(t, s.Host.DefineSecret(ctx, info, backstay.NewSecret([]byte("first"))))
+	got, err := s.Host.SecretInfo(ctx, info.UUID)
+	must(t, err)
+	if got != info {
+		t.Errorf("made %+v, and it is %+v", info, got)
+	}
+	wantError(t, s.Host.DefineSecret(ctx, info, backstay.NewSecret([]byte("second"))), hypervisor.ErrExists)
+	value, err := s.Host.Secret(ctx, info.UUID)
+	must(t, err)
+	if string(value.Reveal()) != "first" {
+		t.Error("a secret that was there has another value now")
+	}
+	// Of two for one use the second has none: disks name secrets by UUID.
+	must(t, s.Host.DefineSecret(ctx, rival, backstay.NewSecret([]byte("third"))))
+	got, err = s.Host.SecretInfo(ctx, rival.UUID)
+	must(t, err)
+	if got.Usage != "" {
+		t.Errorf("two secrets for one use: %+v", got)
+	}
+	wantError(t, s.Host.DefineSecret(ctx, hypervisor.SecretInfo{UUID: s.PrivateSecret}, backstay.NewSecret([]byte("x"))), hypervisor.ErrExists)
+	must(t, s.Host.UndefineSecret(ctx, info.UUID))
+	must(t, s.Host.UndefineSecret(ctx, info.UUID))
+	_, err = s.Host.Secret(ctx, info.UUID)
+	wantError(t, err, hypervisor.ErrNoSecret)
+}

@@ -10,6 +10,7 @@ import (
 	"github.com/beevik/etree"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/hypervisor"
 	"github.com/backstay/backstay/internal/tier"
 )
 
@@ -38,6 +39,8 @@ type definitionOptions struct {
 	GenID string
 	// FolderExists tells whether a folder is there on this host.
 	FolderExists func(path string) bool
+	// Below is what the new disks stand on, where they are overlays.
+	Below map[backstay.DiskTarget][]hypervisor.Image
 }
 
 // newVMDefinition makes the definition of the new VM from the text that was
@@ -277,26 +280,14 @@ func insertAfter(parent, after, fresh *etree.Element) {
 	parent.InsertChildAt(at, fresh)
 }
 
-// neverPlain refuses to write a disk in the clear that was encrypted on the host.
+// neverPlain refuses to write a disk in the clear that was encrypted on the host:
+// the plan must name a secret for it.
 func neverPlain(def tier.Definition, plan backstay.RestorePlan) error {
-	for _, text := range []string{def.InactiveXML, def.LiveXML} {
-		if text == "" {
-			continue
-		}
-		doc := etree.NewDocument()
-		if err := doc.ReadFromString(text); err != nil {
-			return fmt.Errorf("read the definition in the point: %w", err)
-		}
-		for _, d := range doc.FindElements("/domain/devices/disk") {
-			target := d.FindElement("./target")
-			if target == nil || d.FindElement(".//encryption") == nil {
-				continue
-			}
-			name := backstay.DiskTarget(target.SelectAttrValue("dev", ""))
-			if slices.ContainsFunc(plan.Disks, func(p backstay.PlannedDisk) bool { return p.Target == name }) {
-				return backstay.Errorf(backstay.CodeNotRestorable, "disk %s of point %s cannot be restored", name, plan.Point).
-					Becausef("%s", backstay.EncryptedRestore)
-			}
+	for _, d := range plan.Disks {
+		named := secretsNamed(def.LiveXML, def.InactiveXML, []backstay.DiskTarget{d.Target}, false)
+		if len(named) > 0 && d.Secret == "" && d.Path != "" {
+			return backstay.Errorf(backstay.CodeEncrypted, "disk %s of point %s cannot be restored", d.Target, plan.Point).
+				Becausef("it was encrypted on the host, and the plan would write it in the clear").Do("plan the restore again")
 		}
 	}
 	return nil

@@ -76,6 +76,10 @@ func (e *definitionEditor) disk(devices, d *etree.Element) error {
 	empty(source)
 	source.Attr = nil
 	setAttr(source, "file", planned.Path)
+	if planned.Secret != "" {
+		encrypted(source, planned.Secret)
+		backing(d, source, e.options.Below[name])
+	}
 	return nil
 }
 

@@ -25,16 +25,17 @@ func (h *Host) Preview(ctx context.Context, r mover.StageRequest) (mover.Preview
 // previewDefinition is the point's definition, and the one that the plan's kind
 // would make of it.
 func (h *Host) previewDefinition(ctx context.Context, r mover.StageRequest) (old string, d newDefinition, err error) {
-	point, err := h.definitionOf(ctx, r)
+	held, err := h.heldOf(ctx, r)
 	if err != nil {
 		return "", newDefinition{}, err
 	}
+	point := held.definition
 	old = point.InactiveXML
 	if old == "" {
 		old = point.LiveXML
 	}
 	// The generation id is made anew for the VM itself; here it shows that it changes.
-	d, err = newVMDefinition(point, r.Plan, definitionOptions{GenID: "(made anew)", FolderExists: folderExists})
+	d, err = newVMDefinition(point, r.Plan, definitionOptions{GenID: "(made anew)", FolderExists: folderExists, Below: below(held.layers)})
 	return old, d, err
 }
 

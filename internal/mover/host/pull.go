@@ -8,6 +8,7 @@ import (
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/mover"
+	"github.com/backstay/backstay/internal/tier"
 	"github.com/backstay/backstay/internal/tier/pull"
 	"github.com/backstay/backstay/internal/tier/snapshot"
 	"github.com/backstay/backstay/internal/tier/tripwire"
@@ -38,6 +39,7 @@ type pulling struct {
 	request mover.PullRequest
 	session *pull.Session
 	carried transferring // what is written
+	secrets []tier.Secret
 	notes   []string
 }
 
@@ -97,6 +99,11 @@ func (p *pulling) begin(ctx context.Context, progress mover.Progress) error {
 		return err
 	}
 	defer unlock()
+	secrets, warnings, err := p.secretsOf(ctx, p.request.VM, p.request.Disks, p.request.Keys)
+	if err != nil {
+		return err
+	}
+	p.secrets, p.notes = secrets, append(p.notes, warnings...)
 	p.session, err = p.pulls.Begin(ctx, pull.Request{
 		Job: p.request.Job, Point: p.request.Point, VM: p.request.VM, Disks: p.request.Disks,
 		Vault: p.request.Vault.ID, Parent: p.request.Parent,
@@ -115,7 +122,9 @@ func (p *pulling) commit(ctx context.Context, v *vault.Vault) (done mover.Pulled
 	if err != nil {
 		return done, err
 	}
+	definition.Secrets = p.secrets
 	record := p.record()
+	record.Secrets = definition.References()
 	facts := factsOf(&record, p.carried.request)
 	facts.Disks = p.carried.disks(facts.Disks)
 	committed, err := p.carried.writer.Commit(ctx, facts, definition)

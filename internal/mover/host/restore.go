@@ -57,11 +57,11 @@ func (h *Host) stage(ctx context.Context, r mover.StageRequest, progress mover.P
 			return staged, fmt.Errorf("remove what an interrupted attempt left: %w", err)
 		}
 	}
-	def, err := h.definitionOf(ctx, r)
+	held, err := h.heldOf(ctx, r)
 	if err != nil {
 		return staged, err
 	}
-	if err := neverPlain(def, r.Plan); err != nil {
+	if err := neverPlain(held.definition, r.Plan); err != nil {
 		return staged, err
 	}
 	source, err := h.openSource(ctx, r)
@@ -72,12 +72,16 @@ func (h *Host) stage(ctx context.Context, r mover.StageRequest, progress mover.P
 		return staged, err
 	}
 	var u undo.Stack
-	u.Push("restore "+string(r.Job), func(context.Context) error { return h.discard(j) })
+	u.Push("restore "+string(r.Job), func(ctx context.Context) error { return h.discard(ctx, j) })
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, u.Run(ctx))
 		}
 	}()
+	book := h.secretBook(r.Services, held.layers)
+	if err = book.makeSecrets(ctx, j, neededSecrets(held.definition, r.Plan.Disks, r.Plan.TPM)); err != nil {
+		return mover.Staged{}, err
+	}
 	if staged, err = source.write(ctx, r, j, progress); err != nil {
 		return mover.Staged{}, err
 	}
@@ -183,7 +187,7 @@ func (s *snapshotSource) write(ctx context.Context, r mover.StageRequest, _ *res
 		if !ok {
 			return mover.Staged{}, backstay.Errorf(backstay.CodeNotRestorable, "disk %s is not part of point %s", d.Target, r.Plan.Point)
 		}
-		if err := s.images.CreateOverlay(ctx, hypervisor.Overlay{Path: d.Path, Backing: hypervisor.Plain(layers.Path, layers.Format)}); err != nil {
+		if err := s.images.CreateOverlay(ctx, hypervisor.Overlay{Path: d.Path, Backing: hypervisor.Image{Location: layers.Path, Format: layers.Format, Secret: layers.Secret}}); err != nil {
 			return mover.Staged{}, fmt.Errorf("make disk %s: %w", d.Target, err)
 		}
 		staged.Paths = append(staged.Paths, d.Path)
@@ -205,7 +209,7 @@ func (s *snapshotSource) write(ctx context.Context, r mover.StageRequest, _ *res
 // discard removes what a journal names and then the journal: files first, then
 // the entries that keep layers from being merged, so that at no instant a file
 // stands on a layer that is not kept.
-func (h *Host) discard(j *restoreJournal) error {
+func (h *Host) discard(ctx context.Context, j *restoreJournal) error {
 	for _, path := range j.Files {
 		if err := removeDurably(path); err != nil {
 			return err
@@ -220,6 +224,9 @@ func (h *Host) discard(j *restoreJournal) error {
 		if err := h.tier.RemoveUser(snapshot.UserVM, string(j.VM)); err != nil {
 			return err
 		}
+	}
+	if err := h.dropSecrets(ctx, j); err != nil {
+		return err
 	}
 	return j.remove()
 }
@@ -261,7 +268,7 @@ func (h *Host) abandon(ctx context.Context, j *restoreJournal) error {
 			return err
 		}
 	}
-	return h.discard(j)
+	return h.discard(ctx, j)
 }
 
 // sweepRestores ends the restores whose job will not go on: what was to go goes,

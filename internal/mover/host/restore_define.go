@@ -18,6 +18,7 @@ import (
 	"github.com/backstay/backstay/internal/hypervisor"
 	"github.com/backstay/backstay/internal/mover"
 	"github.com/backstay/backstay/internal/tier"
+	"github.com/backstay/backstay/internal/tier/snapshot"
 )
 
 // Define puts the firmware variables and the TPM's state in place and defines
@@ -50,11 +51,12 @@ func (h *Host) define(ctx context.Context, r mover.StageRequest, defined *mover.
 	if done, err := h.definedBefore(ctx, j); done || err != nil {
 		return err
 	}
-	point, err := h.definitionOf(ctx, r)
+	held, err := h.heldOf(ctx, r)
 	if err != nil {
 		return err
 	}
-	d, err := newVMDefinition(point, r.Plan, definitionOptions{GenID: uuid.NewString(), FolderExists: folderExists})
+	point := held.definition
+	d, err := newVMDefinition(point, r.Plan, definitionOptions{GenID: uuid.NewString(), FolderExists: folderExists, Below: below(held.layers)})
 	if err != nil {
 		return err
 	}
@@ -120,25 +122,8 @@ func (h *Host) makeVM(ctx context.Context, j *restoreJournal, xml string) error 
 
 // definitionOf returns what the point holds of its VM beside the disks.
 func (h *Host) definitionOf(ctx context.Context, r mover.StageRequest) (tier.Definition, error) {
-	if r.Plan.Tier != backstay.VaultTier {
-		point, err := h.openPoint(ctx, r.Plan.Point)
-		if err != nil {
-			return tier.Definition{}, err
-		}
-		return point.Definition, nil
-	}
-	if r.Vault == nil {
-		return tier.Definition{}, backstay.Errorf(backstay.CodeInternal, "a restore from the vault tier names no vault")
-	}
-	v, err := h.openVault(ctx, *r.Vault)
-	if err != nil {
-		return tier.Definition{}, err
-	}
-	point, err := v.OpenPoint(ctx, r.Plan.Point)
-	if err != nil {
-		return tier.Definition{}, err
-	}
-	return point.Definition(), nil
+	held, err := h.heldOf(ctx, r)
+	return held.definition, err
 }
 
 // defineError is CodeCreateVMFailed with the hypervisor's own words, whatever
@@ -148,6 +133,18 @@ func defineError(ctx context.Context, plan backstay.RestorePlan, err error) erro
 		return fmt.Errorf("create VM %s: %w", plan.Name, errors.Join(context.Cause(ctx), err))
 	}
 	return backstay.Errorf(backstay.CodeCreateVMFailed, "VM %s could not be created from its disks", plan.Name).Because(err)
+}
+
+// below is what each overlay of a restore from the snapshot tier stands on, from
+// the frozen layer down.
+func below(layers []snapshot.PointLayers) map[backstay.DiskTarget][]hypervisor.Image {
+	all := map[backstay.DiskTarget][]hypervisor.Image{}
+	for _, l := range layers {
+		for _, layer := range l.Chain {
+			all[l.Target] = append(all[l.Target], hypervisor.Image{Location: layer.File, Format: layer.Format, Secret: layer.Secret})
+		}
+	}
+	return all
 }
 
 func folderExists(path string) bool {

@@ -31,6 +31,10 @@ type restoreJournal struct {
 	Files []string `json:"files"`
 	// Folders likewise; with all that is in them.
 	Folders []string `json:"folders,omitempty"`
+	// Secrets were not on the host when the restore began; it makes them. Needs are
+	// all that it needs. UUIDs, no values.
+	Secrets []string `json:"secrets,omitempty"`
+	Needs   []string `json:"needs,omitempty"`
 	// Staged is set once every disk was written and verified.
 	Staged *mover.Staged `json:"staged,omitempty"`
 	// Defining is set before the VM is defined, when nobody had its UUID.

@@ -137,7 +137,8 @@ func (d *writtenDisk) check(ctx context.Context) (int64, error) {
 
 // connect exports the file and calls fn with a connection to it.
 func (d *writtenDisk) connect(ctx context.Context, writable bool, fn func(*nbd.Client) error) (err error) {
-	export, err := d.images.Export(ctx, d.plan.Path, hypervisor.ExportOptions{Format: d.plan.Format, Writable: writable, Connections: 1})
+	image := imageOf(d.plan)
+	export, err := d.images.Export(ctx, image.Location, hypervisor.ExportOptions{Format: image.Format, Secret: image.Secret, Writable: writable, Connections: 1})
 	if err != nil {
 		return err
 	}
@@ -156,7 +157,7 @@ func (d *writtenDisk) connect(ctx context.Context, writable bool, fn func(*nbd.C
 // write makes the file and writes all that is not zero: a fresh image reads as
 // zeros and stays sparse.
 func (d *writtenDisk) write(ctx context.Context, advanced func(int64)) error {
-	if err := d.images.Create(ctx, d.plan.Path, d.plan.Format, d.plan.Size); err != nil {
+	if err := createImage(ctx, d.images, d.plan); err != nil {
 		return err
 	}
 	sums, err := content.NewSums(d.plan.Size)
@@ -164,7 +165,11 @@ func (d *writtenDisk) write(ctx context.Context, advanced func(int64)) error {
 		return err
 	}
 	d.sums = sums
+	fresh := imageOf(d.plan)
 	err = d.connect(ctx, true, func(client *nbd.Client) error {
+		if err := zeroFirst(ctx, client, fresh, d.image); err != nil {
+			return err
+		}
 		err := content.Each(ctx, d.image, workers(), func(offset int64, data []byte) error {
 			if err := ctx.Err(); err != nil {
 				return err
@@ -172,7 +177,7 @@ func (d *writtenDisk) write(ctx context.Context, advanced func(int64)) error {
 			if err := sums.Add(offset, data); err != nil {
 				return err
 			}
-			n, err := content.WriteNonZero(client, offset, data)
+			n, err := writeInto(client, fresh, offset, data)
 			d.wrote.Add(n)
 			if err != nil {
 				return err

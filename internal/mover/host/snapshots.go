@@ -19,11 +19,17 @@ func (h *Host) Prepare(ctx context.Context, r mover.PrepareRequest) (mover.Prepa
 		return mover.Prepared{}, err
 	}
 	defer unlock()
-	p, err := h.tier.Prepare(ctx, snapshot.Request{Job: r.Job, Point: r.Point, VM: r.VM, Disks: r.Disks, Depth: r.Depth, Consistency: r.Consistency})
+	secrets, warnings, err := h.secretsOf(ctx, r.VM, r.Disks, r.Keys)
 	if err != nil {
 		return mover.Prepared{}, err
 	}
-	prepared := mover.Prepared{Agent: p.Agent, Notes: p.Notes}
+	p, err := h.tier.Prepare(ctx, snapshot.Request{
+		Job: r.Job, Point: r.Point, VM: r.VM, Disks: r.Disks, Depth: r.Depth, Consistency: r.Consistency, Secrets: secrets,
+	})
+	if err != nil {
+		return mover.Prepared{}, err
+	}
+	prepared := mover.Prepared{Agent: p.Agent, Notes: p.Notes, Warnings: warnings}
 	for _, d := range p.Disks {
 		prepared.Disks = append(prepared.Disks, mover.PreparedDisk{
 			Target: d.Target, Layer: d.Layer, Source: d.Source, Format: d.Format, Size: d.Size, Overlay: d.Overlay, Next: d.Next,
@@ -189,7 +195,7 @@ func (h *Host) lockToSweep(ctx context.Context, vm backstay.VMID) (func(), error
 func takenOf(p *snapshot.PointRecord) mover.Taken {
 	t := mover.Taken{
 		Point: p.ID, Time: p.Time, Consistency: p.Consistency, Reason: p.Reason,
-		FreezeMs: p.FreezeMs, Shape: p.Shape, Parent: p.Parent, Notes: p.Notes, Pinned: p.Pinned,
+		FreezeMs: p.FreezeMs, Shape: p.Shape, Parent: p.Parent, Notes: p.Notes, Pinned: p.Pinned, Secrets: p.Secrets,
 	}
 	for _, d := range p.Disks {
 		if d.Included {

@@ -259,6 +259,7 @@ func factsOf(p *snapshot.PointRecord, r mover.TransferRequest) backstay.Recovery
 	for _, d := range p.Disks {
 		facts.Disks = append(facts.Disks, d.PointDisk)
 	}
+	facts.Encrypted = backstay.EncryptionOf(p.Shape, facts.Disks, p.Secrets)
 	facts.Disks, facts.Group = append(facts.Disks, r.LeftOut...), r.Group
 	return facts
 }

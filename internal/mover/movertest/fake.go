@@ -26,6 +26,8 @@ type Fake struct {
 	Reports int
 	// Stalled says that the VM stands still since a disk failed it.
 	Stalled bool
+	// States are the secrets that its points need.
+	States []mover.SecretState
 
 	mu     sync.Mutex
 	points map[backstay.PointID]*fakePoint

@@ -124,7 +124,7 @@ func (c *Client) Paths(ctx context.Context, paths []string) ([]mover.PathInfo, e
 
 // Prepare is mover.Snapshots'.
 func (c *Client) Prepare(ctx context.Context, r mover.PrepareRequest) (mover.Prepared, error) {
-	return call[mover.Prepared, none](ctx, c, "Prepare", r, nil)
+	return call[mover.Prepared, none](ctx, c, "Prepare", toPrepareWire(r), nil)
 }
 
 // Take is mover.Snapshots'.
@@ -247,6 +247,17 @@ func (c *Client) Room(ctx context.Context) ([]backstay.Room, error) {
 // Unstall is mover.Rooms'.
 func (c *Client) Unstall(ctx context.Context, vm backstay.VMID) (bool, error) {
 	return call[bool, none](ctx, c, "Unstall", vm, nil)
+}
+
+// SecretStates is mover.Secrets'.
+func (c *Client) SecretStates(ctx context.Context, r mover.SecretsRequest) ([]mover.SecretState, error) {
+	return call[[]mover.SecretState, none](ctx, c, "SecretStates", toSecretsWire(r), nil)
+}
+
+// GiveSecrets is mover.Secrets'.
+func (c *Client) GiveSecrets(ctx context.Context, r mover.GiveRequest) error {
+	_, err := call[none, none](ctx, c, "GiveSecrets", toGiveWire(r), nil)
+	return err
 }
 
 // call makes one call: R is its result, P what is reported on the way.

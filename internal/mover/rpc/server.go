@@ -77,6 +77,7 @@ func handler(base context.Context, m mover.Mover, log *slog.Logger, tm timing) h
 	registerRestores(s, m)
 	registerRooms(s, m)
 	registerPulls(s, m)
+	registerSecrets(s, m)
 	handle(s, "Adopt", func(ctx context.Context, r mover.AdoptRequest, _ func(none)) (none, error) {
 		return none{}, m.Adopt(ctx, r)
 	})
@@ -95,8 +96,8 @@ func registerInventory(s *side, m mover.Mover) {
 }
 
 func registerSnapshots(s *side, m mover.Mover) {
-	handle(s, "Prepare", func(ctx context.Context, r mover.PrepareRequest, _ func(none)) (mover.Prepared, error) {
-		return m.Prepare(ctx, r)
+	handle(s, "Prepare", func(ctx context.Context, r prepareWire, _ func(none)) (mover.Prepared, error) {
+		return m.Prepare(ctx, r.request())
 	})
 	handle(s, "Take", func(ctx context.Context, r mover.TakeRequest, _ func(none)) (mover.Taken, error) {
 		return m.Take(ctx, r)
@@ -168,6 +169,15 @@ func registerRestores(s *side, m mover.Mover) {
 func registerRooms(s *side, m mover.Mover) {
 	handle(s, "Room", func(ctx context.Context, _ none, _ func(none)) ([]backstay.Room, error) { return m.Room(ctx) })
 	handle(s, "Unstall", func(ctx context.Context, vm backstay.VMID, _ func(none)) (bool, error) { return m.Unstall(ctx, vm) })
+}
+
+func registerSecrets(s *side, m mover.Mover) {
+	handle(s, "SecretStates", func(ctx context.Context, r secretsWire, _ func(none)) ([]mover.SecretState, error) {
+		return m.SecretStates(ctx, r.request())
+	})
+	handle(s, "GiveSecrets", func(ctx context.Context, r giveWire, _ func(none)) (none, error) {
+		return none{}, m.GiveSecrets(ctx, r.request())
+	})
 }
 
 func registerPulls(s *side, m mover.Mover) {

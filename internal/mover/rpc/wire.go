@@ -76,14 +76,17 @@ func (w transferWire) request() mover.TransferRequest {
 
 type pullWire struct {
 	mover.PullRequest
-	Vault vaultWire `json:"Vault"`
+	Vault vaultWire      `json:"Vault"`
+	Keys  *keyPolicyWire `json:"Keys"`
 }
 
-func toPullWire(r mover.PullRequest) pullWire { return pullWire{r, toVaultWire(r.Vault)} }
+func toPullWire(r mover.PullRequest) pullWire {
+	return pullWire{r, toVaultWire(r.Vault), toKeyPolicyWire(r.Keys)}
+}
 
 func (w pullWire) request() mover.PullRequest {
 	r := w.PullRequest
-	r.Vault = w.Vault.access()
+	r.Vault, r.Keys = w.Vault.access(), w.Keys.policy()
 	return r
 }
 
@@ -104,16 +107,17 @@ func (w verifyWire) request() mover.VerifyRequest {
 
 type stageWire struct {
 	mover.StageRequest
-	Vault *vaultWire `json:"Vault"`
+	Vault    *vaultWire    `json:"Vault"`
+	Services []serviceWire `json:"Services"`
 }
 
 func toStageWire(r mover.StageRequest) stageWire {
-	return stageWire{r, toOptionalVaultWire(r.Vault)}
+	return stageWire{r, toOptionalVaultWire(r.Vault), toServiceWires(r.Services)}
 }
 
 func (w stageWire) request() mover.StageRequest {
 	r := w.StageRequest
-	r.Vault = w.Vault.optional()
+	r.Vault, r.Services = w.Vault.optional(), services(w.Services)
 	return r
 }
 

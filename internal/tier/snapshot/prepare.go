@@ -14,6 +14,7 @@ import (
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor"
+	"github.com/backstay/backstay/internal/tier"
 	"github.com/backstay/backstay/internal/tier/snapshot/record"
 )
 
@@ -31,6 +32,8 @@ type Request struct {
 	Depth int
 	// Consistency is what Take will wish for; with crash the agent is not asked.
 	Consistency backstay.Consistency
+	// Secrets are what the point keeps of the secrets of the VM.
+	Secrets []tier.Secret
 }
 
 // Prepared is what was made ready: overlays that exist and that nobody uses.
@@ -78,7 +81,7 @@ func (t *Tier) Prepare(ctx context.Context, r Request) (Prepared, error) {
 	if err := t.checkRoom(disks); err != nil {
 		return Prepared{}, err
 	}
-	in, err := t.begin(r, domain, disks)
+	in, err := t.begin(ctx, r, domain, disks)
 	if err != nil {
 		return Prepared{}, snapshotFailed(&domain.VM, err)
 	}
@@ -194,12 +197,15 @@ func (t *Tier) checkRoom(disks []backstay.Disk) error {
 }
 
 // begin writes the intent, and the records of layers that are not known yet.
-func (t *Tier) begin(r Request, domain hypervisor.Domain, disks []backstay.Disk) (*intent, error) {
+func (t *Tier) begin(ctx context.Context, r Request, domain hypervisor.Domain, disks []backstay.Disk) (*intent, error) {
 	vm := domain.VM.Ref()
 	vm.Host = t.host
 	in := &intent{
 		ID: r.Point, Job: r.Job, VM: vm, Stage: record.StagePrepared,
 		Path: record.IntentFile(t.folderOf(disks[0]), r.Point),
+	}
+	if err := t.sealSecrets(ctx, in, r.Secrets); err != nil {
+		return nil, err
 	}
 	err := t.change(func(b *book) error {
 		if b.Points[r.Point] != nil {

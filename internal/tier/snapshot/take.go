@@ -137,6 +137,9 @@ func (t *Tier) announce(ctx context.Context, in *intent, s *quiesce.Session, dom
 	if err != nil {
 		return err
 	}
+	if definition.Secrets, err = preparedSecrets(key, in); err != nil {
+		return err
+	}
 	if in.Sealed, err = seal(key, in.ID, definition); err != nil {
 		return err
 	}
@@ -276,7 +279,7 @@ func (b *book) enter(in *intent) (PointRecord, error) {
 	p := &PointRecord{
 		ID: in.ID, Job: in.Job, State: record.PointAvailable, Time: in.Time, VM: in.VM,
 		Consistency: in.Consistency, Reason: in.Reason, FreezeMs: in.FreezeMs,
-		Shape: *in.Shape, Sealed: in.Sealed,
+		Shape: *in.Shape, Sealed: in.Sealed, Secrets: in.Secrets,
 	}
 	for _, d := range in.Shape.Disks {
 		p.Disks = append(p.Disks, b.recordDisk(in, d))

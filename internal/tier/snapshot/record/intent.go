@@ -41,7 +41,11 @@ type Intent struct {
 	// Quiesce: the guest was to be frozen for the switch.
 	Quiesce bool         `json:"quiesce,omitempty"`
 	Shape   *backstay.VM `json:"shape,omitempty"`
-	Sealed  []byte       `json:"sealed,omitempty"` // the definition as it was before the switch
+	// Sealed is the definition as it was before the switch; while StagePrepared one
+	// with secrets alone, if the point has any.
+	Sealed []byte `json:"sealed,omitempty"`
+	// Secrets are references to those in Sealed.
+	Secrets []backstay.PointSecret `json:"secrets,omitempty"`
 
 	// Known since StageSwitched.
 	Consistency backstay.Consistency `json:"consistency,omitempty"`

@@ -119,6 +119,8 @@ type Point struct {
 	// Sealed is the definition: gzip of its JSON under AES-256-GCM with the
 	// host's key, the nonce in front, the point's id as associated data.
 	Sealed []byte `json:"sealed"`
+	// Secrets are references to those that the definition holds.
+	Secrets []backstay.PointSecret `json:"secrets,omitempty"`
 
 	// Parent is the point whose layers lie directly below. It is worked out from
 	// the layers when records are read, since it changes as points are dropped.

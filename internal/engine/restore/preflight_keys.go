@@ -1,0 +1,108 @@
+package restore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/mover"
+)
+
+// luksHeader is what a LUKS volume needs beside its content, in bytes.
+const luksHeader = 16 << 20
+
+func (r *Runner) services() []mover.KeyService {
+	if r.Services == nil {
+		return nil
+	}
+	return r.Services()
+}
+
+// needsKeys tells whether a point needs secrets of the host. A point of an older
+// release tells it by its disks alone.
+func needsKeys(p backstay.RecoveryPoint) bool {
+	return p.Encrypted.Host || len(p.Encrypted.Secrets) > 0 ||
+		slices.ContainsFunc(p.Disks, func(d backstay.PointDisk) bool { return d.Included && p.Shape.SecretOf(d.Target) != "" })
+}
+
+// askSecrets asks the host about the secrets that the point needs. What cannot be
+// found out is a check that refuses, and no error. A tier that cannot be read has
+// its own check.
+func (r *Runner) askSecrets(ctx context.Context, m mover.Mover, request backstay.RestoreRequest, facts *Facts) error {
+	tier, _ := ChooseTier(request, facts.Point, facts.Host.Name)
+	if !needsKeys(facts.Point) || !facts.Point.Has(tier) {
+		return nil
+	}
+	ask := mover.SecretsRequest{Point: facts.Point.ID, Tier: tier, Services: r.services()}
+	if tier == backstay.VaultTier {
+		if facts.VaultProblem != "" {
+			return nil
+		}
+		access, err := r.Vault(ctx, facts.Point.Vault)
+		if err != nil {
+			facts.SecretProblem = err
+			return nil
+		}
+		ask.Vault = &access
+	} else if facts.Host.Name != facts.Point.VM.Host {
+		return nil
+	}
+	facts.Secrets, facts.SecretProblem = m.SecretStates(ctx, ask)
+	if facts.SecretProblem != nil && ctx.Err() != nil {
+		return fmt.Errorf("ask for the secrets of the point: %w", facts.SecretProblem)
+	}
+	return nil
+}
+
+// checkKeys says of each secret that the plan needs whether the host has it, or
+// will. That of a TPM counts if the plan has one.
+func checkKeys(f Facts, plan backstay.RestorePlan) []backstay.Check {
+	needed := func(uuid string) bool {
+		return slices.ContainsFunc(plan.Disks, func(d backstay.PlannedDisk) bool { return d.Secret == uuid })
+	}
+	if f.SecretProblem != nil {
+		return []backstay.Check{refuseAs("secret", backstay.AsError(f.SecretProblem))}
+	}
+	var checks []backstay.Check
+	for _, s := range f.Secrets {
+		if !needed(s.UUID) && !(plan.TPM && len(s.Disks) == 0) {
+			continue
+		}
+		switch {
+		case s.Problem != nil:
+			checks = append(checks, refuseAs("secret", s.Problem))
+		case s.Present && s.Note != "":
+			checks = append(checks, ok("secret", "%s", s.Note))
+		case s.Present:
+			checks = append(checks, ok("secret", "%s is on host %s, and fits%s", s.UUID, plan.Host, opened(s)))
+		case s.Scheme == backstay.SecretInService:
+			checks = append(checks, ok("secret", "%s is made anew on host %s: key service %s unwrapped it%s", s.UUID, plan.Host, s.Service, opened(s)))
+		default:
+			checks = append(checks, ok("secret", "%s is made anew on host %s from the point%s", s.UUID, plan.Host, opened(s)))
+		}
+	}
+	return checks
+}
+
+// opened says what a secret is for.
+func opened(s mover.SecretState) string {
+	if len(s.Disks) == 0 {
+		return " (TPM)"
+	}
+	var names []string
+	for _, d := range s.Disks {
+		names = append(names, string(d))
+	}
+	return " (" + strings.Join(names, ", ") + ")"
+}
+
+// refuseAs is a check that refuses for an error, with its code and its way out.
+func refuseAs(name string, e *backstay.Error) backstay.Check {
+	detail := e.Message
+	if e.Cause != "" {
+		detail += ": " + e.Cause
+	}
+	return backstay.Check{Name: name, Detail: detail, Code: e.Code, Action: e.Action}
+}
