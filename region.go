@@ -23,6 +23,8 @@ type HostFacts struct {
 	TPM        bool       `json:"tpm"`  // swtpm is installed
 	// Accelerated tells whether libvirt offers KVM.
 	Accelerated bool `json:"accelerated"`
+	// MemoryFree is how much memory VMs can still take, in bytes; 0 means not known.
+	MemoryFree int64 `json:"memoryFree"`
 }
 
 // Emulator is one QEMU binary and what it can run.

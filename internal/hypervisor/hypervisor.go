@@ -172,6 +172,7 @@ type Host interface {
 	Stalls
 	Pulls
 	Redefines
+	CPUs
 	// Close lets go of what is open; the VMs go on.
 	Close() error
 }

@@ -186,5 +186,8 @@ func (alternate) preflight(r backstay.RestoreRequest, f Facts, plan backstay.Res
 		checks = append(checks, checkTPM(f))
 	}
 	checks = append(checks, checkKeys(f, plan)...)
+	if memory, known := checkMemory(f, plan); known {
+		checks = append(checks, memory)
+	}
 	return checks
 }

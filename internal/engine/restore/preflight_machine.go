@@ -33,6 +33,19 @@ func checkMachine(f Facts, plan backstay.RestorePlan) backstay.Check {
 	return refuse("machine", backstay.CodeEmulatorMissing, "host %s has no emulator for %s", f.Host.Name, shape.Arch)
 }
 
+// checkMemory keeps a VM from being made that could not start. known is false
+// where the host does not tell.
+func checkMemory(f Facts, plan backstay.RestorePlan) (c backstay.Check, known bool) {
+	need, free := f.Point.Shape.MemoryMiB<<20, f.Host.Facts.MemoryFree
+	switch {
+	case free == 0 || need == 0 || !plan.Start:
+		return backstay.Check{}, false
+	case need > free:
+		return refuse("memory", backstay.CodeNoMemory, "the VM takes %s, and host %s has %s left", size(need), f.Host.Name, size(free)), true
+	}
+	return ok("memory", "%s of %s that are left", size(need), size(free)), true
+}
+
 // substitute returns the machine type nearest to the wanted one: of the same
 // family the next newer, or else the newest; "" if the family is not there.
 func substitute(wanted string, there []string) string {

@@ -35,7 +35,11 @@ func (r *Runner) Plan(ctx context.Context, request backstay.RestoreRequest) (bac
 	if err != nil {
 		return backstay.RestorePlan{}, err
 	}
-	return NewPlan(request, facts)
+	plan, err := NewPlan(request, facts)
+	if err != nil {
+		return plan, err
+	}
+	return plan, r.look(ctx, &plan)
 }
 
 func (r *Runner) gather(ctx context.Context, request backstay.RestoreRequest) (Facts, error) {

@@ -2,6 +2,7 @@ package restore
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"path/filepath"
 	"testing"
@@ -33,6 +34,7 @@ type world struct {
 	differs         []string // how the new VM differs from its source
 	vaultWarning    string   // what the vault cannot vouch for
 	warnings        []string
+	preview         mover.Preview
 	layerLost       bool // the host does not offer the point any more
 }
 
@@ -64,6 +66,18 @@ func (w *world) runner() *Runner {
 		},
 		NewUUID: func() backstay.VMID { return "fresh-uuid" }, NewMAC: func() string { return "52:54:00:aa:bb:cc" },
 	}
+}
+
+// restored puts a restore that ended into the catalogue.
+func (w *world) restored(id backstay.JobID, host backstay.HostName, took time.Duration) {
+	start := time.Unix(1e9, 0).UTC()
+	end := start.Add(took)
+	params, err := json.Marshal(backstay.RestoreParams{Plan: backstay.RestorePlan{Kind: backstay.CreateVM, Tier: backstay.SnapshotTier}})
+	must(w.t, err)
+	must(w.t, w.catalog.Jobs.InsertJob(w.t.Context(), catalog.JobRecord{
+		Job:  backstay.Job{ID: id, Kind: backstay.JobRestore, State: backstay.JobSucceeded, Created: start, Started: &start, Ended: &end},
+		Host: host, Params: params,
+	}))
 }
 
 func (w *world) live(params backstay.RestoreParams) error {
@@ -136,6 +150,9 @@ func (w *world) Points(context.Context) ([]mover.Taken, error) {
 		return nil, nil
 	}
 	return []mover.Taken{{Point: w.facts.Point.ID}}, nil
+}
+func (w *world) Preview(_ context.Context, r mover.StageRequest) (mover.Preview, error) {
+	return w.preview, w.at("preview")
 }
 func (w *world) Facts(context.Context) (backstay.HostFacts, error) { return w.facts.Host.Facts, nil }
 func (w *world) Paths(_ context.Context, paths []string) ([]mover.PathInfo, error) {

@@ -30,6 +30,8 @@ type Host struct {
 	// allocated, commit, rebase, copy, convert); its error is the
 	// call's, and nothing is changed. It must not call the Host. Set it before use.
 	Hook func(call string) error
+	// CPUProblem is what CheckCPU returns. Set it before use.
+	CPUProblem error
 
 	dir string // sockets, firmware variables, TPM state
 

@@ -34,6 +34,9 @@ func (h *Host) Facts(ctx context.Context) (backstay.HostFacts, error) {
 		if err := firmwareAndTPM(l, &f); err != nil {
 			return f, err
 		}
+		if err := memory(l, &f); err != nil {
+			return f, err
+		}
 		if err := networks(l, &f); err != nil {
 			return f, err
 		}
@@ -122,6 +125,25 @@ func firmwareAndTPM(l *libvirt.Libvirt, f *backstay.HostFacts) error {
 	f.UEFI = f.UEFI || offers(doc.Root(), "os/enum[@name='firmware']/value", "efi")
 	f.TPM = f.TPM || offers(doc.Root(), "devices/tpm/enum[@name='backendModel']/value", "emulator")
 	return nil
+}
+
+// memory adds up what is free and what the kernel gives back when it is asked for.
+func memory(l *libvirt.Libvirt, f *backstay.HostFacts) error {
+	const allCells = -1
+	_, n, err := l.NodeGetMemoryStats(0, allCells, 0)
+	if err == nil {
+		var stats []libvirt.NodeGetMemoryStats
+		stats, _, err = l.NodeGetMemoryStats(n, allCells, 0)
+		for _, s := range stats {
+			if s.Field == "free" || s.Field == "buffers" || s.Field == "cached" {
+				f.MemoryFree += int64(s.Value) << 10
+			}
+		}
+	}
+	if isCode(err, libvirt.ErrNoSupport, libvirt.ErrOperationUnsupported, libvirt.ErrInternalError) {
+		return nil // not known
+	}
+	return err
 }
 
 func hostIs(l *libvirt.Libvirt, arch string) bool {

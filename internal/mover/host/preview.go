@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/hypervisor"
 	"github.com/backstay/backstay/internal/mover"
 )
 
@@ -19,7 +20,31 @@ func (h *Host) Preview(ctx context.Context, r mover.StageRequest) (mover.Preview
 	if err != nil {
 		return mover.Preview{}, previewError(ctx, r.Plan, err)
 	}
-	return mover.Preview{Differences: differences, Warnings: d.Warnings}, nil
+	p := mover.Preview{Differences: differences, Warnings: d.Warnings}
+	if c, known := h.cpuCheck(ctx, d.XML); known {
+		p.Checks = append(p.Checks, c)
+	}
+	return p, nil
+}
+
+// cpuCheck asks for the CPU what a start would ask. known is false where the host
+// cannot tell now.
+func (h *Host) cpuCheck(ctx context.Context, xml string) (c backstay.Check, known bool) {
+	code := backstay.Code("")
+	switch err := h.hv.CheckCPU(ctx, xml); {
+	case err == nil:
+		return backstay.Check{Name: "cpu", OK: true, Detail: "the host offers what the definition demands"}, true
+	case errors.Is(err, hypervisor.ErrCPUMode):
+		code = backstay.CodeCPUMode
+		c.Detail = err.Error()
+	case errors.Is(err, hypervisor.ErrCPUFeature):
+		code = backstay.CodeCPUFeature
+		c.Detail = err.Error()
+	default:
+		return backstay.Check{}, false
+	}
+	c.Name, c.Code, c.Action = "cpu", code, backstay.Errorf(code, "").Action
+	return c, true
 }
 
 // previewDefinition is the point's definition, and the one that the plan's kind
