@@ -62,10 +62,15 @@ func (h *Host) startVM(ctx context.Context, plan backstay.RestorePlan) (consoleF
 	if info, err := os.Stat(domain.Console); err == nil && info.Mode().IsRegular() {
 		consoleFrom = info.Size()
 	}
-	if err := h.hv.Start(ctx, plan.UUID); err != nil {
-		return 0, err
+	err = h.hv.Start(ctx, plan.UUID)
+	if err == nil {
+		return consoleFrom, nil
 	}
-	return consoleFrom, nil
+	// An earlier life of the job may have asked for it, and libvirt was not done.
+	if domain, lookErr := h.hv.Domain(ctx, plan.UUID); lookErr == nil && domain.VM.State == backstay.VMRunning {
+		return consoleFrom, nil
+	}
+	return 0, err
 }
 
 // waitUp tries the probe until it succeeds, the VM stops, or the time is over.

@@ -34,3 +34,22 @@ func TestACopyDoesNotStartWithItsHost(t *testing.T) {
 		}
 	}
 }
+
+// TestAStartThatAnEarlierLifeAskedForIsNoFailure: the job was killed while libvirt
+// started the VM, and its next life finds it off, and then running.
+func TestAStartThatAnEarlierLifeAskedForIsNoFailure(t *testing.T) {
+	w, r := restored(t)
+	r.Plan.Probe = backstay.Probe{Kind: backstay.ProbeNone}
+	must(t, w.hv.Start(t.Context(), copyVM))
+	looked := false
+	w.domain = func(d *hypervisor.Domain) {
+		if d.VM.ID == copyVM && !looked {
+			looked, d.VM.State = true, backstay.VMShutOff
+		}
+	}
+	_, err := w.host.Start(t.Context(), r)
+	must(t, err)
+	if !looked {
+		t.Error("nobody looked at the VM")
+	}
+}
