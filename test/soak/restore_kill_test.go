@@ -60,8 +60,7 @@ func TestAfterAnyKillACopyIsWholeOrNotThere(t *testing.T) {
 			l.guestHolds("after the kill")
 			if !l.wholeOrNotThere(job, pointSums) {
 				l.inOrder("after a restore that failed")
-				l.succeed(l.restore(request))
-				if !l.wholeOrNotThere(l.job(job.ID), pointSums) {
+				if !l.wholeOrNotThere(l.succeed(l.restore(request)), pointSums) {
 					t.Error("there is no VM after a restore that succeeded")
 				}
 			}
@@ -86,13 +85,6 @@ func (l *lab) restore(r backstay.RestoreRequest) backstay.Job {
 	answer, err := l.client.StartRestore(l.ctx, r)
 	must(l.t, err)
 	return *answer.Job
-}
-
-func (l *lab) job(id backstay.JobID) backstay.Job {
-	l.t.Helper()
-	job, err := l.client.Job(l.ctx, id)
-	must(l.t, err)
-	return job
 }
 
 // wholeOrNotThere sees that the copy holds what the point holds, and is off
