@@ -170,4 +170,5 @@ func TestLibvirtKeepsThePortsContract(t *testing.T) {
 		Secret: openSecret, PrivateSecret: privateSecret, Sources: sourcesOf(p, im),
 		Save: func(t *testing.T, id backstay.VMID) { virsh(t, p.uri, "managedsave", string(id)) },
 	}.Run(t)
+	t.Run("the host tells which CPUs it cannot give", func(t *testing.T) { testCPUs(t, h) })
 }
