@@ -145,6 +145,8 @@ type PossibleRestores struct {
 	ReplaceDisks Allowed `json:"replaceDisks"`
 	Disks        Allowed `json:"disks"`
 	Files        Allowed `json:"files"`
+	// Live is create-vm with --live.
+	Live Allowed `json:"live"`
 }
 
 // RecoveryPoint is a copy of a VM at one instant.

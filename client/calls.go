@@ -196,9 +196,14 @@ func (c *Client) Point(ctx context.Context, point string) (backstay.RecoveryPoin
 	return get[backstay.RecoveryPoint](ctx, c, api.Path(api.PathPoint, point))
 }
 
-// PointRestores says which restores a point allows.
-func (c *Client) PointRestores(ctx context.Context, point string) (backstay.PossibleRestores, error) {
-	return get[backstay.PossibleRestores](ctx, c, api.Path(api.PathPointRestores, point))
+// PointRestores says which restores a point allows on a host; an empty host means
+// the point's own.
+func (c *Client) PointRestores(ctx context.Context, point string, on backstay.HostName) (backstay.PossibleRestores, error) {
+	path := api.Path(api.PathPointRestores, point)
+	if on != "" {
+		path += "?host=" + url.QueryEscape(string(on))
+	}
+	return get[backstay.PossibleRestores](ctx, c, path)
 }
 
 // VerifyPoint starts a job that reads the whole point; an empty tier means the

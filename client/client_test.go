@@ -91,7 +91,7 @@ func ExampleClient_StartRestore() {
 	defer c.Close()
 	_, err = c.StartRestore(context.Background(), backstay.RestoreRequest{Kind: backstay.CreateVM, Point: "web01@latest", Name: "db01"})
 	fmt.Println(backstay.AsError(err).Cause)
-	// Output: name: a VM on local is called db01 already
+	// Output: a VM on local is called db01 already
 }
 
 func TestErrorsComeBackWithCodeAndExitCode(t *testing.T) {

@@ -40,18 +40,21 @@ func (a *app) pointCommands() *cobra.Command {
 			return a.emit(p, func(w io.Writer) { a.pointTable(w, p) })
 		}),
 	}
+	var on string
 	restores := &cobra.Command{
 		Use: "restores POINT", Short: "Show which restores a point allows, and if not, why",
-		Example: "  backstay point restores web01@latest -o json",
+		Long:    "Show which kinds of restore a point allows, and if not, why: from what the\nregion knows at the moment. `backstay restore … --dry-run` asks the host and the\nvault themselves.",
+		Example: "  backstay point restores web01@latest\n  backstay point restores web01@latest --host west -o json",
 		Args:    exactly("POINT"), ValidArgsFunction: a.completePoints(),
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
-			r, err := c.PointRestores(ctx, args[0])
+			r, err := c.PointRestores(ctx, args[0], backstay.HostName(on))
 			if err != nil {
 				return err
 			}
 			return a.emit(r, func(w io.Writer) { restoresTable(w, r) })
 		}),
 	}
+	restores.Flags().StringVar(&on, "host", "", "the host that shall get what is restored; the point's own unless told otherwise")
 	return a.group("point", "Recovery points", "  backstay point list web01\n  backstay point show web01@latest",
 		list, show, restores, a.pointVerifyCommand(), a.pointPinCommand(true), a.pointPinCommand(false), a.pointDeleteCommand())
 }
@@ -187,7 +190,7 @@ func restoresTable(w io.Writer, r backstay.PossibleRestores) {
 	for _, kind := range []struct {
 		name string
 		is   backstay.Allowed
-	}{{"create-vm", r.CreateVM}, {"replace-disks", r.ReplaceDisks}, {"disks", r.Disks}, {"files", r.Files}} {
+	}{{"create-vm", r.CreateVM}, {"create-vm --live", r.Live}, {"replace-disks", r.ReplaceDisks}, {"disks", r.Disks}, {"files", r.Files}} {
 		row(w, kind.name, because(yesNo(kind.is.Allowed), kind.is.Reason))
 	}
 }

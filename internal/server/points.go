@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"slices"
-	"strings"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/api"
@@ -11,6 +10,11 @@ import (
 
 type pointInput struct {
 	Point string `path:"point" doc:"id, unique beginning of one, VM@latest or VM@TIME"`
+}
+
+type restoresInput struct {
+	Point string            `path:"point" doc:"id, unique beginning of one, VM@latest or VM@TIME"`
+	Host  backstay.HostName `query:"host" doc:"the host that shall get what is restored; empty for the point's own"`
 }
 
 type listPointsInput struct {
@@ -21,12 +25,19 @@ func (s *server) registerPoints() {
 	add(s, "listPoints", s.listPoints)
 	add(s, "getPoint", func(ctx context.Context, in *pointInput) (*answer[backstay.RecoveryPoint], error) {
 		p, err := s.point(ctx, in.Point)
-		p.Restores = possible(p)
+		if err != nil {
+			return nil, err
+		}
+		p.Restores, err = s.possible(ctx, p, "")
 		return &answer[backstay.RecoveryPoint]{p}, err
 	})
-	add(s, "getPointRestores", func(ctx context.Context, in *pointInput) (*answer[backstay.PossibleRestores], error) {
+	add(s, "getPointRestores", func(ctx context.Context, in *restoresInput) (*answer[backstay.PossibleRestores], error) {
 		p, err := s.point(ctx, in.Point)
-		return &answer[backstay.PossibleRestores]{possible(p)}, err
+		if err != nil {
+			return nil, err
+		}
+		r, err := s.possible(ctx, p, in.Host)
+		return &answer[backstay.PossibleRestores]{r}, err
 	})
 	add(s, "pinPoint", func(ctx context.Context, in *pointInput) (*answer[backstay.RecoveryPoint], error) {
 		return s.pin(ctx, in, true)
@@ -51,46 +62,24 @@ func (s *server) listPoints(ctx context.Context, in *listPointsInput) (*answer[[
 	if err != nil {
 		return nil, err
 	}
+	m, err := s.matrix(ctx, "")
+	if err != nil {
+		return nil, err
+	}
 	for i := range points {
-		points[i].Restores = possible(points[i])
+		points[i].Restores = m.of(points[i])
 	}
 	slices.SortStableFunc(points, func(a, b backstay.RecoveryPoint) int { return b.Time.Compare(a.Time) })
 	return &answer[[]backstay.RecoveryPoint]{points}, nil
 }
 
-// possible says which restores a point allows, and if not, why. A VM or its disks
-// are not made of a point from which the user left disks out, since what comes
-// up would lack them; create-vm does it for whoever says so.
-func possible(p backstay.RecoveryPoint) backstay.PossibleRestores {
-	create := readable(p)
-	notYet := backstay.Allowed{Reason: "this release restores a point as a new VM only"}
-	replace := notYet
-	if out := p.LeftOut(); create.Allowed && len(out) > 0 {
-		var names []string
-		for _, target := range out {
-			names = append(names, string(target))
-		}
-		replace = backstay.Allowed{Reason: "the user left out " + strings.Join(names, ", ") + ": the VM would lack them"}
-		create = replace
-		create.Reason += "; --partial makes one all the same"
+// possible says which restores one point allows, on a host or on its own.
+func (s *server) possible(ctx context.Context, p backstay.RecoveryPoint, on backstay.HostName) (backstay.PossibleRestores, error) {
+	m, err := s.matrix(ctx, on)
+	if err != nil {
+		return backstay.PossibleRestores{}, err
 	}
-	return backstay.PossibleRestores{CreateVM: create, ReplaceDisks: replace, Disks: notYet, Files: notYet}
-}
-
-// readable says whether a point can be read at all. Only a tier that is available
-// counts (I2).
-func readable(p backstay.RecoveryPoint) backstay.Allowed {
-	create := backstay.Allowed{Allowed: p.Has(backstay.SnapshotTier) || p.Has(backstay.VaultTier)}
-	if !create.Allowed {
-		create.Reason = "the point is in no tier"
-		for _, t := range p.Tiers {
-			create.Reason = "the point's copy in the " + string(t.Tier) + " tier is " + string(t.State)
-		}
-	}
-	if create.Allowed && p.Damage != "" && !p.Has(backstay.SnapshotTier) {
-		create = backstay.Allowed{Reason: p.Damage}
-	}
-	return create
+	return m.of(p), nil
 }
 
 func pinned(p backstay.RecoveryPoint) error {
@@ -105,7 +94,7 @@ func (s *server) pin(ctx context.Context, in *pointInput, pinned bool) (*answer[
 		return nil, err
 	}
 	if pinned && !p.Has(backstay.SnapshotTier) && !p.Has(backstay.VaultTier) {
-		return nil, backstay.Errorf(backstay.CodeNotRestorable, "the point %s cannot be pinned", p.ID).Becausef("%s", possible(p).CreateVM.Reason)
+		return nil, backstay.Errorf(backstay.CodeNotRestorable, "the point %s cannot be pinned", p.ID).Becausef("%s", readable(p).Reason)
 	}
 	if slices.ContainsFunc(p.Tiers, func(t backstay.PointTier) bool { return t.Tier == backstay.SnapshotTier }) {
 		err := s.Layers.Pin(ctx, p.VM.Host, p.ID, pinned)
@@ -119,8 +108,11 @@ func (s *server) pin(ctx context.Context, in *pointInput, pinned bool) (*answer[
 		p = *now
 		return nil
 	})
-	p.Restores = possible(p)
-	return &answer[backstay.RecoveryPoint]{p}, missing(err, backstay.CodeUnknownPoint, "point", in.Point)
+	if err != nil {
+		return nil, missing(err, backstay.CodeUnknownPoint, "point", in.Point)
+	}
+	p.Restores, err = s.possible(ctx, p, "")
+	return &answer[backstay.RecoveryPoint]{p}, err
 }
 
 func (s *server) deletePoint(ctx context.Context, in *pointInput) (*answer[backstay.Job], error) {

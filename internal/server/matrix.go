@@ -1,0 +1,152 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	backstay "github.com/backstay/backstay"
+)
+
+// matrix says which restores are possible, from what the catalogue knows at the
+// moment. A dry run asks the host itself, and the vault, and knows more.
+type matrix struct {
+	vms map[backstay.VMID]backstay.VM
+	// on is the host that shall get what is restored; nil for each point's own.
+	on *backstay.Host
+}
+
+func (s *server) matrix(ctx context.Context, on backstay.HostName) (matrix, error) {
+	m := matrix{vms: map[backstay.VMID]backstay.VM{}}
+	all, err := s.Catalog.VMs.ListVMs(ctx)
+	if err != nil {
+		return m, fmt.Errorf("list VMs: %w", err)
+	}
+	for _, vm := range all {
+		m.vms[vm.ID] = vm
+	}
+	if on == "" {
+		return m, nil
+	}
+	host, err := s.Catalog.Hosts.Host(ctx, on)
+	m.on = &host
+	return m, missing(err, backstay.CodeUnknownHost, "host", string(on))
+}
+
+// of says of each kind whether the point allows it, and if not, why. A VM or its
+// disks are not made of a point from which the user left disks out, since what
+// comes up would lack them: its disks alone can be had, and create-vm makes one
+// for whoever says so.
+func (m matrix) of(p backstay.RecoveryPoint) backstay.PossibleRestores {
+	r := backstay.PossibleRestores{Files: no("single files cannot be restored in this release")}
+	r.Disks = first(readable(p), m.reaches(p))
+	r.CreateVM = first(r.Disks, whole(p, "; --partial makes one all the same"), m.fits(p))
+	r.Live = first(live(p), r.CreateVM)
+	r.ReplaceDisks = first(r.Disks, whole(p, ""), m.replaceable(p))
+	return r
+}
+
+func yes() backstay.Allowed { return backstay.Allowed{Allowed: true} }
+
+func no(format string, args ...any) backstay.Allowed {
+	return backstay.Allowed{Reason: fmt.Sprintf(format, args...)}
+}
+
+// first returns the first of the answers that refuses, else the last.
+func first(answers ...backstay.Allowed) backstay.Allowed {
+	for _, a := range answers {
+		if !a.Allowed {
+			return a
+		}
+	}
+	return answers[len(answers)-1]
+}
+
+// whole refuses a point from which the user left disks out.
+func whole(p backstay.RecoveryPoint, but string) backstay.Allowed {
+	var names []string
+	for _, target := range p.LeftOut() {
+		names = append(names, string(target))
+	}
+	if len(names) == 0 {
+		return yes()
+	}
+	return no("the user left out %s: the VM would lack them%s", strings.Join(names, ", "), but)
+}
+
+// readable says whether a point can be read at all. Only a tier that is available
+// counts (I2).
+func readable(p backstay.RecoveryPoint) backstay.Allowed {
+	if p.Has(backstay.SnapshotTier) {
+		return yes()
+	}
+	if p.Has(backstay.VaultTier) {
+		if p.Damage != "" {
+			return no("%s", p.Damage)
+		}
+		return yes()
+	}
+	reason := "the point is in no tier"
+	for _, t := range p.Tiers {
+		reason = "the point's copy in the " + string(t.Tier) + " tier is " + string(t.State)
+	}
+	return no("%s", reason)
+}
+
+// live refuses what cannot be started from a vault.
+func live(p backstay.RecoveryPoint) backstay.Allowed {
+	switch {
+	case p.Has(backstay.VaultTier) && p.Damage != "":
+		return no("%s", p.Damage)
+	case p.Has(backstay.VaultTier):
+		return yes()
+	case p.Has(backstay.SnapshotTier):
+		return no("the point is not in its vault; from the snapshot tier create-vm takes no longer")
+	}
+	return readable(p)
+}
+
+// reaches says whether the host that is asked about can be reached.
+func (m matrix) reaches(backstay.RecoveryPoint) backstay.Allowed {
+	if m.on != nil && m.on.State != "connected" {
+		return no("host %s cannot be reached: %s", m.on.Name, m.on.Reason)
+	}
+	return yes()
+}
+
+// fits says whether the host that is asked about has what the point's VM needs.
+func (m matrix) fits(p backstay.RecoveryPoint) backstay.Allowed {
+	if m.on == nil {
+		return yes()
+	}
+	facts, shape := m.on.Facts, p.Shape
+	at := slices.IndexFunc(facts.Emulators, func(e backstay.Emulator) bool { return e.Arch == shape.Arch })
+	switch {
+	case at < 0 && shape.Arch != "":
+		return no("host %s has no emulator for %s", m.on.Name, shape.Arch)
+	case shape.Machine != "" && !slices.Contains(facts.Emulators[at].Machines, shape.Machine):
+		return no("host %s has no machine type %s; --machine names another", m.on.Name, shape.Machine)
+	case shape.Virt == "kvm" && !facts.Accelerated:
+		return no("the VM wants KVM, and host %s does not offer it", m.on.Name)
+	case p.Firmware == backstay.UEFI && !facts.UEFI:
+		return no("host %s has no UEFI firmware", m.on.Name)
+	case p.TPM && !facts.TPM:
+		return no("host %s cannot emulate a TPM", m.on.Name)
+	}
+	return yes()
+}
+
+// replaceable says whether there is a VM whose disks can be replaced.
+func (m matrix) replaceable(p backstay.RecoveryPoint) backstay.Allowed {
+	vm, there := m.vms[p.VM.UUID]
+	switch {
+	case !there:
+		return no("the VM %s is on no host any more; make a new one: backstay restore create-vm %s --name %s", label(p.VM), p.ID, p.VM.Name)
+	case m.on != nil && m.on.Name != vm.Host:
+		return no("the VM is on host %s, and its disks are replaced there", vm.Host)
+	case vm.State != backstay.VMShutOff:
+		return backstay.Allowed{Allowed: true, Reason: "it is not shut off: shut it down first, or say --stop"}
+	}
+	return yes()
+}
