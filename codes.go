@@ -64,6 +64,9 @@ const (
 	CodeHookForbidden   Code = "hook-exec-forbidden"
 	CodeCheckpointLost  Code = "checkpoint-lost"
 	CodeGuestBusy       Code = "guest-too-busy"
+	CodeVMHeld          Code = "vm-disks-held"
+	CodeSafetyPoint     Code = "safety-point-failed"
+	CodeCannotUndo      Code = "cannot-undo"
 	// Of the checks before a restore, each with its own way out.
 	CodeNameTaken       Code = "name-taken"
 	CodeUUIDTaken       Code = "uuid-taken"
@@ -166,6 +169,9 @@ var codes = map[Code]codeEntry{
 	CodeSecretDiffers:   {KindRefused, "if the value on the host is not needed there any more, remove it with `virsh secret-undefine`, and try again: the point's own is put in its place"},
 	CodeKeyServiceAway:  {KindUnreachable, "see that the key service runs and can be reached from the host, or bring the vault's recovery key: --recovery-key FILE"},
 	CodeKeyDenied:       {KindNotAllowed, "see the credential and the key of the service in the server's configuration, or bring the vault's recovery key: --recovery-key FILE"},
+	CodeVMHeld:          {KindRefused, "end what the cause names, or make a new VM of the point: `backstay restore create-vm POINT --name NEW`"},
+	CodeSafetyPoint:     {KindFailed, "nothing was replaced; mend the cause, or leave the safety point out with --no-safety-point"},
+	CodeCannotUndo:      {KindRefused, "see the cause; the safety point, if there is one, can be restored like any other"},
 	CodeCatalogNewer:    {KindRefused, "start the newer release again, or restore the catalogue's file from before the upgrade"},
 
 	CodeNameTaken:       {KindRefused, "choose another --name"},

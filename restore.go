@@ -174,6 +174,8 @@ type PlannedDisk struct {
 	From string `json:"from,omitempty"`
 	// Bytes is what will be written at most, in bytes.
 	Bytes int64 `json:"bytes"`
+	// Difference: only what differs from the present disk is written.
+	Difference bool `json:"difference,omitempty"`
 	// Old is what the VM has in its place until then.
 	Old string `json:"old,omitempty"`
 	// Secret is the UUID of the host's secret that the new disk is encrypted with;

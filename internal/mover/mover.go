@@ -280,6 +280,7 @@ type Mover interface {
 	Transfers
 	Pulls
 	Restores
+	Replaces
 	Previews
 	Rooms
 	Adopts

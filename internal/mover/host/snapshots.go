@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"syscall"
 
@@ -141,10 +142,17 @@ func (h *Host) Release(ctx context.Context, vm backstay.VMID, progress mover.Pro
 	if err := h.tier.ForgetVMs(ctx, h.staging); err != nil {
 		return mover.Released{}, err
 	}
+	ended, err := h.endUndosOf(ctx, vm)
+	if err != nil {
+		return mover.Released{}, err
+	}
 	var notes []string
+	if ended > 0 {
+		notes = append(notes, fmt.Sprintf("%d restores of it cannot be undone any more", ended))
+	}
 	err = h.pacer.merging(ctx, vm, progress, func(ctx context.Context, progress snapshot.Progress) error {
-		var err error
-		notes, err = h.tier.Release(ctx, vm, progress)
+		said, err := h.tier.Release(ctx, vm, progress)
+		notes = append(notes, said...)
 		return err
 	})
 	return mover.Released{Notes: notes}, err
@@ -164,14 +172,15 @@ func (h *Host) KeepMap(ctx context.Context, p backstay.PointID, progress mover.P
 // leave keeps layers from being merged.
 func (h *Host) Sweep(ctx context.Context, live []backstay.JobID) (mover.SweepReport, error) {
 	removed, restoreErr := h.sweepRestores(ctx, live)
+	replaced, replaceErr := h.sweepReplaces(ctx, live)
 	pulled, pullErr := h.pulls.Sweep(ctx, func(ctx context.Context, vm backstay.VMID) (func(), error) { return h.vms.lock(ctx, string(vm)) })
 	s, err := h.tier.Sweep(ctx, snapshot.SweepOptions{
 		Live: live,
 		Lock: h.lockToSweep,
 	})
 	return mover.SweepReport{
-		Thawed: append(pulled.Thawed, s.Thawed...), Removed: slices.Concat(removed, pulled.Removed, s.Removed), Finished: s.Finished,
-	}, errors.Join(restoreErr, pullErr, err)
+		Thawed: append(pulled.Thawed, s.Thawed...), Removed: slices.Concat(removed, replaced, pulled.Removed, s.Removed), Finished: s.Finished,
+	}, errors.Join(restoreErr, replaceErr, pullErr, err)
 }
 
 // lockToSweep lets a sweep change a VM, and merge at the pace that its guest allows.

@@ -28,11 +28,16 @@ type Fake struct {
 	Stalled bool
 	// States are the secrets that its points need.
 	States []mover.SecretState
+	// Saved says that the VM's memory is saved, and LibvirtSnapshots name libvirt's own.
+	Saved            bool
+	LibvirtSnapshots []string
 
 	mu     sync.Mutex
 	points map[backstay.PointID]*fakePoint
 	staged map[string]backstay.JobID
 	vms    map[backstay.VMID]string
+
+	replaces map[backstay.JobID]*fakeReplace
 }
 
 type fakePoint struct {
@@ -78,7 +83,11 @@ func (f *Fake) Facts(ctx context.Context) (backstay.HostFacts, error) {
 
 // VMs is mover.Inventory's.
 func (f *Fake) VMs(ctx context.Context) ([]backstay.VM, error) {
-	return []backstay.VM{f.Machine}, f.enter(ctx, "VMs")
+	f.mu.Lock()
+	vm := f.Machine
+	vm.Disks = slices.Clone(vm.Disks)
+	f.mu.Unlock()
+	return []backstay.VM{vm}, f.enter(ctx, "VMs")
 }
 
 // Watch is mover.Inventory's: it reports once and waits for ctx.

@@ -62,6 +62,7 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		"APulledPointIsInTheVaultAlone":           testPull,
 		"WatchEndsWithItsContext":                 testWatch,
 		"APinnedPointStays":                       testKeeps,
+		"ReplacedDisksComeBack":                   testReplace,
 		"AHeldVMIsTakenAndLetGo":                  testHold,
 		"ALetGoOfNothingIsNoError":                testHoldNothing,
 	} {

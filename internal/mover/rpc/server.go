@@ -75,6 +75,7 @@ func handler(base context.Context, m mover.Mover, log *slog.Logger, tm timing) h
 	registerHolds(s, m)
 	registerTransfers(s, m)
 	registerRestores(s, m)
+	registerReplaces(s, m)
 	registerRooms(s, m)
 	registerPulls(s, m)
 	registerSecrets(s, m)

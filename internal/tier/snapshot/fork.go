@@ -27,6 +27,15 @@ type ForkDisk struct {
 	Path   string
 }
 
+// forked tells whether a layer was made whole by an attempt that was cut off.
+func (t *Tier) forked(ctx context.Context, d ForkDisk, on hypervisor.Image, size int64) (bool, error) {
+	info, err := t.images.Info(ctx, d.Path)
+	if err == nil && info.Backing == on.Location && info.VirtualSize == size {
+		return true, nil
+	}
+	return false, record.RemoveFile(d.Path)
+}
+
 // Fork makes an empty layer on the frozen layer of each disk of a point. No data
 // is copied, whatever a disk's size. The layers are recorded before they are
 // made, with the job as a UserRestore: nothing below them is merged until EndUse
@@ -43,19 +52,17 @@ func (t *Tier) Fork(ctx context.Context, r ForkRequest) error {
 		if err != nil {
 			return err
 		}
-		if err := record.RemoveFile(d.Path); err != nil { // of an attempt that was cut off
+		if made, err := t.forked(ctx, d, backing, size); err != nil {
 			return err
+		} else if made {
+			continue
 		}
 		overlay := hypervisor.Overlay{Path: d.Path, Backing: backing, Size: size}
 		if err := t.images.CreateOverlay(ctx, overlay); err != nil {
 			return fmt.Errorf("make a layer for disk %s: %w", d.Target, err)
 		}
-		info, err := t.images.Info(ctx, d.Path)
-		if err != nil {
-			return fmt.Errorf("look at the new layer of disk %s: %w", d.Target, err)
-		}
-		if info.Backing != backing.Location || info.VirtualSize != size {
-			return fmt.Errorf("disk %s was not made as it must be: it stands on %q with %d bytes", d.Target, info.Backing, info.VirtualSize)
+		if made, err := t.forked(ctx, d, backing, size); err != nil || !made {
+			return errors.Join(fmt.Errorf("make a layer for disk %s: it does not stand on %s", d.Target, backing.Location), err)
 		}
 	}
 	return nil
@@ -199,4 +206,21 @@ func (t *Tier) Leave(ctx context.Context, files []string) error {
 		}
 	}
 	return t.cleanLeft(ctx)
+}
+
+// PointsOn lists the points that rest on the layers of these files, or on layers
+// above them.
+func (t *Tier) PointsOn(files []string) ([]backstay.PointID, error) {
+	b, err := t.load()
+	if err != nil {
+		return nil, err
+	}
+	var found []backstay.PointID
+	for _, file := range files {
+		if l := b.ByFile(file); l != nil {
+			found = append(found, b.pointsAbove(l.ID)...)
+		}
+	}
+	slices.Sort(found)
+	return slices.Compact(found), nil
 }
