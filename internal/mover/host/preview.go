@@ -55,6 +55,9 @@ func (h *Host) previewDefinition(ctx context.Context, r mover.StageRequest) (old
 		return "", newDefinition{}, err
 	}
 	point := held.definition
+	if r.Plan.Kind == backstay.ReplaceDisks {
+		return h.previewReplace(ctx, r.Plan, point)
+	}
 	old = point.InactiveXML
 	if old == "" {
 		old = point.LiveXML

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"github.com/beevik/etree"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/tier"
 )
 
 // readDomain reads a definition so that it is written as it was.
@@ -82,6 +84,20 @@ func replacedDefinition(present, point string, plan backstay.RestorePlan, nvram 
 	setNVRAM(root, nvram)
 	xml, err = doc.WriteToString()
 	return xml, warnings, err
+}
+
+// previewReplace is the VM's present definition, and what a replace would make of it.
+func (h *Host) previewReplace(ctx context.Context, plan backstay.RestorePlan, point tier.Definition) (old string, d newDefinition, err error) {
+	domain, err := h.hv.Domain(ctx, plan.UUID)
+	if err != nil {
+		return "", d, h.hostError(err, "VM %s cannot be described", plan.Name)
+	}
+	was := point.InactiveXML
+	if was == "" {
+		was = point.LiveXML
+	}
+	d.XML, d.Warnings, err = replacedDefinition(domain.InactiveXML, was, plan, "")
+	return domain.InactiveXML, d, err
 }
 
 // setFile lets a disk's element use a planned file. An image below an encrypted
