@@ -98,6 +98,12 @@ const (
 	CodeSecretDiffers   Code = "secret-differs"
 	CodeKeyServiceAway  Code = "key-service-unreachable"
 	CodeKeyDenied       Code = "key-service-denied"
+	CodeNoTemplate      Code = "no-template"
+	CodeDiskChanged     Code = "restored-disk-changed"
+	CodeAntiAffinity    Code = "anti-affinity"
+	CodeHostGroup       Code = "host-not-in-group"
+	CodeDeviceUnfit     Code = "device-not-usable"
+	CodeDeployFailed    Code = "deploy-failed"
 )
 
 type codeEntry struct {
@@ -199,6 +205,12 @@ var codes = map[Code]codeEntry{
 	CodeVMMissing:       {KindRefused, "make a new VM of the point: `backstay restore create-vm POINT --name NEW`"},
 	CodeNotShutOff:      {KindRefused, "shut the VM down first, or let the restore do it with --stop"},
 	CodeSavedMemory:     {KindRefused, "start the VM and shut it down, or give up what it had in memory with --discard-saved"},
+	CodeNoTemplate:      {KindNotFound, "name a folder that `backstay restore disks` made, on the host that has it: --host"},
+	CodeDiskChanged:     {KindRefused, "put the disk where it was, or say where it is: --set disk.TARGET.path=FILE"},
+	CodeAntiAffinity:    {KindRefused, "deploy on another host, or take the VM out of the group: --set antiAffinityGroup="},
+	CodeHostGroup:       {KindRefused, "deploy on a host of the group, or change it: --set hostGroup=HOST"},
+	CodeDeviceUnfit:     {KindRefused, "choose a device that nothing uses and that is at least as big as the disk"},
+	CodeDeployFailed:    {KindFailed, "the disks are as they were; see the cause and deploy again"},
 	CodeDiskUnknown:     {KindRefused, "name a disk of the point: `backstay point show POINT` lists them"},
 }
 

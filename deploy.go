@@ -19,6 +19,10 @@ type Parameter struct {
 	Description string `json:"description"`
 }
 
+// PlacementSpace is the XML namespace of the element in a VM's metadata in which
+// a deploy notes where the VM may be.
+const PlacementSpace = "https://github.com/backstay/backstay/placement/1"
+
 // ParameterType says how a parameter's value is written, and checked.
 type ParameterType string
 

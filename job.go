@@ -14,6 +14,7 @@ const (
 	JobBackup  JobKind = "backup"
 	JobRestore JobKind = "restore"
 	JobUndo    JobKind = "undo" // of a restore
+	JobDeploy  JobKind = "deploy"
 	JobExpire  JobKind = "expire"
 	JobVerify  JobKind = "verify"
 	JobReclaim JobKind = "reclaim"

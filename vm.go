@@ -49,6 +49,9 @@ type VM struct {
 	NICs      []NIC      `json:"nics"`
 	// Reason says why the VM cannot be protected; empty if it can.
 	Reason string `json:"reason,omitempty"`
+	// AntiAffinityGroup is the group of which no two VMs shall be on one host; empty
+	// for none. It is kept in the VM's own definition.
+	AntiAffinityGroup string `json:"antiAffinityGroup,omitempty"`
 	// Checkpoints are the names of the VM's checkpoints, with which dirty bitmaps
 	// tell what changed since a backup: ours and those of other tools.
 	Checkpoints []string `json:"checkpoints,omitempty"`
@@ -79,6 +82,8 @@ type Disk struct {
 	// Secret is the UUID of the host's secret that the disk is encrypted with,
 	// never the secret. Empty for a disk that is not encrypted on the host.
 	Secret string `json:"secret,omitempty"`
+	// Boot is the disk's turn when the VM looks for what to boot; 0 if none is given.
+	Boot int `json:"boot,omitempty"`
 	// Reason says why the disk cannot be backed up; empty if it can.
 	Reason string `json:"reason,omitempty"`
 }

@@ -10,10 +10,6 @@ import (
 	backstay "github.com/backstay/backstay"
 )
 
-// placementSpace is that of the element in a VM's metadata in which its
-// placement is kept.
-const placementSpace = "https://github.com/backstay/backstay/placement/1"
-
 // Template is a definition whose parameters have placeholders.
 type Template struct {
 	XML        string

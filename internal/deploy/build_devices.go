@@ -91,7 +91,7 @@ func (b *builder) placement() {
 		when(metadata, "antiAffinityGroup|hostGroup")
 	}
 	for _, e := range metadata.ChildElements() {
-		if e.NamespaceURI() == placementSpace {
+		if e.NamespaceURI() == backstay.PlacementSpace {
 			group, hosts = e.SelectAttrValue("antiAffinityGroup", ""), e.SelectAttrValue("hostGroup", "")
 			remove(metadata, e)
 		}
@@ -102,7 +102,7 @@ func (b *builder) placement() {
 	}, group)
 	b.add(backstay.Parameter{Name: "hostGroup", Type: backstay.TypeNames, Description: "the only hosts on which the VM may be deployed; all if empty"}, hosts)
 	p := etree.NewElement("placement:vm")
-	p.CreateAttr("xmlns:placement", placementSpace)
+	p.CreateAttr("xmlns:placement", backstay.PlacementSpace)
 	p.CreateAttr("antiAffinityGroup", "${antiAffinityGroup}")
 	p.CreateAttr("hostGroup", "${hostGroup}")
 	when(p, "antiAffinityGroup|hostGroup")
@@ -172,7 +172,7 @@ func Placement(definition string) (group string, hosts []backstay.HostName) {
 		return "", nil
 	}
 	for _, e := range doc.FindElements("/domain/metadata/*") {
-		if e.NamespaceURI() == placementSpace {
+		if e.NamespaceURI() == backstay.PlacementSpace {
 			group = e.SelectAttrValue("antiAffinityGroup", "")
 			for _, h := range list(e.SelectAttrValue("hostGroup", "")) {
 				hosts = append(hosts, backstay.HostName(h))

@@ -154,6 +154,8 @@ type VMs interface {
 	Start(ctx context.Context, id backstay.VMID) error
 	// Destroy ends a running VM at once. No error if it does not run.
 	Destroy(ctx context.Context, id backstay.VMID) error
+	// SetAutostart lets the host start the VM when it starts itself, or not.
+	SetAutostart(ctx context.Context, id backstay.VMID, on bool) error
 	// DiscardSaved throws away the memory that was saved when the VM was shut off
 	// (Domain.Saved): resumed over other disks it would destroy their file systems.
 	// The VM's next start is a boot. No error if none is saved, or if it runs.

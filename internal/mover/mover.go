@@ -60,6 +60,12 @@ type PathInfo struct {
 	Folder    bool   `json:"folder"`    // the parent folder exists
 	Available int64  `json:"available"` // bytes left in the parent's file system
 	Device    string `json:"device"`    // identifies that file system
+	// Empty tells of a folder that nothing is in it.
+	Empty bool `json:"empty,omitempty"`
+	// DeviceSize is how big a block device is, in bytes; 0 for all else.
+	DeviceSize int64 `json:"deviceSize,omitempty"`
+	// Busy says why the host itself uses a block device; "" if it does not.
+	Busy string `json:"busy,omitempty"`
 	// UsedBy names the VMs of which the file is a disk.
 	UsedBy []string `json:"usedBy,omitempty"`
 }
@@ -285,4 +291,5 @@ type Mover interface {
 	Rooms
 	Adopts
 	Secrets
+	Deploys
 }

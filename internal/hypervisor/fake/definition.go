@@ -246,6 +246,11 @@ func (v *vm) describe() backstay.VM {
 		}
 		m.NICs = append(m.NICs, n)
 	}
+	for _, el := range d.doc.Root().FindElements("./metadata/*") {
+		if el.NamespaceURI() == backstay.PlacementSpace {
+			m.AntiAffinityGroup = el.SelectAttrValue("antiAffinityGroup", "")
+		}
+	}
 	for _, c := range v.checkpoints {
 		m.Checkpoints = append(m.Checkpoints, c.Name)
 	}

@@ -26,7 +26,7 @@ type Host struct {
 	FactsValue backstay.HostFacts
 	// Hook, if set, is called first in each changing call with the call's name
 	// (switch, freeze, thaw, pause, resume, the names of agent commands, merge,
-	// retarget, begin-pull, end-pull, drop-checkpoint, define, redefine, undefine, define-secret, undefine-secret, start, shutdown, destroy, discard-saved, create, create-overlay, export,
+	// retarget, begin-pull, end-pull, drop-checkpoint, define, redefine, undefine, define-secret, undefine-secret, start, shutdown, destroy, discard-saved, autostart, create, create-overlay, export,
 	// allocated, commit, rebase, copy, convert); its error is the
 	// call's, and nothing is changed. It must not call the Host. Set it before use.
 	Hook func(call string) error
@@ -65,6 +65,7 @@ func New(dir string) *Host {
 type vm struct {
 	inactive *definition
 	live     *definition // nil when shut off
+	starts   bool        // with the host
 	saved    *definition // what ran when its memory was saved; nil if none is
 	paused   bool
 	ignores  bool // a wish to shut down
@@ -240,7 +241,7 @@ func (h *Host) Domain(ctx context.Context, id backstay.VMID) (hypervisor.Domain,
 	if d.VM.TPM {
 		d.TPMState = filepath.Join(h.dir, "swtpm", string(id))
 	}
-	d.Saved = v.saved != nil
+	d.Saved, d.Autostart = v.saved != nil, v.starts
 	d.Elements = v.inactive.elements()
 	for _, disk := range d.VM.Disks {
 		if disk.Source != "" {

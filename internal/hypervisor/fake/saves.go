@@ -32,3 +32,15 @@ func (h *Host) DiscardSaved(ctx context.Context, id backstay.VMID) error {
 	h.changed(id)
 	return nil
 }
+
+// SetAutostart notes whether the VM starts with the host.
+func (h *Host) SetAutostart(ctx context.Context, id backstay.VMID, on bool) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	v, err := h.enterVM(ctx, "autostart", id)
+	if err != nil {
+		return err
+	}
+	v.starts = on
+	return nil
+}

@@ -33,6 +33,12 @@ func (s HostSuite) saved(t *testing.T) {
 	}
 	must(t, s.Host.DiscardSaved(ctx, w.id))
 	w.start(t) // a boot
+	for _, on := range []bool{true, false} {
+		must(t, s.Host.SetAutostart(ctx, w.id, on))
+		if d := w.domain(t); d.Autostart != on {
+			t.Errorf("a VM that is to start with its host: %v, is told as %v", on, d.Autostart)
+		}
+	}
 	const nobody = "99999999-9999-4999-8999-999999999999"
 	if err := s.Host.DiscardSaved(ctx, nobody); !errors.Is(err, hypervisor.ErrNoVM) {
 		t.Errorf("a VM that is not there: %v", err)

@@ -60,6 +60,7 @@ func describe(root *etree.Element, state backstay.VMState) backstay.VM {
 	for _, e := range root.FindElements("./devices/disk") {
 		vm.Disks = append(vm.Disks, describeDisk(e))
 	}
+	vm.AntiAffinityGroup = antiAffinityGroup(root)
 	for _, e := range root.FindElements("./devices/interface") {
 		vm.NICs = append(vm.NICs, backstay.NIC{
 			MAC: attr(e, "mac", "address"), Kind: attr(e, "", "type"), Model: attr(e, "model", "type"),
@@ -67,6 +68,16 @@ func describe(root *etree.Element, state backstay.VMState) backstay.VM {
 		})
 	}
 	return vm
+}
+
+// antiAffinityGroup is what a deploy noted in the VM's metadata.
+func antiAffinityGroup(root *etree.Element) string {
+	for _, e := range root.FindElements("./metadata/*") {
+		if e.NamespaceURI() == backstay.PlacementSpace {
+			return e.SelectAttrValue("antiAffinityGroup", "")
+		}
+	}
+	return ""
 }
 
 func first(values ...string) string {
@@ -122,6 +133,7 @@ func describeDisk(e *etree.Element) backstay.Disk {
 		Device: first(attr(e, "", "device"), "disk"), Source: location(e), Kind: diskKind(e),
 		Format: first(attr(e, "driver", "type"), "raw"),
 	}
+	d.Boot, _ = strconv.Atoi(attr(e, "boot", "order")) // absent: 0
 	if d.Reason = verdict(e, &d); d.Reason != "" {
 		return d
 	}

@@ -27,3 +27,22 @@ func (h *Host) DiscardSaved(ctx context.Context, id backstay.VMID) error {
 	}
 	return nil
 }
+
+// SetAutostart lets libvirt start a VM when it starts itself, or not.
+func (h *Host) SetAutostart(ctx context.Context, id backstay.VMID, on bool) error {
+	err := h.do(ctx, callPatience, func(l *libvirt.Libvirt) error {
+		d, err := lookup(l, id)
+		if err != nil {
+			return err
+		}
+		wish := int32(0)
+		if on {
+			wish = 1
+		}
+		return l.DomainSetAutostart(d, wish)
+	})
+	if err != nil {
+		return fmt.Errorf("set whether VM %s starts with the host: %w", id, err)
+	}
+	return nil
+}

@@ -75,6 +75,11 @@ func (e *definitionEditor) disk(devices, d *etree.Element) error {
 	}
 	empty(source)
 	source.Attr = nil
+	if isDevice(planned.Path) {
+		setAttr(d, "type", "block")
+		setAttr(source, "dev", planned.Path)
+		return nil
+	}
 	setAttr(source, "file", planned.Path)
 	if planned.Secret != "" {
 		encrypted(source, planned.Secret)

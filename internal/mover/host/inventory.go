@@ -96,6 +96,7 @@ func describePath(path string) mover.PathInfo {
 	info := mover.PathInfo{Path: path}
 	_, err := os.Lstat(path)
 	info.Exists = err == nil
+	describeInside(path, &info)
 	folder := filepath.Dir(path)
 	if st, err := os.Stat(folder); err != nil || !st.IsDir() {
 		return info

@@ -13,6 +13,7 @@ import (
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor"
 	"github.com/backstay/backstay/internal/mover"
+	"github.com/backstay/backstay/internal/tier"
 	"github.com/backstay/backstay/internal/tier/snapshot"
 	"github.com/backstay/backstay/internal/undo"
 )
@@ -110,17 +111,27 @@ func (h *Host) claim(ctx context.Context, r mover.StageRequest) (*restoreJournal
 	if err != nil {
 		return nil, err
 	}
+	if err := j.claimFolder(r.Plan, others); err != nil {
+		return nil, err
+	}
 	for _, d := range r.Plan.Disks {
 		claimed := slices.ContainsFunc(others, func(o *restoreJournal) bool {
 			ended := o.Staged != nil && !o.Abandoned // what it made is its owner's
-			return o.Job != r.Job && !ended && slices.Contains(o.Files, d.Path)
+			return o.Job != r.Job && !ended && (slices.Contains(o.Files, d.Path) || slices.Contains(o.Devices, d.Path))
 		})
-		if exists(d.Path) || claimed {
+		if exists(d.Path) && !isDevice(d.Path) || claimed {
 			return nil, taken(d.Path)
 		}
-		j.add(d.Path)
+		if isDevice(d.Path) {
+			j.Devices = append(j.Devices, d.Path)
+		} else {
+			j.add(d.Path)
+		}
 	}
-	return j, j.write()
+	if err := j.write(); err != nil {
+		return nil, err
+	}
+	return j, makeFolder(r.Plan)
 }
 
 func taken(path string) error {
@@ -144,6 +155,11 @@ func (h *Host) openSource(ctx context.Context, r mover.StageRequest) (restoreSou
 		point, err := h.openPoint(ctx, r.Plan.Point)
 		if err != nil {
 			return nil, err
+		}
+		if r.Plan.Kind == backstay.RestoreDisks { // whole copies, that need no layer any more
+			return &vaultSource{h, func(ctx context.Context, target backstay.DiskTarget) (tier.Image, error) {
+				return point.OpenDisk(ctx, target, r.Job)
+			}}, nil
 		}
 		return &snapshotSource{h, point}, nil
 	}
@@ -352,7 +368,7 @@ func (h *Host) made(ctx context.Context, j *restoreJournal) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("look for VM: %w", err)
 	}
-	for _, path := range j.Files {
+	for _, path := range slices.Concat(j.Files, j.Devices) {
 		if domainUses(&domain, path) {
 			return true, nil
 		}

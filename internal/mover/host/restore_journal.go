@@ -35,6 +35,9 @@ type restoreJournal struct {
 	// all that it needs. UUIDs, no values.
 	Secrets []string `json:"secrets,omitempty"`
 	Needs   []string `json:"needs,omitempty"`
+	// Devices were there, and files that a VM of this journal stands on: they are
+	// never removed.
+	Devices []string `json:"devices,omitempty"`
 	// Staged is set once every disk was written and verified.
 	Staged *mover.Staged `json:"staged,omitempty"`
 	// Defining is set before the VM is defined, when nobody had its UUID.
