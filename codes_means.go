@@ -100,5 +100,11 @@ var meanings = map[Code]string{
 	CodeSecretDiffers:   "the host has a secret of that UUID with another value, which is not overwritten",
 	CodeKeyServiceAway:  "the key service that wrapped a secret cannot be reached",
 	CodeKeyDenied:       "the key service refuses the credential, or does not have the key",
+	CodeNoTemplate:      "the folder does not hold what a restore of disks leaves in it",
+	CodeDiskChanged:     "a restored disk is not where it was, or is another one",
+	CodeAntiAffinity:    "the host runs another VM of the same anti-affinity group",
+	CodeHostGroup:       "the host is not among those on which the VM may be",
+	CodeDeviceUnfit:     "the block device is in use, too small, or no block device",
+	CodeDeployFailed:    "the VM could not be made of its restored disks, which stay",
 	CodeDiskUnknown:     "the point does not hold a disk of that target",
 }

@@ -170,6 +170,8 @@ type PlannedDisk struct {
 	Format string     `json:"format"`
 	Size   int64      `json:"size"`
 	Action DiskAction `json:"action,omitempty"`
+	// Device: Path is a block device that is there. It is never made, cut or removed.
+	Device bool `json:"device,omitempty"`
 	// From says where the content comes from; "" if none is read.
 	From string `json:"from,omitempty"`
 	// Bytes is what will be written at most, in bytes.

@@ -75,7 +75,7 @@ func (e *definitionEditor) disk(devices, d *etree.Element) error {
 	}
 	empty(source)
 	source.Attr = nil
-	if isDevice(planned.Path) {
+	if planned.Device {
 		setAttr(d, "type", "block")
 		setAttr(source, "dev", planned.Path)
 		return nil

@@ -280,5 +280,5 @@ func (h *Host) Undeploy(ctx context.Context, r mover.StageRequest) error {
 	if err != nil || j == nil {
 		return err
 	}
-	return h.discard(j)
+	return h.discard(ctx, j)
 }

@@ -16,9 +16,11 @@ import (
 	"github.com/backstay/backstay/internal/nbd"
 )
 
-// isDevice tells whether a planned disk goes to a block device: such a one is
-// never made, cut or removed.
-func isDevice(path string) bool { return strings.HasPrefix(path, "/dev/") }
+// isDevice tells whether there is a block device at the path.
+func isDevice(path string) bool {
+	var st unix.Stat_t
+	return unix.Stat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK
+}
 
 // describeInside says what is in a folder, or how big a block device is and who
 // has it.

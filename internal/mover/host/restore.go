@@ -119,10 +119,10 @@ func (h *Host) claim(ctx context.Context, r mover.StageRequest) (*restoreJournal
 			ended := o.Staged != nil && !o.Abandoned // what it made is its owner's
 			return o.Job != r.Job && !ended && (slices.Contains(o.Files, d.Path) || slices.Contains(o.Devices, d.Path))
 		})
-		if exists(d.Path) && !isDevice(d.Path) || claimed {
+		if exists(d.Path) && !d.Device || claimed {
 			return nil, taken(d.Path)
 		}
-		if isDevice(d.Path) {
+		if d.Device {
 			j.Devices = append(j.Devices, d.Path)
 		} else {
 			j.add(d.Path)

@@ -148,7 +148,7 @@ func (d *writtenDisk) connect(ctx context.Context, writable bool, fn func(*nbd.C
 		return err
 	}
 	defer func() { err = errors.Join(err, client.Close()) }()
-	if client.Size() != d.plan.Size && !(isDevice(d.plan.Path) && client.Size() > d.plan.Size) {
+	if client.Size() != d.plan.Size && !(d.plan.Device && client.Size() > d.plan.Size) {
 		return fmt.Errorf("the file has %d bytes and not %d", client.Size(), d.plan.Size)
 	}
 	return fn(client)
@@ -157,7 +157,7 @@ func (d *writtenDisk) connect(ctx context.Context, writable bool, fn func(*nbd.C
 // write makes the file and writes all that is not zero: a fresh image reads as
 // zeros and stays sparse.
 func (d *writtenDisk) write(ctx context.Context, advanced func(int64)) error {
-	if isDevice(d.plan.Path) {
+	if d.plan.Device {
 		if err := readyDevice(d.plan); err != nil {
 			return err
 		}
@@ -171,7 +171,7 @@ func (d *writtenDisk) write(ctx context.Context, advanced func(int64)) error {
 	d.sums = sums
 	fresh := imageOf(d.plan)
 	err = d.connect(ctx, true, func(client *nbd.Client) error {
-		if isDevice(d.plan.Path) {
+		if d.plan.Device {
 			if err := clearDevice(ctx, d.plan, client); err != nil {
 				return err
 			}

@@ -38,6 +38,8 @@ type Fake struct {
 	vms    map[backstay.VMID]string
 
 	replaces map[backstay.JobID]*fakeReplace
+	// templates are those of the folders in which there are disks.
+	templates map[string]backstay.RestorePlan
 }
 
 type fakePoint struct {

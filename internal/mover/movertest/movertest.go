@@ -63,6 +63,7 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		"WatchEndsWithItsContext":                 testWatch,
 		"APinnedPointStays":                       testKeeps,
 		"ReplacedDisksComeBack":                   testReplace,
+		"AVMIsMadeOfRestoredDisksAlone":           testDeploy,
 		"AHeldVMIsTakenAndLetGo":                  testHold,
 		"ALetGoOfNothingIsNoError":                testHoldNothing,
 	} {

@@ -289,3 +289,25 @@ func (c *Client) Adopt(ctx context.Context, r mover.AdoptRequest) error {
 	_, err := call[none, none](ctx, c, "Adopt", r, nil)
 	return err
 }
+
+// Template is mover.Deploys'.
+func (c *Client) Template(ctx context.Context, r mover.StageRequest, progress mover.Progress) (mover.Templated, error) {
+	return call[mover.Templated](ctx, c, "Template", toStageWire(r), progress)
+}
+
+// Describe is mover.Deploys'.
+func (c *Client) Describe(ctx context.Context, r mover.DeployRequest) (backstay.Deployment, error) {
+	return call[backstay.Deployment, none](ctx, c, "Describe", r, nil)
+}
+
+// Deploy is mover.Deploys'.
+func (c *Client) Deploy(ctx context.Context, r mover.DeployRequest) error {
+	_, err := call[none, none](ctx, c, "Deploy", r, nil)
+	return err
+}
+
+// Undeploy is mover.Deploys'.
+func (c *Client) Undeploy(ctx context.Context, r mover.StageRequest) error {
+	_, err := call[none, none](ctx, c, "Undeploy", toStageWire(r), nil)
+	return err
+}

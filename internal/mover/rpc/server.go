@@ -78,6 +78,7 @@ func handler(base context.Context, m mover.Mover, log *slog.Logger, tm timing) h
 	registerReplaces(s, m)
 	registerRooms(s, m)
 	registerPulls(s, m)
+	registerDeploys(s, m)
 	registerSecrets(s, m)
 	handle(s, "Adopt", func(ctx context.Context, r mover.AdoptRequest, _ func(none)) (none, error) {
 		return none{}, m.Adopt(ctx, r)
@@ -187,6 +188,21 @@ func registerPulls(s *side, m mover.Mover) {
 	})
 	handle(s, "EndPulls", func(ctx context.Context, vm backstay.VMID, _ func(none)) (none, error) {
 		return none{}, m.EndPulls(ctx, vm)
+	})
+}
+
+func registerDeploys(s *side, m mover.Mover) {
+	handle(s, "Template", func(ctx context.Context, r stageWire, progress func(mover.Report)) (mover.Templated, error) {
+		return m.Template(ctx, r.request(), progress)
+	})
+	handle(s, "Describe", func(ctx context.Context, r mover.DeployRequest, _ func(none)) (backstay.Deployment, error) {
+		return m.Describe(ctx, r)
+	})
+	handle(s, "Deploy", func(ctx context.Context, r mover.DeployRequest, _ func(none)) (none, error) {
+		return none{}, m.Deploy(ctx, r)
+	})
+	handle(s, "Undeploy", func(ctx context.Context, r stageWire, _ func(none)) (none, error) {
+		return none{}, m.Undeploy(ctx, r.request())
 	})
 }
 
