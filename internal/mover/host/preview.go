@@ -21,29 +21,32 @@ func (h *Host) Preview(ctx context.Context, r mover.StageRequest) (mover.Preview
 		return mover.Preview{}, previewError(ctx, r.Plan, err)
 	}
 	p := mover.Preview{Differences: differences, Warnings: d.Warnings}
-	if c, known := h.cpuCheck(ctx, d.XML); known {
+	if c, known := h.cpuCheck(ctx, r.Plan, d.XML); known {
 		p.Checks = append(p.Checks, c)
 	}
 	return p, nil
 }
 
 // cpuCheck asks for the CPU what a start would ask. known is false where the host
-// cannot tell now.
-func (h *Host) cpuCheck(ctx context.Context, xml string) (c backstay.Check, known bool) {
-	code := backstay.Code("")
-	switch err := h.hv.CheckCPU(ctx, xml); {
+// cannot tell now. A VM that stays shut off can be made, and its CPU changed.
+func (h *Host) cpuCheck(ctx context.Context, plan backstay.RestorePlan, xml string) (c backstay.Check, known bool) {
+	c = backstay.Check{Name: "cpu"}
+	err := h.hv.CheckCPU(ctx, xml)
+	switch {
 	case err == nil:
-		return backstay.Check{Name: "cpu", OK: true, Detail: "the host offers what the definition demands"}, true
+		c.OK, c.Detail = true, "the host offers what the definition demands"
+		return c, true
 	case errors.Is(err, hypervisor.ErrCPUMode):
-		code = backstay.CodeCPUMode
-		c.Detail = err.Error()
+		c.Code = backstay.CodeCPUMode
 	case errors.Is(err, hypervisor.ErrCPUFeature):
-		code = backstay.CodeCPUFeature
-		c.Detail = err.Error()
+		c.Code = backstay.CodeCPUFeature
 	default:
-		return backstay.Check{}, false
+		return c, false
 	}
-	c.Name, c.Code, c.Action = "cpu", code, backstay.Errorf(code, "").Action
+	if !plan.Start {
+		return backstay.Check{Name: "cpu", OK: true, Detail: "warning: it will not start on this host as it is: " + err.Error()}, true
+	}
+	c.Detail, c.Action = err.Error(), backstay.Errorf(c.Code, "").Action
 	return c, true
 }
 
