@@ -85,6 +85,9 @@ func (h *Host) imagesInUse(ctx context.Context) (map[string]bool, error) {
 			return nil, err
 		}
 		for _, disk := range disks {
+			if disk.Path == "" { // an empty drive
+				continue
+			}
 			chain, err := h.Chain(ctx, disk.Path)
 			if err != nil {
 				return nil, err
