@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/mover"
@@ -126,6 +127,28 @@ func paths(plan backstay.RestorePlan) []string {
 	return all
 }
 
+// leaveTemplate writes beside disks that are complete all that the VM can be made
+// of by hand, where it could not be created (row B1g).
+func leaveTemplate(ctx context.Context, a *attempt, failure error) error {
+	if !backstay.IsCode(failure, backstay.CodeCreateVMFailed) {
+		return failure
+	}
+	t, err := a.mover.Template(ctx, a.request, nil)
+	if err != nil {
+		// The disks are worth more than what could not be written beside them.
+		return errors.Join(failure, a.run.Warn("no template could be written beside the disks: "+err.Error()))
+	}
+	if err := a.run.Update(func(j *backstay.Job) { j.Result.Files = t.Files }); err != nil {
+		return err
+	}
+	for _, file := range t.Files {
+		if path.Base(file) == "manifest.json" {
+			return backstay.AsError(failure).Do("the disks are complete, and a template lies beside them: mend the cause, then `backstay deploy %s`", path.Dir(file))
+		}
+	}
+	return failure
+}
+
 // end decides what of a failed restore stays. Creating the VM failed: the disks
 // are complete and verified, so they stay and the job says where (row B1g). The
 // VM did not start or come up: it stays, for a look. Anything earlier, or a
@@ -139,7 +162,7 @@ func (alternate) end(ctx context.Context, a *attempt, failure error) error {
 	keeps := backstay.IsCode(failure, backstay.CodeCreateVMFailed) ||
 		backstay.IsCode(failure, backstay.CodeStartFailed) || backstay.IsCode(failure, backstay.CodeNotUp)
 	if keeps && !cancelled {
-		return failure
+		return leaveTemplate(ctx, a, failure)
 	}
 	if err := m.Abandon(context.WithoutCancel(ctx), request); err != nil {
 		return fmt.Errorf("%w (and what it left could not be removed yet: %v)", failure, err)

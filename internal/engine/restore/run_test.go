@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -186,6 +187,15 @@ func (w *world) Define(context.Context, mover.StageRequest) (mover.Defined, erro
 	w.defined = true
 	return mover.Defined{Warnings: w.differs}, w.at("after define")
 }
+func (w *world) Template(context.Context, mover.StageRequest, mover.Progress) (mover.Templated, error) {
+	if err := w.at("template"); err != nil {
+		return mover.Templated{}, err
+	}
+	if !w.staged || w.defined {
+		w.t.Error("a template of disks that are not there, or of a VM that is")
+	}
+	return mover.Templated{Files: []string{"/images/copy-deploy/manifest.json", "/images/copy-deploy/template.xml"}}, nil
+}
 func (w *world) Start(context.Context, mover.StageRequest) (mover.Up, error) {
 	if err := w.at("start"); err != nil {
 		return mover.Up{}, err
@@ -240,11 +250,27 @@ func TestCancelledAnywhereARestoreLeavesNothing(t *testing.T) {
 func TestWhenTheVMCannotBeCreatedTheDisksStayAndTheJobSaysWhere(t *testing.T) {
 	w := newWorld(t)
 	w.fail["define"] = backstay.Errorf(backstay.CodeCreateVMFailed, "libvirt refused the definition")
+	err := w.live(w.params())
+	if !backstay.IsCode(err, backstay.CodeCreateVMFailed) {
+		t.Fatalf("%v", err)
+	}
+	if !w.staged || len(w.job.Result.Disks) != 2 || len(w.job.Result.Files) != 2 {
+		t.Errorf("staged %v, disks %q, files %q", w.staged, w.job.Result.Disks, w.job.Result.Files)
+	}
+	if action := backstay.AsError(err).Action; !strings.Contains(action, "backstay deploy /images/copy-deploy") {
+		t.Errorf("action %q", action)
+	}
+}
+
+func TestDisksWithoutATemplateStayToo(t *testing.T) {
+	w := newWorld(t)
+	w.fail["define"] = backstay.Errorf(backstay.CodeCreateVMFailed, "libvirt refused the definition")
+	w.fail["template"] = errors.New("no room for it")
 	if err := w.live(w.params()); !backstay.IsCode(err, backstay.CodeCreateVMFailed) {
 		t.Fatalf("%v", err)
 	}
-	if !w.staged || len(w.job.Result.Disks) != 2 {
-		t.Errorf("staged %v, disks %q", w.staged, w.job.Result.Disks)
+	if !w.staged || len(w.job.Result.Disks) != 2 || len(w.warnings) != 1 {
+		t.Errorf("staged %v, disks %q, warnings %q", w.staged, w.job.Result.Disks, w.warnings)
 	}
 }
 

@@ -159,7 +159,9 @@ func (h *Host) manifestOf(ctx context.Context, r mover.StageRequest, progress mo
 // showDisk calls fn with the content of a written disk.
 func (h *Host) showDisk(ctx context.Context, d backstay.PlannedDisk, fn func(tier.Image) error) error {
 	w := &writtenDisk{images: h.images, plan: d}
-	return w.connect(ctx, false, func(client *nbd.Client) error { return fn(plannedDisk{&localDisk{ctx: ctx, client: client, read: new(atomic.Int64)}, d.Size}) })
+	return w.connect(ctx, false, func(client *nbd.Client) error {
+		return fn(plannedDisk{&localDisk{ctx: ctx, client: client, read: new(atomic.Int64)}, d.Size})
+	})
 }
 
 // plannedDisk is the begin of a device, or all of a file.
