@@ -104,6 +104,7 @@ const (
 	CodeHostGroup       Code = "host-not-in-group"
 	CodeDeviceUnfit     Code = "device-not-usable"
 	CodeDeployFailed    Code = "deploy-failed"
+	CodeImageUnfit      Code = "image-not-possible"
 )
 
 type codeEntry struct {
@@ -178,6 +179,7 @@ var codes = map[Code]codeEntry{
 	CodeVMHeld:          {KindRefused, "end what the cause names, or make a new VM of the point: `backstay restore create-vm POINT --name NEW`"},
 	CodeSafetyPoint:     {KindFailed, "nothing was replaced; mend the cause, or leave the safety point out with --no-safety-point"},
 	CodeCannotUndo:      {KindRefused, "see the cause; the safety point, if there is one, can be restored like any other"},
+	CodeImageUnfit:      {KindRefused, "make one file of it that needs no other, e.g. `qemu-img convert -O qcow2`, or name its format with --format"},
 	CodeCatalogNewer:    {KindRefused, "start the newer release again, or restore the catalogue's file from before the upgrade"},
 
 	CodeNameTaken:       {KindRefused, "choose another --name"},

@@ -18,6 +18,9 @@ type BackupParams struct {
 	// Retain keeps the point at least this long, whatever the policy says; 0
 	// means that the policy alone decides.
 	Retain Duration `json:"retain,omitempty"`
+	// Image asks for a point of image files instead; VM is then the UUID that they
+	// are backed up under.
+	Image *ImageBackup `json:"image,omitempty"`
 }
 
 // Members returns the VMs of which points are taken.

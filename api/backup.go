@@ -7,7 +7,9 @@ import backstay "github.com/backstay/backstay"
 type BackupRequest struct {
 	// VM is a UUID, a NAME, or HOST/NAME; or a group: its NAME, or group:NAME where
 	// a VM has that name too.
-	VM string `json:"vm" minLength:"1" doc:"UUID, NAME or HOST/NAME of a VM; NAME or group:NAME of a group"`
+	VM string `json:"vm" doc:"UUID, NAME or HOST/NAME of a VM; NAME or group:NAME of a group; empty with image"`
+	// Image asks for a point of image files that belong to no VM.
+	Image *backstay.ImageBackup `json:"image,omitempty"`
 	// Tier is how far the point is to go; empty means to the vault.
 	Tier backstay.Tier `json:"tier,omitempty" enum:"snapshot,vault"`
 	// Consistency is what is wished for; empty means what the policy says.

@@ -17,7 +17,8 @@ import (
 // back, counts as taken now.
 func Due(policy backstay.Policy, item backstay.ProtectedItem, last *time.Time, now time.Time) (due bool, next time.Time) {
 	every := time.Duration(policy.Every)
-	if every <= 0 {
+	// Image files are backed up when somebody says so: nobody knows where the next are.
+	if every <= 0 || item.Method == backstay.MethodImage {
 		return false, time.Time{}
 	}
 	if last == nil {

@@ -285,6 +285,7 @@ type Mover interface {
 	Keeps
 	Transfers
 	Pulls
+	Imports
 	Restores
 	Replaces
 	Previews

@@ -54,6 +54,8 @@ type Planner interface {
 	PlanRestore(ctx context.Context, r backstay.RestoreRequest) (backstay.RestorePlan, error)
 	// PlanBackup plans a backup of a VM.
 	PlanBackup(ctx context.Context, vm backstay.VMID) (api.BackupPlan, error)
+	// PlanImage plans a backup of image files, and completes what is known of them.
+	PlanImage(ctx context.Context, image backstay.ImageBackup) (api.BackupPlan, backstay.ImageBackup, error)
 	// SimulatePolicy tells what a policy would keep, had it been at work for so
 	// many days.
 	SimulatePolicy(p backstay.Policy, days int) (backstay.PolicySimulation, error)

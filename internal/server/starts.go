@@ -35,6 +35,9 @@ type backupInput struct{ Body api.BackupRequest }
 
 func (s *server) startBackup(ctx context.Context, in *backupInput) (*started[api.BackupResponse], error) {
 	callOf(ctx).audited = callOf(ctx).audited || in.Body.DryRun // a dry run changes nothing
+	if in.Body.Image != nil {
+		return s.startImageBackup(ctx, in.Body)
+	}
 	of, err := s.backupSubject(ctx, in.Body.VM)
 	if err != nil {
 		return nil, err

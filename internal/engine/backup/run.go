@@ -99,6 +99,9 @@ func (r *Runner) Run(ctx context.Context, run backstay.LongRun, params backstay.
 	if _, err := run.Load(&b.state); err != nil {
 		return fmt.Errorf("load the job's state: %w", err)
 	}
+	if params.Image != nil {
+		return b.images(ctx)
+	}
 	// What is read first is needed for undoing too, when ctx has ended already.
 	if err := b.begin(context.WithoutCancel(ctx)); err != nil {
 		return b.abandon(ctx, err)

@@ -90,6 +90,16 @@ func (p planner) SimulatePolicy(policy backstay.Policy, days int) (backstay.Poli
 	}, nil
 }
 
+func (p planner) PlanImage(_ context.Context, image backstay.ImageBackup) (api.BackupPlan, backstay.ImageBackup, error) {
+	plan := api.BackupPlan{
+		VM: backstay.VMRef{UUID: "88888888-8888-5888-8888-888888888888", Host: image.Host, Name: image.Name}, Consistency: backstay.CrashConsistent,
+	}
+	for _, d := range image.Disks {
+		plan.Disks = append(plan.Disks, api.BackupDisk{Target: d.Target, Included: true, Mode: "first copy"})
+	}
+	return plan, image, nil
+}
+
 func (p planner) PlanBackup(ctx context.Context, id backstay.VMID) (api.BackupPlan, error) {
 	vm, err := p.catalog.VMs.VM(ctx, id)
 	if err != nil {
