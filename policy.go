@@ -159,10 +159,13 @@ type ProtectedItem struct {
 	// points are this item's by consent.
 	Adopted []VMID `json:"adopted,omitempty"`
 	// Method is how points are taken; empty means MethodLayers.
-	Method    Method     `json:"method,omitempty"`
-	Since     time.Time  `json:"since"`
-	LastPoint *time.Time `json:"lastPoint"`
-	NextDue   *time.Time `json:"nextDue"`
+	Method Method `json:"method,omitempty"`
+	// KeyService wraps the VM's secrets in its points; empty means that they hold the
+	// values, sealed.
+	KeyService string     `json:"keyService,omitempty"`
+	Since      time.Time  `json:"since"`
+	LastPoint  *time.Time `json:"lastPoint"`
+	NextDue    *time.Time `json:"nextDue"`
 }
 
 // Judge says whether a disk of the item's VM is backed up: an include list leaves

@@ -96,6 +96,10 @@ const (
 	SecretAbsent SecretScheme = "absent"
 )
 
+// SecretAbout is what a wrapped or escrowed secret is bound to: what was wrapped for
+// one cannot be passed off as another.
+func SecretAbout(uuid string) string { return "backstay secret " + uuid }
+
 // EncryptionOf says which of a point's disks were encrypted on the host, and by
 // which secrets: references, never values. secrets are what the point holds of
 // them; a point of an older release holds none.

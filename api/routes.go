@@ -56,7 +56,9 @@ const (
 	PathPointRestores = "/v1/points/{point}/restores"
 	PathPointPin      = "/v1/points/{point}/pin"
 	PathPointVerify   = "/v1/points/{point}/verify"
-	PathRestores      = "/v1/restores"
+	// PathPointSecrets takes ?host=NAME and ?tier=TIER.
+	PathPointSecrets = "/v1/points/{point}/secrets"
+	PathRestores     = "/v1/restores"
 
 	PathJobs      = "/v1/jobs"
 	PathJob       = "/v1/jobs/{job}"

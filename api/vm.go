@@ -30,6 +30,10 @@ type ProtectRequest struct {
 	// VM that has points in the snapshot tier must be unprotected before it goes
 	// from layers to pull.
 	Method backstay.Method `json:"method,omitempty" enum:"layers,pull"`
+	// KeyService is the outside key service that wraps the VM's secrets in its
+	// points, by its name in the server's configuration; without it points hold them
+	// sealed.
+	KeyService string `json:"keyService,omitempty"`
 	// Adopt is the protected item, or the VM that points are of, whose points become
 	// this VM's: UUID, NAME or HOST/NAME. No host may have that VM any more.
 	Adopt string `json:"adopt,omitempty"`

@@ -206,6 +206,28 @@ func (c *Client) PointRestores(ctx context.Context, point string, on backstay.Ho
 	return get[backstay.PossibleRestores](ctx, c, path)
 }
 
+// PointSecrets tells of the secrets that a restore of a point on a host needs; an
+// empty host means the point's own, an empty tier the one that a restore chooses.
+func (c *Client) PointSecrets(ctx context.Context, point string, on backstay.HostName, tier backstay.Tier) (api.PointSecrets, error) {
+	query := url.Values{}
+	if on != "" {
+		query.Set("host", string(on))
+	}
+	if tier != "" {
+		query.Set("tier", string(tier))
+	}
+	path := api.Path(api.PathPointSecrets, point)
+	if len(query) > 0 {
+		path += "?" + query.Encode()
+	}
+	return get[api.PointSecrets](ctx, c, path)
+}
+
+// GiveSecrets makes secrets that a point needs and a host lacks.
+func (c *Client) GiveSecrets(ctx context.Context, point string, r api.GiveSecretsRequest) error {
+	return c.do(ctx, http.MethodPost, api.Path(api.PathPointSecrets, point), r, nil)
+}
+
 // VerifyPoint starts a job that reads the whole point; an empty tier means the
 // vault if the point is there.
 func (c *Client) VerifyPoint(ctx context.Context, point string, tier backstay.Tier) (backstay.Job, error) {

@@ -21,6 +21,9 @@ func (a *app) restoreCommands() *cobra.Command {
 // restore starts what was asked for and waits for its end, or prints the plan of
 // a dry run.
 func (a *app) restore(ctx context.Context, c *client.Client, r backstay.RestoreRequest) error {
+	if err := a.bringSecrets(ctx, c, r); err != nil {
+		return err
+	}
 	out, err := c.StartRestore(ctx, r)
 	if err != nil {
 		return err
@@ -35,6 +38,7 @@ func (a *app) restore(ctx context.Context, c *client.Client, r backstay.RestoreR
 func (a *app) restoreFlags(c *cobra.Command, r *backstay.RestoreRequest) *cobra.Command {
 	f := c.Flags()
 	f.Var(tierFlag(&r.Tier), "tier", "the tier to read; the snapshot tier if the point has it")
+	f.StringVar(&a.recoveryKey, "recovery-key", "", "`FILE` with a recovery key of the vault: brings back secrets that the host and the key service lost")
 	f.BoolVar(&r.DryRun, "dry-run", false, "print the plan and the checks, and do nothing")
 	return a.noWaitFlag(c)
 }

@@ -208,7 +208,7 @@ func (a *app) protectCommand() *cobra.Command {
 	var include, exclude []string
 	c := &cobra.Command{
 		Use: "protect VM --policy P --vault V", Short: "Put a VM under a policy, in a vault",
-		Example: "  backstay protect web01 --policy daily --vault default\n  backstay protect db01 --policy daily --vault default --exclude-disk vdb\n  backstay protect old01 --policy daily --vault default --method pull\n  backstay protect web01 --policy daily --vault default --adopt 5f6c2f3e-…",
+		Example: "  backstay protect web01 --policy daily --vault default\n  backstay protect db01 --policy daily --vault default --exclude-disk vdb\n  backstay protect old01 --policy daily --vault default --method pull\n  backstay protect safe01 --policy daily --vault default --key-service corp\n  backstay protect web01 --policy daily --vault default --adopt 5f6c2f3e-…",
 		Args:    exactly("VM"), ValidArgsFunction: a.completeVMs(),
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
 			r.Policy, r.Vault = backstay.PolicyName(policy), backstay.VaultName(vault)
@@ -230,6 +230,7 @@ func (a *app) protectCommand() *cobra.Command {
 	f.StringVar(&method, "method", "", "how points are taken: layers (the default), or pull for disks that shall have no overlays")
 	f.StringSliceVar(&include, "include-disk", nil, "back up only these disks, and none that is added later")
 	f.StringSliceVar(&exclude, "exclude-disk", nil, "leave these disks out; one that is added later is backed up")
+	f.StringVar(&r.KeyService, "key-service", "", "let this outside key service wrap the VM's secrets in its points")
 	f.StringVar(&r.Adopt, "adopt", "", "take over the points of this VM, which was deleted, moved or made again by hand")
 	mustHave(c, "policy", "vault")
 	return c

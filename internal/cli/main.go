@@ -55,6 +55,8 @@ type app struct {
 
 	server, token, configPath, output string
 	noWait, yes                       bool
+	// recoveryKey is the file with which a restore brings back lost secrets.
+	recoveryKey string
 }
 
 // exitInterrupted is the exit code after Ctrl-C, as shells have it.

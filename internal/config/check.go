@@ -74,6 +74,9 @@ func (c *Config) check(d *document) error {
 	if c.Verify.Rate < 0 || c.Verify.Rate > 0 && c.Verify.Rate < 1<<20 {
 		return d.bad("$.verify.rate", fmt.Sprintf("verify.rate is %d", c.Verify.Rate), "it is in bytes a second, 0 or at least 1048576", "use 0 unless reading disturbs others")
 	}
+	if err := c.checkKeyServices(d); err != nil {
+		return err
+	}
 	if err := oneOf(d, "log.level", c.Log.Level, "debug", "info", "warn", "error"); err != nil {
 		return err
 	}

@@ -44,6 +44,34 @@ type Config struct {
 	// Reclaim says how what no point needs is given back.
 	Reclaim Reclaim `yaml:"reclaim"`
 	Log     Log     `yaml:"log"`
+	// KeyServices are outside key services that may wrap the secrets of VMs.
+	KeyServices []KeyService `yaml:"keyServices"`
+}
+
+// The kinds of key service.
+const (
+	KeyFolder  = "folder"
+	KeyTransit = "transit"
+)
+
+// KeyService is an outside key service.
+type KeyService struct {
+	Name string `yaml:"name"`
+	// Kind is folder or transit.
+	Kind string `yaml:"kind"`
+	// URL is the address of a Vault or OpenBao server, as seen from the hosts.
+	URL string `yaml:"url"`
+	// Mount is where the transit engine is; empty means transit.
+	Mount string `yaml:"mount"`
+	// Dir is the folder of keys, as seen from the hosts.
+	Dir string `yaml:"dir"`
+	// Key is the name of the key in the service.
+	Key string `yaml:"key"`
+	// CredentialFile holds a token, or an AppRole's role id and secret id in two
+	// lines. It is read anew each time.
+	CredentialFile string `yaml:"credentialFile"`
+	// CAFile holds certificates to trust, as PEM; empty means the machine's own.
+	CAFile string `yaml:"caFile"`
 }
 
 // Host is one machine that runs libvirt: either this one (Libvirt), with the

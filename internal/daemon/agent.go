@@ -71,7 +71,7 @@ func (d *Daemon) hostMover(ctx context.Context, o hostOptions) (mover.Mover, fun
 	m, err := host.New(host.Options{
 		Hypervisor: hv, Images: images, Keyring: o.keys, StateDir: o.state, LayerDir: cmp.Or(o.layers, config.DefaultLayers), Name: o.name, Log: o.log,
 		Guards: quiesce.Processes{Command: d.guardCommand(), Libvirt: o.libvirt}, OnHeld: d.Hooks.Held,
-		OpenVault: units{hooks: d.Hooks}.openVault,
+		OpenVault: units{hooks: d.Hooks}.openVault, OpenKeyService: openKeyService,
 	})
 	if err != nil {
 		return nil, nil, err

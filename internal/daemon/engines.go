@@ -43,11 +43,11 @@ func newEngines(r *region) *engines {
 	return &engines{
 		region: r,
 		backup: &backup.Runner{
-			Catalog: r.catalog, Mover: r.hosts.mover, Vault: r.vaults.writing, Saw: r.vaults.saw, Now: utcNow,
+			Catalog: r.catalog, Mover: r.hosts.mover, Vault: r.vaults.writing, Saw: r.vaults.saw, Now: utcNow, Keys: r.keyPolicy,
 			NewPoint: func() backstay.PointID { return backstay.PointID(ulid.Make().String()) },
 		},
 		restore: &restore.Runner{
-			Catalog: r.catalog, Mover: r.hosts.mover, Vault: r.vaults.access, VaultProblem: r.vaults.problem, Now: utcNow,
+			Catalog: r.catalog, Mover: r.hosts.mover, Vault: r.vaults.access, VaultProblem: r.vaults.problem, Now: utcNow, Services: r.keyServices,
 			NewUUID: func() backstay.VMID { return backstay.VMID(uuid.NewString()) }, NewMAC: newMAC,
 		},
 		expire: &expire.Runner{

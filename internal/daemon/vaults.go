@@ -67,6 +67,7 @@ type vaults struct {
 	mu        sync.Mutex
 	opened    map[backstay.VaultName]mover.VaultAccess // guarded by mu: with keys unwrapped
 	forgotten int                                      // guarded by mu: how often keys were forgotten
+	recovery  map[backstay.VaultName][]string          // guarded by mu: recovery recipients as they were last
 
 	changing sync.Mutex // held while a vault's keys are changed
 	proving  sync.Mutex // held while a key is proved: a passphrase takes 128 MiB of memory

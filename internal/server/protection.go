@@ -103,6 +103,10 @@ func (s *server) protect(ctx context.Context, in *protectInput) (*answer[api.Pro
 	item := backstay.ProtectedItem{
 		VM: vm.Ref(), Policy: in.Body.Policy, Vault: in.Body.Vault, Since: s.Now().UTC(),
 		Included: in.Body.IncludeDisks, Excluded: in.Body.ExcludeDisks, Method: in.Body.Method,
+		KeyService: in.Body.KeyService,
+	}
+	if err := s.knownService(item.KeyService); err != nil {
+		return nil, err
 	}
 	verdicts, warnings, err := chooseDisks(vm, item)
 	if err != nil {

@@ -80,6 +80,8 @@ var routes = []route{
 	{id: "unpinPoint", method: del, path: api.PathPointPin, need: backstay.Owner, says: "Let a recovery point go by its policy again"},
 	{id: "getPointRestores", method: get, path: api.PathPointRestores, need: backstay.Reader, says: "Which restores a point allows, and if not, why"},
 	{id: "verifyPoint", method: post, path: api.PathPointVerify, need: backstay.Operator, says: "Read a whole point and compute its disks' SHA-256", status: http.StatusAccepted},
+	{id: "getPointSecrets", method: get, path: api.PathPointSecrets, need: backstay.Operator, says: "The secrets of the host that a restore of the point needs; no values"},
+	{id: "giveSecrets", method: post, path: api.PathPointSecrets, need: backstay.Operator, says: "Make secrets that the point needs and the host lacks; they are kept there alone", status: http.StatusNoContent},
 	{id: "startRestore", method: post, path: api.PathRestores, need: backstay.Operator, says: "Restore a point, or plan it; refused when the pre-flight list refuses", status: http.StatusAccepted},
 
 	{id: "listJobs", method: get, path: api.PathJobs, need: backstay.Reader, says: "Jobs, newest first"},

@@ -15,8 +15,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Options are what the server is made of. Catalog, Jobs, Planner, Vaults, Keys and
-// Layers are required; the zero value of the others is right.
+// Options are what the server is made of. Catalog, Jobs, Planner, Vaults, Keys,
+// Secrets and Layers are required; the zero value of the others is right.
 type Options struct {
 	Catalog *catalog.Catalog
 	Jobs    JobQueue
@@ -24,6 +24,8 @@ type Options struct {
 	Vaults  Vaults
 	// Keys changes who can open a vault.
 	Keys VaultKeys
+	// Secrets is what points need of the secrets of hosts.
+	Secrets PointSecrets
 	// Layers is what is asked of the snapshot tier of hosts outside of jobs.
 	Layers Layers
 	// Region is the region's name.
@@ -86,6 +88,7 @@ func New(o Options) http.Handler {
 	s.registerVaultJobs()
 	s.registerPolicies()
 	s.registerPoints()
+	s.registerSecrets()
 	s.registerStarts()
 	s.registerJobs()
 	s.registerAccess()

@@ -111,8 +111,13 @@ func (b *backupRun) pullRequest(ctx context.Context, m *member) (mover.PullReque
 	if err != nil {
 		return mover.PullRequest{}, err
 	}
+	keys, err := b.keysOf(ctx, m.item)
+	if err != nil {
+		return mover.PullRequest{}, err
+	}
 	r := mover.PullRequest{
-		Job: b.run.Job().ID, Point: m.Point, VM: m.VM, Disks: m.Plan.Targets(), Consistency: m.wish,
+		Keys: keys,
+		Job:  b.run.Job().ID, Point: m.Point, VM: m.VM, Disks: m.Plan.Targets(), Consistency: m.wish,
 		Fallback: m.policy.Fallback, Guest: m.policy.Guest, Time: now, Vault: access, Parent: parent,
 		Packs: m.Packs, Avoid: health.LostPacks(), Policy: m.item.Policy, Host: m.item.VM.Host, LeftOut: m.Plan.leftOut(),
 	}

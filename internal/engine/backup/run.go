@@ -25,6 +25,9 @@ type Runner struct {
 	// Saw remembers the head of a vault's chain with the new point in it.
 	Saw func(context.Context, backstay.VaultName, backstay.VaultHead) error
 	Now func() time.Time
+	// Keys says how the points of an item hold its VM's secrets; nil holds their
+	// values, as does a nil answer.
+	Keys func(context.Context, backstay.ProtectedItem) (*mover.KeyPolicy, error)
 	// NewPoint makes a point's id.
 	NewPoint func() backstay.PointID
 }
@@ -261,9 +264,13 @@ func (b *backupRun) prepare(ctx context.Context, m *member) error {
 	if err := b.makeRoom(ctx, m); err != nil {
 		return err
 	}
+	keys, err := b.keysOf(ctx, m.item)
+	if err != nil {
+		return err
+	}
 	prepared, err := m.mover.Prepare(ctx, mover.PrepareRequest{
 		Job: b.run.Job().ID, Point: m.Point, VM: m.VM, Disks: m.Plan.Targets(),
-		Consistency: m.wish, Depth: m.policy.Snapshot.MaxPoints(),
+		Consistency: m.wish, Depth: m.policy.Snapshot.MaxPoints(), Keys: keys,
 	})
 	if err != nil {
 		return err

@@ -40,7 +40,9 @@ type Options struct {
 	// OpenVault opens a vault from here. It is called for each transfer anew, since
 	// a vault does not see what others wrote to it after it was opened.
 	OpenVault func(ctx context.Context, a mover.VaultAccess, options ...vault.OpenOption) (*vault.Vault, error)
-	Name      backstay.HostName
+	// OpenKeyService opens an outside key service; nil for a mover that can use none.
+	OpenKeyService func(mover.KeyService) (keyring.Service, error)
+	Name           backstay.HostName
 	// Guards and OnHeld are the snapshot tier's.
 	Guards quiesce.Guards
 	OnHeld func(context.Context, backstay.VMID)
@@ -51,14 +53,15 @@ type Options struct {
 // Host is a mover for the machine it runs on. Its methods may be called
 // concurrently; calls that change one VM wait for each other.
 type Host struct {
-	hv        hypervisor.Host
-	images    hypervisor.Images
-	keys      keyring.Keyring
-	state     string
-	openVault func(ctx context.Context, a mover.VaultAccess, options ...vault.OpenOption) (*vault.Vault, error)
-	name      backstay.HostName
-	log       *slog.Logger
-	now       func() time.Time
+	hv             hypervisor.Host
+	images         hypervisor.Images
+	keys           keyring.Keyring
+	state          string
+	openVault      func(ctx context.Context, a mover.VaultAccess, options ...vault.OpenOption) (*vault.Vault, error)
+	name           backstay.HostName
+	openKeyService func(mover.KeyService) (keyring.Service, error)
+	log            *slog.Logger
+	now            func() time.Time
 
 	tier  *snapshot.Tier
 	pacer *pacer
@@ -96,7 +99,7 @@ func New(o Options) (*Host, error) {
 	return &Host{
 		pulls: pulls,
 		hv:    o.Hypervisor, images: o.Images, keys: o.Keyring, state: o.StateDir,
-		openVault: o.OpenVault, name: o.Name, log: o.Log, now: o.Now, tier: t, pacer: pacer,
+		openVault: o.OpenVault, openKeyService: o.OpenKeyService, name: o.Name, log: o.Log, now: o.Now, tier: t, pacer: pacer,
 	}, nil
 }
 
