@@ -83,6 +83,7 @@ const (
 	CodeCPUMode         Code = "cpu-mode-missing"
 	CodeCPUFeature      Code = "cpu-feature-missing"
 	CodeFirmwareMissing Code = "firmware-missing"
+	CodeBootFileMissing Code = "boot-file-missing"
 	CodeTPMMissing      Code = "tpm-missing"
 	CodeNoMemory        Code = "no-memory"
 	CodeNotConnected    Code = "host-not-connected"
@@ -197,6 +198,7 @@ var codes = map[Code]codeEntry{
 	CodeCPUMode:         {KindRefused, "make it without starting it (--no-start) and change its CPU, choose another --host, or take the disks alone: `backstay restore disks POINT --to DIR`"},
 	CodeCPUFeature:      {KindRefused, "make it without starting it (--no-start) and change its CPU, choose another --host, or take the disks alone: `backstay restore disks POINT --to DIR`"},
 	CodeFirmwareMissing: {KindRefused, "install the UEFI firmware on the host: `apt install ovmf`"},
+	CodeBootFileMissing: {KindRefused, "put the file where it was, choose another --host, or take the disks alone: `backstay restore disks POINT --to DIR`"},
 	CodeTPMMissing:      {KindRefused, "install the TPM emulator on the host: `apt install swtpm swtpm-tools`"},
 	CodeNoMemory:        {KindRefused, "leave it shut off with --no-start, or choose another --host"},
 	CodeNotConnected:    {KindRefused, "see that libvirt and the mover run on that host, or choose another --host"},

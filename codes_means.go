@@ -83,6 +83,7 @@ var meanings = map[Code]string{
 	CodeCPUMode:         "the host cannot give the VM a CPU of the mode that its definition names",
 	CodeCPUFeature:      "the host's CPU lacks features that the VM's definition demands",
 	CodeFirmwareMissing: "the VM boots by UEFI, and the host has no such firmware",
+	CodeBootFileMissing: "the VM boots a kernel that is a file of the host, and it is not there",
 	CodeTPMMissing:      "the VM has an emulated TPM, and the host has no emulator",
 	CodeNoMemory:        "the host has less memory left than the VM would take",
 	CodeNotConnected:    "the host cannot be asked at the moment, so nothing is planned on it",

@@ -39,6 +39,9 @@ type definitionOptions struct {
 	GenID string
 	// FolderExists tells whether a folder is there on this host.
 	FolderExists func(path string) bool
+	// FileExists tells whether a file is there on this host; nil for a definition
+	// that is for any host.
+	FileExists func(path string) bool
 	// Below is what the new disks stand on, where they are overlays.
 	Below map[backstay.DiskTarget][]hypervisor.Image
 }

@@ -3,6 +3,7 @@ package host
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/beevik/etree"
 
@@ -14,6 +15,8 @@ import (
 func (e *definitionEditor) devices(devices *etree.Element) error {
 	for _, d := range devices.ChildElements() {
 		switch d.Tag {
+		case "emulator":
+			e.emulator(devices, d)
 		case "disk":
 			if err := e.disk(devices, d); err != nil {
 				return err
@@ -36,6 +39,17 @@ func (e *definitionEditor) devices(devices *etree.Element) error {
 		}
 	}
 	return nil
+}
+
+// emulator lets libvirt choose the host's own, where that of the source is at no
+// such place here: distributions differ.
+func (e *definitionEditor) emulator(devices, d *etree.Element) {
+	path := strings.TrimSpace(d.Text())
+	if e.options.FileExists == nil || path == "" || e.options.FileExists(path) {
+		return
+	}
+	e.warn("this host has no emulator %s; its own is used", path)
+	remove(devices, d)
 }
 
 // disk gives a planned disk its new file. A disk that the point does not hold

@@ -3,6 +3,11 @@ package host
 import (
 	"context"
 	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/beevik/etree"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor"
@@ -21,10 +26,39 @@ func (h *Host) Preview(ctx context.Context, r mover.StageRequest) (mover.Preview
 		return mover.Preview{}, previewError(ctx, r.Plan, err)
 	}
 	p := mover.Preview{Differences: differences, Warnings: d.Warnings}
+	boots, err := bootChecks(d.XML)
+	if err != nil {
+		return mover.Preview{}, previewError(ctx, r.Plan, err)
+	}
+	p.Checks = append(p.Checks, boots...)
 	if c, known := h.cpuCheck(ctx, r.Plan, d.XML); known {
 		p.Checks = append(p.Checks, c)
 	}
 	return p, nil
+}
+
+// bootChecks look for the files of the host that a definition boots from by their
+// paths: a firmware image, a kernel. A wish for UEFI without a path is libvirt's to
+// fulfil.
+func bootChecks(definition string) ([]backstay.Check, error) {
+	doc := etree.NewDocument()
+	if err := doc.ReadFromString(definition); err != nil {
+		return nil, fmt.Errorf("read the definition: %w", err)
+	}
+	var checks []backstay.Check
+	for tag, code := range map[string]backstay.Code{
+		"loader": backstay.CodeFirmwareMissing, "kernel": backstay.CodeBootFileMissing, "initrd": backstay.CodeBootFileMissing, "dtb": backstay.CodeBootFileMissing,
+	} {
+		e := doc.FindElement("/domain/os/" + tag)
+		if e == nil {
+			continue
+		}
+		if path := strings.TrimSpace(e.Text()); filepath.IsAbs(path) && !exists(path) {
+			refused := backstay.Errorf(code, "the VM boots from %s, which this host does not have", path)
+			checks = append(checks, backstay.Check{Name: "firmware", Detail: refused.Message, Code: code, Action: refused.Action})
+		}
+	}
+	return checks, nil
 }
 
 // cpuCheck asks for the CPU what a start would ask. known is false where the host
@@ -66,7 +100,7 @@ func (h *Host) previewDefinition(ctx context.Context, r mover.StageRequest) (old
 		old = point.LiveXML
 	}
 	// The generation id is made anew for the VM itself; here it shows that it changes.
-	d, err = newVMDefinition(point, r.Plan, definitionOptions{GenID: "(made anew)", FolderExists: folderExists, Below: below(held.layers)})
+	d, err = newVMDefinition(point, r.Plan, definitionOptions{GenID: "(made anew)", FolderExists: folderExists, FileExists: exists, Below: below(held.layers)})
 	return old, d, err
 }
 

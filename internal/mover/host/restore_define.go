@@ -56,7 +56,7 @@ func (h *Host) define(ctx context.Context, r mover.StageRequest, defined *mover.
 		return err
 	}
 	point := held.definition
-	d, err := newVMDefinition(point, r.Plan, definitionOptions{GenID: uuid.NewString(), FolderExists: folderExists, Below: below(held.layers)})
+	d, err := newVMDefinition(point, r.Plan, definitionOptions{GenID: uuid.NewString(), FolderExists: folderExists, FileExists: exists, Below: below(held.layers)})
 	if err != nil {
 		return err
 	}
