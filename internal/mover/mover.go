@@ -249,6 +249,9 @@ type Staged struct {
 	BytesRead    int64
 	BytesWritten int64
 	Paths        []string
+	// Warnings name copies of objects that were damaged, and for which others
+	// were used.
+	Warnings []string
 }
 
 // Defined says how the new VM differs from its source where nobody asked for it:

@@ -153,7 +153,7 @@ func connectImage(ctx context.Context, images hypervisor.Images, image hyperviso
 		return err
 	}
 	defer func() { err = errors.Join(err, client.Close()) }()
-	if client.Size() != size {
+	if size >= 0 && client.Size() != size {
 		return fmt.Errorf("the file has %d bytes and not %d", client.Size(), size)
 	}
 	return fn(client)
@@ -228,10 +228,10 @@ func (d *differingDisk) clearBlock(local *localDisk, offset, length int64) error
 
 // fill writes what the point has as data and the disk has not.
 func (d *differingDisk) fill(ctx context.Context, local *localDisk, ranges []backstay.Range, m *meter) error {
-	gather := &gatherer{write: func(ctx context.Context, sorted []piece) error {
+	gather := &content.Gatherer{Write: func(ctx context.Context, sorted []content.Piece) error {
 		g, _ := errgroup.WithContext(ctx)
 		g.SetLimit(requestsOut)
-		for _, group := range near(sorted, compareGap, readBlock) {
+		for _, group := range content.Near(sorted, compareGap, readBlock) {
 			g.Go(func() error {
 				if err := ctx.Err(); err != nil {
 					return err
@@ -245,7 +245,7 @@ func (d *differingDisk) fill(ctx context.Context, local *localDisk, ranges []bac
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := gather.add(ctx, offset, data); err != nil {
+		if err := gather.Add(ctx, offset, data); err != nil {
 			return err
 		}
 		m.add(int64(len(data)))
@@ -254,7 +254,7 @@ func (d *differingDisk) fill(ctx context.Context, local *localDisk, ranges []bac
 	if err != nil {
 		return err
 	}
-	return gather.end(ctx)
+	return gather.End(ctx)
 }
 
 // chunks hands out the point's data in the ranges.
@@ -267,17 +267,17 @@ func (d *differingDisk) chunks(ctx context.Context, ranges []backstay.Range, fn 
 
 // settle compares pieces that lie near each other with the disk, and writes those
 // steps that differ.
-func (d *differingDisk) settle(local *localDisk, group []piece) error {
-	start := group[0].offset
-	present := make([]byte, group[len(group)-1].end()-start)
+func (d *differingDisk) settle(local *localDisk, group []content.Piece) error {
+	start := group[0].Offset
+	present := make([]byte, group[len(group)-1].End()-start)
 	if n, err := local.ReadAt(present, start); n < len(present) {
 		return fmt.Errorf("read %d bytes at %d: %w", len(present), start, errors.Join(errShort, err))
 	}
 	differs := make([]bool, (len(present)+content.Step-1)/content.Step)
 	for _, p := range group {
-		for at := 0; at < len(p.data); at += content.Step {
-			step := p.data[at:min(at+content.Step, len(p.data))]
-			offset := p.offset + int64(at)
+		for at := 0; at < len(p.Data); at += content.Step {
+			step := p.Data[at:min(at+content.Step, len(p.Data))]
+			offset := p.Offset + int64(at)
 			is := present[offset-start:][:len(step)]
 			if !bytes.Equal(is, step) {
 				differs[(offset-start)/content.Step] = true

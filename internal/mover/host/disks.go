@@ -1,7 +1,6 @@
 package host
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -13,7 +12,6 @@ import (
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/mover"
-	"github.com/backstay/backstay/internal/nbd"
 )
 
 // isDevice tells whether there is a block device at the path.
@@ -54,21 +52,6 @@ func lookAtDevice(path string) (size int64, busy string) {
 		return 0, fmt.Sprintf("its size cannot be told: %v", err)
 	}
 	return size, busy
-}
-
-// clearDevice makes a device ready to take a disk: from its begin up to the
-// disk's size it reads as zeros. What lies behind stays.
-func clearDevice(ctx context.Context, plan backstay.PlannedDisk, client *nbd.Client) error {
-	const step = 1 << 30
-	for offset := int64(0); offset < plan.Size; offset += step {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if err := client.WriteZeroes(offset, min(step, plan.Size-offset)); err != nil {
-			return fmt.Errorf("clear %s: %w", plan.Path, err)
-		}
-	}
-	return nil
 }
 
 // readyDevice refuses a device that somebody came to use since the plan.

@@ -15,6 +15,7 @@ import (
 	"github.com/backstay/backstay/internal/mover"
 	"github.com/backstay/backstay/internal/tier"
 	"github.com/backstay/backstay/internal/tier/snapshot"
+	"github.com/backstay/backstay/internal/tier/vault"
 	"github.com/backstay/backstay/internal/undo"
 )
 
@@ -22,15 +23,18 @@ var _ mover.Mover = (*Host)(nil)
 
 // Stage writes the disks of a planned restore beside everything that is there
 // and verifies them (I8). From the snapshot tier it makes overlays and copies
-// nothing. A repeat after it succeeded does nothing; after a crash it removes
-// what the crash left and starts again. On error nothing of it stays.
+// nothing. A repeat after it succeeded does nothing; after a crash it goes on from
+// what is durable. While the vault does not answer it waits, for some time. On
+// error nothing of it stays, unless the vault was away to the end, or whoever asked
+// went away without a cancel: then what is written waits for the next call, for
+// that of a job which retries this one, or for Abandon.
 func (h *Host) Stage(ctx context.Context, r mover.StageRequest, progress mover.Progress) (mover.Staged, error) {
 	unlock, err := h.lockRestore(ctx, r.Job)
 	if err != nil {
 		return mover.Staged{}, err
 	}
 	defer unlock()
-	staged, err := h.stage(ctx, r, oneAtATime(progress))
+	staged, err := h.stagePatiently(ctx, r, oneAtATime(progress))
 	if err != nil {
 		return mover.Staged{}, restoreError(ctx, r.Plan, err)
 	}
@@ -54,8 +58,11 @@ func (h *Host) stage(ctx context.Context, r mover.StageRequest, progress mover.P
 		if j.Staged != nil && !j.Abandoned && allThere(j.Staged.Paths) {
 			return *j.Staged, nil
 		}
-		if err := h.abandon(ctx, j); err != nil {
-			return staged, fmt.Errorf("remove what an interrupted attempt left: %w", err)
+		if !j.unfinished(r.Plan) {
+			if err := h.abandon(ctx, j); err != nil {
+				return staged, fmt.Errorf("remove what an interrupted attempt left: %w", err)
+			}
+			j = nil
 		}
 	}
 	held, err := h.heldOf(ctx, r)
@@ -69,13 +76,16 @@ func (h *Host) stage(ctx context.Context, r mover.StageRequest, progress mover.P
 	if err != nil {
 		return staged, err
 	}
-	if j, err = h.claim(ctx, r); err != nil {
-		return staged, err
+	defer source.close()
+	if j == nil {
+		if j, err = h.claim(ctx, r); err != nil {
+			return staged, err
+		}
 	}
 	var u undo.Stack
 	u.Push("restore "+string(r.Job), func(ctx context.Context) error { return h.discard(ctx, j) })
 	defer func() {
-		if err != nil {
+		if err != nil && !j.waits(ctx, err) {
 			err = errors.Join(err, u.Run(ctx))
 		}
 	}()
@@ -86,17 +96,20 @@ func (h *Host) stage(ctx context.Context, r mover.StageRequest, progress mover.P
 	if staged, err = source.write(ctx, r, j, progress); err != nil {
 		return mover.Staged{}, err
 	}
-	j.Staged = &staged
-	if err := j.write(); err != nil {
+	if err := j.update(func() { j.Staged = &staged }); err != nil {
 		return mover.Staged{}, err
 	}
 	u.Success()
+	if err := j.removeSums(); err != nil {
+		h.log.Warn("sums that are not needed any more stay", "job", r.Job, "error", err) // until the journal goes
+	}
 	return staged, nil
 }
 
 // claim journals the disks that a restore will make. What another restore has
 // journalled and not made yet is taken too: of two that make one file the one
-// that fails would remove the other's.
+// that fails would remove the other's. An attempt of the same plan that ended
+// because the vault was away is gone on with.
 func (h *Host) claim(ctx context.Context, r mover.StageRequest) (*restoreJournal, error) {
 	unlock, err := h.vms.lock(ctx, "restore journals")
 	if err != nil {
@@ -111,13 +124,18 @@ func (h *Host) claim(ctx context.Context, r mover.StageRequest) (*restoreJournal
 	if err != nil {
 		return nil, err
 	}
+	for _, o := range others {
+		if o.Left != nil && o.of(r.Plan) == nil && o.unfinished(r.Plan) {
+			return o.continueAs(r.Job, j.path)
+		}
+	}
 	if err := j.claimFolder(r.Plan, others); err != nil {
 		return nil, err
 	}
 	for _, d := range r.Plan.Disks {
 		claimed := slices.ContainsFunc(others, func(o *restoreJournal) bool {
 			ended := o.Staged != nil && !o.Abandoned // what it made is its owner's
-			return o.Job != r.Job && !ended && (slices.Contains(o.Files, d.Path) || slices.Contains(o.Devices, d.Path))
+			return o.Job != r.Job && !ended && o.takes(d.Path)
 		})
 		if exists(d.Path) && !d.Device || claimed {
 			return nil, taken(d.Path)
@@ -147,6 +165,7 @@ func allThere(paths []string) bool {
 type restoreSource interface {
 	// write makes the plan's disks. The journal names them already.
 	write(ctx context.Context, r mover.StageRequest, j *restoreJournal, progress mover.Progress) (mover.Staged, error)
+	close()
 }
 
 // openSource opens the point before anything is made.
@@ -157,7 +176,7 @@ func (h *Host) openSource(ctx context.Context, r mover.StageRequest) (restoreSou
 			return nil, err
 		}
 		if r.Plan.Kind == backstay.RestoreDisks { // whole copies, that need no layer any more
-			return &vaultSource{h, func(ctx context.Context, target backstay.DiskTarget) (tier.Image, error) {
+			return &vaultSource{Host: h, open: func(ctx context.Context, target backstay.DiskTarget) (tier.Image, error) {
 				return point.OpenDisk(ctx, target, r.Job)
 			}}, nil
 		}
@@ -166,15 +185,19 @@ func (h *Host) openSource(ctx context.Context, r mover.StageRequest) (restoreSou
 	if r.Vault == nil {
 		return nil, backstay.Errorf(backstay.CodeInternal, "a restore from the vault tier names no vault")
 	}
-	v, err := h.openVault(ctx, *r.Vault)
+	source := &vaultSource{Host: h}
+	v, err := h.openVault(ctx, *r.Vault, vault.OnDamage(source.damaged))
 	if err != nil {
 		return nil, err
 	}
+	source.end = v.Close
 	point, err := v.OpenPoint(ctx, r.Plan.Point)
 	if err != nil {
+		source.close()
 		return nil, err
 	}
-	return &vaultSource{h, point.Disk}, nil
+	source.open = point.Disk
+	return source, nil
 }
 
 // snapshotSource restores by overlays on the frozen layers of a point.
@@ -182,6 +205,8 @@ type snapshotSource struct {
 	*Host
 	point *snapshot.Point
 }
+
+func (s *snapshotSource) close() {}
 
 func (s *snapshotSource) write(ctx context.Context, r mover.StageRequest, _ *restoreJournal, progress mover.Progress) (mover.Staged, error) {
 	progress(mover.Report{Phase: "write"})
@@ -227,9 +252,15 @@ func (s *snapshotSource) write(ctx context.Context, r mover.StageRequest, _ *res
 // stands on a layer that is not kept.
 func (h *Host) discard(ctx context.Context, j *restoreJournal) error {
 	for _, path := range j.Files {
+		if j.foreign(path) { // somebody put his own there
+			continue
+		}
 		if err := removeDurably(path); err != nil {
 			return err
 		}
+	}
+	if err := j.removeSums(); err != nil {
+		return err
 	}
 	for _, path := range j.Folders {
 		if err := os.RemoveAll(path); err != nil {
@@ -319,7 +350,10 @@ func (h *Host) sweepRestore(ctx context.Context, path string, live []backstay.Jo
 		return nil, err
 	}
 	if j.Staged != nil && !j.Abandoned {
-		return nil, j.remove()
+		return nil, errors.Join(j.removeSums(), j.remove())
+	}
+	if j.Left != nil && !j.Abandoned && h.now().Sub(*j.Left) < leftFor {
+		return nil, nil // a retry goes on from it
 	}
 	files := slices.DeleteFunc(slices.Clone(j.Files), func(p string) bool { return !exists(p) })
 	return files, h.abandon(ctx, j)

@@ -6,6 +6,7 @@ import (
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor"
+	"github.com/backstay/backstay/internal/nbd"
 	"github.com/backstay/backstay/internal/tier"
 	"github.com/backstay/backstay/internal/tier/content"
 )
@@ -29,40 +30,43 @@ func createImage(ctx context.Context, images hypervisor.Images, d backstay.Plann
 	return images.Create(ctx, image.Location, image.Format, d.Size)
 }
 
-// readsAsZeros tells whether a fresh image does. What a raw LUKS volume holds is
-// decrypted also where nobody wrote, and reads as noise.
-func readsAsZeros(image hypervisor.Image) bool { return image.Format != "luks" }
+// readsAsZeros tells whether an image does where nobody wrote. What a raw LUKS
+// volume holds is decrypted also there, and reads as noise; a device holds what
+// somebody left on it.
+func readsAsZeros(image hypervisor.Image) bool {
+	return image.Format != "luks" && !isDevice(image.Location)
+}
 
-// zeroFirst writes zeros where the content to come has them, into a fresh image
-// that does not read as zeros.
-func zeroFirst(ctx context.Context, to io.WriterAt, image hypervisor.Image, from tier.Image) error {
+// zeroIn writes zeros where a part of the content has them, into an image that
+// does not read as zeros.
+func zeroIn(ctx context.Context, to *nbd.Client, image hypervisor.Image, from tier.Image, part backstay.Range) error {
 	if readsAsZeros(image) {
 		return nil
 	}
-	zeros := make([]byte, readBlock)
-	for at := int64(0); at < from.Size(); at += extentWindow {
-		extents, err := from.Extents(at, min(extentWindow, from.Size()-at))
-		if err != nil {
-			return err
-		}
-		for _, e := range extents {
-			if !e.Zero {
-				continue
+	extents, err := from.Extents(part.Offset, part.Length)
+	if err != nil {
+		return err
+	}
+	for _, e := range extents {
+		for offset := e.Offset; e.Zero && offset < e.End(); offset += readBlock {
+			if err := ctx.Err(); err != nil {
+				return err
 			}
-			for offset := e.Offset; offset < e.End(); offset += readBlock {
-				if err := ctx.Err(); err != nil {
-					return err
-				}
-				if _, err := to.WriteAt(zeros[:min(readBlock, e.End()-offset)], offset); err != nil {
-					return err
-				}
+			length := min(readBlock, e.End()-offset)
+			if image.Format == "luks" { // a hole would not be zeros
+				_, err = to.WriteAt(zeroBlock[:length], offset)
+			} else {
+				err = to.WriteZeroes(offset, length)
+			}
+			if err != nil {
+				return err
 			}
 		}
 	}
 	return nil
 }
 
-// writeInto writes data into a fresh image; what reads as zeros there already is
+// writeInto writes data into an image; where that reads as zeros already they are
 // left out. It returns how many bytes were written.
 func writeInto(to io.WriterAt, image hypervisor.Image, offset int64, data []byte) (int64, error) {
 	if readsAsZeros(image) {

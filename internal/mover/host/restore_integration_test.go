@@ -182,7 +182,7 @@ func TestTheOtherImageReaderIsAsGood(t *testing.T) {
 	w, r, disks := realWorld(t)
 	j, err := w.host.newJournal(r)
 	must(t, err)
-	s := &vaultSource{w.host, func(_ context.Context, target backstay.DiskTarget) (tier.Image, error) { return disks[target], nil }}
+	s := &vaultSource{Host: w.host, open: func(_ context.Context, target backstay.DiskTarget) (tier.Image, error) { return disks[target], nil }}
 	_, err = s.write(t.Context(), r, j, func(mover.Report) {})
 	must(t, err)
 	for _, d := range r.Plan.Disks {

@@ -9,6 +9,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/mover"
@@ -38,6 +42,11 @@ type restoreJournal struct {
 	// Devices were there, and files that a VM of this journal stands on: they are
 	// never removed.
 	Devices []string `json:"devices,omitempty"`
+	// Disks is how far each disk is that is written from a vault.
+	Disks []*diskProgress `json:"disks,omitempty"`
+	// Left is when an attempt ended because the vault was away. What it wrote waits
+	// for a retry, of which the plan is the same.
+	Left *time.Time `json:"left,omitempty"`
 	// Staged is set once every disk was written and verified.
 	Staged *mover.Staged `json:"staged,omitempty"`
 	// Defining is set before the VM is defined, when nobody had its UUID.
@@ -46,6 +55,91 @@ type restoreJournal struct {
 	Abandoned bool `json:"abandoned,omitempty"`
 
 	path string
+	mu   sync.Mutex // held while Disks are changed and while it is written
+}
+
+// diskProgress is what of a disk is durable, and lets a later life go on from there.
+type diskProgress struct {
+	Target backstay.DiskTarget `json:"target"`
+	Path   string              `json:"path"`
+	// File is the file that was made; nil before.
+	File *fileID `json:"file,omitempty"`
+	// Done: all before this byte was written and is durable, and its sums are in
+	// the file Sums, keyed with Key.
+	Done int64  `json:"done"`
+	Sums string `json:"sums,omitempty"`
+	Key  []byte `json:"key,omitempty"`
+	// Read and Wrote are bytes of data.
+	Read     int64 `json:"read"`
+	Wrote    int64 `json:"wrote"`
+	Verified bool  `json:"verified,omitempty"`
+}
+
+// fileID tells a file from another one under its name.
+type fileID struct {
+	Device uint64 `json:"device"`
+	Inode  uint64 `json:"inode"`
+	// Born is when it was made, in nanoseconds, where the file system tells: the
+	// number of a file that was removed is given to another one.
+	Born int64 `json:"born,omitempty"`
+}
+
+// identify returns which file lies at a path.
+func identify(path string) (fileID, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_INO|unix.STATX_BTIME, &st); err != nil {
+		return fileID{}, fmt.Errorf("look at %s: %w", path, err)
+	}
+	id := fileID{Device: unix.Mkdev(st.Dev_major, st.Dev_minor), Inode: st.Ino}
+	if st.Mask&unix.STATX_BTIME != 0 {
+		id.Born = st.Btime.Sec*1e9 + int64(st.Btime.Nsec)
+	}
+	return id, nil
+}
+
+// update changes the journal and makes it durable.
+func (j *restoreJournal) update(change func()) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	change()
+	return j.write()
+}
+
+// disk returns how far a disk is; nil if it is not written from a vault.
+func (j *restoreJournal) disk(target backstay.DiskTarget) *diskProgress {
+	for _, d := range j.Disks {
+		if d.Target == target {
+			return d
+		}
+	}
+	return nil
+}
+
+// unfinished tells whether a later life can go on from what an attempt wrote.
+func (j *restoreJournal) unfinished(plan backstay.RestorePlan) bool {
+	if j.Abandoned || j.Staged != nil || len(j.Disks) == 0 {
+		return false
+	}
+	return !slices.ContainsFunc(plan.Disks, func(p backstay.PlannedDisk) bool {
+		d := j.disk(p.Target)
+		return d == nil || d.Path != p.Path
+	})
+}
+
+// foreign tells whether something else than what was made lies at a path.
+func (j *restoreJournal) foreign(path string) bool {
+	for _, d := range j.Disks {
+		if d.Path == path && d.File != nil {
+			now, err := identify(path)
+			return err == nil && now != *d.File
+		}
+	}
+	return false
+}
+
+// takes tells whether the restore makes or fills what lies at a path.
+func (j *restoreJournal) takes(path string) bool {
+	return slices.Contains(j.Files, path) || slices.Contains(j.Devices, path)
 }
 
 func (h *Host) journalFolder() string { return filepath.Join(h.state, "restores") }

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/tier"
 )
 
@@ -34,13 +35,24 @@ func Each(ctx context.Context, image tier.Image, workers int, fn func(offset int
 	if bulk, ok := image.(bulkReader); ok {
 		return bulk.Chunks(ctx, workers, fn)
 	}
+	return EachIn(ctx, image, backstay.Range{Length: image.Size()}, workers, fn)
+}
+
+// rangeReader is a bulkReader that can be asked for a part.
+type rangeReader interface {
+	ChunksIn(ctx context.Context, ranges []backstay.Range, workers int, fn func(offset int64, data []byte) error) error
+}
+
+// EachIn is Each for a part of the image, which begins on a step, and ends on one
+// or at the end of the disk.
+func EachIn(ctx context.Context, image tier.Image, part backstay.Range, workers int, fn func(offset int64, data []byte) error) error {
+	if bulk, ok := image.(rangeReader); ok {
+		return bulk.ChunksIn(ctx, []backstay.Range{part}, workers, fn)
+	}
 	g, within := errgroup.WithContext(ctx)
 	g.SetLimit(max(workers, 1))
-	for offset := int64(0); offset < image.Size() && within.Err() == nil; offset += readBlock {
-		g.Go(func() error {
-			length := min(readBlock, image.Size()-offset)
-			return eachIn(image, offset, length, fn)
-		})
+	for offset := part.Offset; offset < part.End() && within.Err() == nil; offset += readBlock {
+		g.Go(func() error { return eachIn(image, offset, min(readBlock, part.End()-offset), fn) })
 	}
 	if err := g.Wait(); err != nil {
 		return err

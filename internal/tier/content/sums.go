@@ -53,6 +53,36 @@ func (s *Sums) Again() (*Sums, error) {
 	return &Sums{size: s.size, key: s.key, pages: make([]pageSum, len(s.pages))}, nil
 }
 
+// Saved is how many bytes the sums of a page take in Save.
+const Saved = 16
+
+// Key is what the sums are keyed with. Who has it and the sums can tell whether a
+// disk holds something that he guesses, as who has the disk can.
+func (s *Sums) Key() []byte { return s.key }
+
+// Save returns the sums of the pages [from, to), Saved bytes each. Nobody may Add
+// to them meanwhile.
+func (s *Sums) Save(from, to int64) []byte {
+	out := make([]byte, 0, (to-from)*Saved)
+	for _, p := range s.pages[from:to] {
+		out = binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(out, p.lo), p.hi)
+	}
+	return out
+}
+
+// LoadSums returns the sums of a disk of size bytes of whose first pages all was
+// seen, as Save had them, and of the others nothing.
+func LoadSums(size int64, key, saved []byte) (*Sums, error) {
+	s := &Sums{size: size, key: key, pages: make([]pageSum, (size+Page-1)/Page)}
+	if len(key) != 32 || len(saved)%Saved != 0 || len(saved)/Saved > len(s.pages) {
+		return nil, fmt.Errorf("read sums: %d bytes of %d pages", len(saved), len(s.pages))
+	}
+	for i := range len(saved) / Saved {
+		s.pages[i] = pageSum{lo: binary.LittleEndian.Uint64(saved[i*Saved:]), hi: binary.LittleEndian.Uint64(saved[i*Saved+8:])}
+	}
+	return s, nil
+}
+
 // Add adds a run of content, once for each part of the disk; runs begin and end
 // on a step or at the disk's end.
 func (s *Sums) Add(offset int64, data []byte) error {

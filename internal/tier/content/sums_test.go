@@ -2,6 +2,8 @@ package content
 
 import (
 	"bytes"
+	"cmp"
+	"context"
 	"errors"
 	"math/rand/v2"
 	"slices"
@@ -141,5 +143,71 @@ func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestSumsGoOnFromWhereTheyWereSaved: as if all had been seen in one go.
+func TestSumsGoOnFromWhereTheyWereSaved(t *testing.T) {
+	const size = 3<<20 + 512
+	disk := bytes.Repeat([]byte("backstay"), size/8)
+	whole, err := NewSums(size)
+	must(t, err)
+	first, _ := whole.Again()
+	must(t, whole.Add(0, disk))
+	must(t, first.Add(0, disk[:2*Page]))
+	rest, err := LoadSums(size, first.Key(), first.Save(0, 2))
+	must(t, err)
+	must(t, rest.Add(2*Page, disk[2*Page:]))
+	if at, same := whole.Equal(rest); !same {
+		t.Errorf("they differ at %d", at)
+	}
+	if _, err := LoadSums(size, first.Key(), first.Save(0, 2)[:20]); err == nil {
+		t.Error("half a sum was taken")
+	}
+}
+
+// TestPiecesAreWrittenInOrderAndNoneIsLost, however they come.
+func TestPiecesAreWrittenInOrderAndNoneIsLost(t *testing.T) {
+	r := rand.New(rand.NewPCG(6, 7))
+	want, got := make(memory, 70<<20), make(memory, 70<<20)
+	batches := 0
+	g := &Gatherer{Write: func(_ context.Context, sorted []Piece) error {
+		batches++
+		if !slices.IsSortedFunc(sorted, func(a, b Piece) int { return cmp.Compare(a.Offset, b.Offset) }) {
+			t.Error("a batch is not in order")
+		}
+		for _, group := range Near(sorted, 0, 1<<20) {
+			p := Join(group)
+			if len(group) > 1 && len(p.Data) > 1<<20 {
+				t.Errorf("a run of %d bytes", len(p.Data))
+			}
+			if _, err := got.WriteAt(p.Data, p.Offset); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}
+	order := r.Perm(len(want) / (40 << 10))
+	parts := make(chan int)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for i := range parts {
+				data := bytes.Repeat([]byte{byte(i + 1)}, 40<<10)
+				if err := g.Add(t.Context(), int64(i)*40<<10, data); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for _, i := range order {
+		copy(want[i*40<<10:], bytes.Repeat([]byte{byte(i + 1)}, 40<<10))
+		parts <- i
+	}
+	close(parts)
+	wg.Wait()
+	must(t, g.End(t.Context()))
+	if !bytes.Equal(got, want) || batches < 4 || batches > 8 {
+		t.Errorf("%d batches, or the content is not the same", batches)
 	}
 }

@@ -3,6 +3,7 @@ package vault
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -66,7 +67,7 @@ func (m *image) ChunksIn(ctx context.Context, ranges []backstay.Range, workers i
 			}
 			page, err := m.page(ctx, next)
 			if err != nil {
-				return err
+				return m.at(start, err)
 			}
 			if err := plan.add(m.disk, next, page, wanted); err != nil {
 				return err
@@ -250,7 +251,7 @@ func (m *image) handOut(ctx context.Context, p part, buf []byte, fn func(offset 
 	content, err := m.openIn(p.run, w, buf)
 	if err != nil {
 		if content, err = m.v.fetch(ctx, w.ref); err != nil {
-			return buf, err
+			return buf, m.at(w.pieces[0].offset, err)
 		}
 	}
 	for _, x := range w.pieces {
@@ -262,6 +263,15 @@ func (m *image) handOut(ctx context.Context, p part, buf []byte, fn func(offset 
 		}
 	}
 	return content, nil
+}
+
+// at says where on the disk what is damaged belongs.
+func (m *image) at(offset int64, err error) error {
+	var coded *backstay.Error
+	if !errors.As(err, &coded) || coded.Code != backstay.CodeDamaged {
+		return err
+	}
+	return backstay.Errorf(backstay.CodeDamaged, "disk %s cannot be read at byte %d", m.disk.Target, offset).Because(err)
 }
 
 // openIn opens a chunk in the bytes of its run.

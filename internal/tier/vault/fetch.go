@@ -89,17 +89,20 @@ func (v *Vault) fetchAt(ctx context.Context, r ref, at point.Place) ([]byte, err
 	}
 	e := at.Entry(r.kind, r.name)
 	var wrong, unread []error
+	var units []string // that were wrong
 	for i, c := range v.copies {
 		sealed, err := getRange(ctx, c, at.Pack.Object(), blobRange{int64(e.Offset), int64(e.Sealed)})
 		if err == nil {
 			var plain []byte
 			if plain, err = pack.Open(v.keys, box, e, nil, sealed); err == nil {
+				v.sawDamage(at.Pack.Object(), units)
 				return plain, nil
 			}
 		}
-		err = fmt.Errorf("%s in %s: %w", at.Pack.Object(), unitName(ctx, c, i), err)
+		unit := unitName(ctx, c, i)
+		err = fmt.Errorf("%s in %s: %w", at.Pack.Object(), unit, err)
 		if damaged(err) {
-			wrong = append(wrong, err)
+			wrong, units = append(wrong, err), append(units, unit)
 		} else {
 			unread = append(unread, err)
 		}
@@ -108,6 +111,16 @@ func (v *Vault) fetchAt(ctx context.Context, r ref, at point.Place) ([]byte, err
 		return nil, errors.Join(unread...) // not "damaged": another copy may be sound (I5)
 	}
 	return nil, errors.Join(wrong...)
+}
+
+// sawDamage tells of copies of an object that were wrong where another was not.
+func (v *Vault) sawDamage(object string, units []string) {
+	if v.onDamage == nil {
+		return
+	}
+	for _, unit := range units {
+		v.onDamage(object, unit)
+	}
 }
 
 type blobRange struct{ offset, length int64 }

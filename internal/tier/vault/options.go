@@ -6,6 +6,7 @@ type OpenOption func(*openOptions)
 type openOptions struct {
 	indexDir string
 	cache    int
+	onDamage func(object, unit string)
 }
 
 // IndexDir keeps the local index of the vault in a folder of its own, so that
@@ -20,3 +21,10 @@ const ServingCache = 96 << 20
 
 // CacheBytes sets how much plain content is kept for reading, instead of 24 MiB.
 func CacheBytes(n int) OpenOption { return func(o *openOptions) { o.cache = n } }
+
+// OnDamage is told of each copy of an object that gave wrong bytes, or none, where
+// another copy could be used: name it to people, nothing wrong was served (I4). It
+// may be called concurrently, and again for the same copy.
+func OnDamage(fn func(object, unit string)) OpenOption {
+	return func(o *openOptions) { o.onDamage = fn }
+}

@@ -32,11 +32,13 @@ func (v *Vault) OpenPoint(ctx context.Context, id backstay.PointID) (*Point, err
 		return nil, backstay.Errorf(backstay.CodeUnknownPoint, "there is no such recovery point").Because(err)
 	}
 	var errs []error
-	for _, c := range v.copies {
+	var units []string // that were wrong
+	for i, c := range v.copies {
 		data, err := c.Get(ctx, point.Object(id), 0, -1)
 		if err == nil {
 			var p *Point
 			if p, err = v.decodePoint(ctx, id, data); err == nil {
+				v.sawDamage(point.Object(id), units)
 				return p, nil
 			}
 			if backstay.IsCode(err, backstay.CodeUnknownPoint) {
@@ -44,6 +46,9 @@ func (v *Vault) OpenPoint(ctx context.Context, id backstay.PointID) (*Point, err
 			}
 		}
 		errs = append(errs, err)
+		if damaged(err) {
+			units = append(units, unitName(ctx, c, i))
+		}
 	}
 	err := noPoint(id, errs)
 	if backstay.IsCode(err, backstay.CodeUnknownPoint) && v.chained() {

@@ -36,6 +36,8 @@ type Vault struct {
 	places  *places
 	chunks  *cache[chunk.Name, []byte]
 	pages   *cache[chunk.Name, *point.Page]
+	// onDamage is told of copies that were wrong while others were not.
+	onDamage func(object, unit string)
 }
 
 // copiesOf returns the copies of a store, or the store itself as the only one.
@@ -74,6 +76,7 @@ func Open(ctx context.Context, s blob.Store, id string, keyset backstay.Secret, 
 	if v.places, err = newPlaces(v, o.indexDir); err != nil {
 		return nil, err
 	}
+	v.onDamage = o.onDamage
 	v.chunks = newCache[chunk.Name](o.cache, func(b []byte) int { return len(b) })
 	v.pages = newCache[chunk.Name](pageCache, func(p *point.Page) int { return 72*len(p.Names) + 16*len(p.Extents) + 64 })
 	if v.opened, err = headerState(ctx, v.copies, id, keys); err != nil {
