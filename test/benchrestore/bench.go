@@ -199,7 +199,23 @@ func (b *bench) restore(ctx context.Context, r backstay.RestoreRequest) (backsta
 	if err != nil {
 		return backstay.Job{}, err
 	}
-	return b.await(ctx, *answer.Job)
+	job, err := b.await(ctx, *answer.Job)
+	b.logf("  %s: %s", r.Kind, steps(job))
+	return job, err
+}
+
+// steps tells where the time of a job went.
+func steps(job backstay.Job) string {
+	var all []string
+	for _, task := range job.Tasks {
+		if task.Started != nil && task.Ended != nil {
+			all = append(all, fmt.Sprintf("%s %.0f ms", task.Name, task.Ended.Sub(*task.Started).Seconds()*1e3))
+		}
+	}
+	if job.Started != nil && job.Ended != nil {
+		all = append(all, fmt.Sprintf("of %.0f ms since %.0f ms after it was asked for", job.Ended.Sub(*job.Started).Seconds()*1e3, job.Started.Sub(job.Created).Seconds()*1e3))
+	}
+	return strings.Join(all, ", ")
 }
 
 // timed is how long something takes, in seconds.
