@@ -69,4 +69,11 @@ type UndoParams struct {
 	Job JobID `json:"job"`
 	// Plan is the restore's.
 	Plan RestorePlan `json:"plan"`
+	// Stop shuts a VM off that runs. A VM that a restore made is ended in any case.
+	Stop bool `json:"stop,omitempty"`
+	// Start starts a VM afterwards whose disks came back.
+	Start bool `json:"start,omitempty"`
+	// SafetyPoint is the id of the point that is taken of what the undo takes away;
+	// empty for none.
+	SafetyPoint PointID `json:"safetyPoint,omitempty"`
 }

@@ -22,6 +22,16 @@ type RestoreResponse struct {
 	Job  *backstay.Job        `json:"job,omitempty"`
 }
 
+// UndoRequest asks to take a restore back.
+type UndoRequest struct{ backstay.UndoRequest }
+
+// UndoResponse has the plan of an undo, and the job that carries it out unless
+// the request was a dry run.
+type UndoResponse struct {
+	Plan backstay.UndoPlan `json:"plan"`
+	Job  *backstay.Job     `json:"job,omitempty"`
+}
+
 // VerifyRequest asks to read a whole point; empty means the vault tier if the
 // point has it, else the snapshot tier.
 type VerifyRequest struct {

@@ -64,6 +64,7 @@ const (
 	PathJob       = "/v1/jobs/{job}"
 	PathJobCancel = "/v1/jobs/{job}/cancel"
 	PathJobRetry  = "/v1/jobs/{job}/retry"
+	PathJobUndo   = "/v1/jobs/{job}/undo"
 	PathJobEvents = "/v1/jobs/{job}/events"
 
 	PathAudit  = "/v1/audit"

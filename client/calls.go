@@ -300,6 +300,11 @@ func (c *Client) RetryJob(ctx context.Context, id backstay.JobID) (backstay.Job,
 	return post[backstay.Job](ctx, c, api.Path(api.PathJobRetry, string(id)), nil)
 }
 
+// UndoRestore takes a restore back, or plans that.
+func (c *Client) UndoRestore(ctx context.Context, id backstay.JobID, r backstay.UndoRequest) (api.UndoResponse, error) {
+	return post[api.UndoResponse](ctx, c, api.Path(api.PathJobUndo, string(id)), api.UndoRequest{UndoRequest: r})
+}
+
 // Audit lists up to limit entries (at most 1000) with a greater Seq than after,
 // oldest first.
 func (c *Client) Audit(ctx context.Context, after int64, limit int) ([]backstay.AuditEntry, error) {

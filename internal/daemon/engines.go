@@ -49,6 +49,7 @@ func newEngines(r *region) *engines {
 		restore: &restore.Runner{
 			Catalog: r.catalog, Mover: r.hosts.mover, Vault: r.vaults.access, VaultProblem: r.vaults.problem, Now: utcNow, Services: r.keyServices,
 			NewUUID: func() backstay.VMID { return backstay.VMID(uuid.NewString()) }, NewMAC: newMAC,
+			NewPoint: func() backstay.PointID { return backstay.PointID(ulid.Make().String()) },
 		},
 		expire: &expire.Runner{
 			Catalog: r.catalog, Mover: r.hosts.mover, Now: utcNow, Floor: r.rooms.floor,
@@ -85,6 +86,7 @@ func (e *engines) queueOptions(r *region) job.Options {
 		Runners: map[backstay.JobKind]job.Runner{
 			backstay.JobBackup:  runner(e, e.runBackup),
 			backstay.JobRestore: runner(e, e.runRestore),
+			backstay.JobUndo:    runner(e, e.runUndo),
 			backstay.JobExpire:  runner(e, e.expire.Run),
 			backstay.JobVerify:  runner(e, e.runVerify),
 			backstay.JobRepair:  runner(e, e.vaults.Repair),
@@ -155,6 +157,15 @@ func (e *engines) runRestore(ctx context.Context, run backstay.Run, params backs
 	return err
 }
 
+// runUndo takes a restore back, and has the VM in the catalogue as it is then.
+func (e *engines) runUndo(ctx context.Context, run backstay.Run, params backstay.UndoParams) error {
+	err := e.restore.Undo(ctx, run, params)
+	if refreshErr := e.region.hosts.refresh(context.WithoutCancel(ctx), params.Plan.Host); refreshErr != nil {
+		e.region.log.Warn("look at the host after an undo", "host", params.Plan.Host, "error", refreshErr)
+	}
+	return err
+}
+
 // schedule queues what the policies demand until ctx ends.
 func (e *engines) schedule(ctx context.Context) {
 	job.NewScheduler(job.Schedule{
@@ -208,6 +219,11 @@ func target(vm backstay.VMRef) string { return string(vm.Host) + "/" + vm.Name }
 // PlanRestore implements server.Planner.
 func (e *engines) PlanRestore(ctx context.Context, r backstay.RestoreRequest) (backstay.RestorePlan, error) {
 	return e.restore.Plan(ctx, r)
+}
+
+// PlanUndo implements server.Planner.
+func (e *engines) PlanUndo(ctx context.Context, id backstay.JobID, r backstay.UndoRequest) (backstay.UndoPlan, backstay.UndoParams, error) {
+	return e.restore.PlanUndo(ctx, id, r)
 }
 
 // SimulatePolicy implements server.Planner.

@@ -41,6 +41,7 @@ func (s *server) registerJobs() {
 		return &answer[backstay.Job]{job}, missing(err, backstay.CodeUnknownJob, "job", in.Job)
 	})
 	add(s, "retryJob", s.retryJob)
+	add(s, "undoJob", s.undoJob)
 	s.registerFollow()
 }
 

@@ -52,6 +52,8 @@ type JobQueue interface {
 type Planner interface {
 	// PlanRestore plans a restore of any kind, with its pre-flight list.
 	PlanRestore(ctx context.Context, r backstay.RestoreRequest) (backstay.RestorePlan, error)
+	// PlanUndo plans to take a restore back. CodeCannotUndo if that cannot be done.
+	PlanUndo(ctx context.Context, job backstay.JobID, r backstay.UndoRequest) (backstay.UndoPlan, backstay.UndoParams, error)
 	// PlanBackup plans a backup of a VM.
 	PlanBackup(ctx context.Context, vm backstay.VMID) (api.BackupPlan, error)
 	// PlanImage plans a backup of image files, and completes what is known of them.

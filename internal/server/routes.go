@@ -88,6 +88,7 @@ var routes = []route{
 	{id: "getJob", method: get, path: api.PathJob, need: backstay.Reader, says: "One job"},
 	{id: "cancelJob", method: post, path: api.PathJobCancel, need: backstay.Operator, says: "Cancel a job; it undoes what it did"},
 	{id: "retryJob", method: post, path: api.PathJobRetry, need: backstay.Operator, says: "Queue a job that ended anew, as a new job", status: http.StatusAccepted},
+	{id: "undoJob", method: post, path: api.PathJobUndo, need: backstay.Operator, says: "Take a restore back, or plan that; refused when it cannot be done any more", status: http.StatusAccepted},
 	{id: "followJob", method: get, path: api.PathJobEvents, need: backstay.Reader, says: "The job after each change, until it ended, as server-sent events", stream: true},
 
 	{id: "listAudit", method: get, path: api.PathAudit, need: backstay.Operator, says: "What was asked for, by whom, and what came of it"},

@@ -30,6 +30,12 @@ type Facts struct {
 	// says why that could not be found out.
 	Secrets       []mover.SecretState
 	SecretProblem error
+	// Source says how the VM stands whose disks are to be replaced, and Item is what
+	// it is protected by; nil where that is not asked, or there is none.
+	Source *mover.SourceState
+	Item   *backstay.ProtectedItem
+	// SafetyPoint is a fresh id.
+	SafetyPoint backstay.PointID
 	// Fresh identities, made beforehand so that the plan is pure.
 	UUID backstay.VMID
 	MACs []string

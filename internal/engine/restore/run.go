@@ -27,6 +27,8 @@ type Runner struct {
 	// NewUUID and NewMAC make fresh identities.
 	NewUUID func() backstay.VMID
 	NewMAC  func() string
+	// NewPoint makes a point's id.
+	NewPoint func() backstay.PointID
 }
 
 // Plan gathers the facts and decides; it changes nothing.
@@ -105,6 +107,9 @@ func (r *Runner) askHost(ctx context.Context, request backstay.RestoreRequest, f
 		facts.VaultProblem, facts.VaultWarning = r.VaultProblem(ctx, facts.Point.Vault, facts.Point.ID)
 	}
 	if err := r.askSecrets(ctx, m, request, facts); err != nil {
+		return err
+	}
+	if err := r.askSource(ctx, m, request, facts); err != nil {
 		return err
 	}
 	infos, err := m.Paths(ctx, Candidates(request, facts.Point, facts.Host))

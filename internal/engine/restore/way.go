@@ -29,7 +29,8 @@ type way interface {
 
 // ways are all that there are.
 var ways = map[backstay.RestoreKind]way{
-	backstay.CreateVM: alternate{},
+	backstay.CreateVM:     alternate{},
+	backstay.ReplaceDisks: original{},
 }
 
 // common are the fields of a request that every kind knows, by their names on

@@ -153,3 +153,15 @@ func (p planner) PlanRestore(ctx context.Context, r backstay.RestoreRequest) (ba
 	plan.Preflight = []backstay.Check{name, {Name: "room", OK: true, Detail: "20 GiB needed, 100 GiB there"}}
 	return plan, nil
 }
+
+func (p planner) PlanUndo(ctx context.Context, id backstay.JobID, r backstay.UndoRequest) (backstay.UndoPlan, backstay.UndoParams, error) {
+	record, err := p.catalog.Jobs.Job(ctx, id)
+	if err != nil {
+		return backstay.UndoPlan{}, backstay.UndoParams{}, err
+	}
+	if record.Kind != backstay.JobRestore {
+		return backstay.UndoPlan{}, backstay.UndoParams{}, backstay.Errorf(backstay.CodeCannotUndo, "the job %s cannot be taken back", id).Becausef("it is no restore")
+	}
+	plan := backstay.UndoPlan{Job: id, Kind: backstay.CreateVM, VM: backstay.VMRef{Name: "web01", UUID: "99999999-9999-4999-8999-999999999999", Host: "east"}, Effects: []string{"end the VM"}, Tasks: []string{"plan", "remove"}}
+	return plan, backstay.UndoParams{Job: id, Stop: r.Stop, Start: r.Start}, nil
+}
