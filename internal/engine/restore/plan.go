@@ -61,6 +61,7 @@ func NewPlan(r backstay.RestoreRequest, f Facts) (backstay.RestorePlan, error) {
 	plan := skeleton(r, f)
 	w.plan(r, f, &plan)
 	fillDisks(f.Point, &plan)
+	fillSecrets(f, &plan)
 	plan.Preflight = w.preflight(r, f, plan)
 	return plan, nil
 }

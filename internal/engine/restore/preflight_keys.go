@@ -27,6 +27,44 @@ func needsKeys(p backstay.RecoveryPoint) bool {
 		slices.ContainsFunc(p.Disks, func(d backstay.PointDisk) bool { return d.Included && p.Shape.SecretOf(d.Target) != "" })
 }
 
+// fillSecrets lets each disk that is made be encrypted as the point's is: by the
+// scheme of the point, whatever the VM has now. A layer on the present disk is
+// encrypted as that is; where the two differ the disk is written whole, or the
+// plain content of one would lie in the other's layer.
+func fillSecrets(f Facts, plan *backstay.RestorePlan) {
+	for i := range plan.Disks {
+		d := &plan.Disks[i]
+		if d.Path == "" {
+			continue
+		}
+		d.Secret = f.Point.Shape.SecretOf(d.Target)
+		for _, vm := range f.VMs {
+			if d.Difference && vm.ID == plan.UUID && vm.SecretOf(d.Target) != d.Secret {
+				d.Difference = false
+			}
+		}
+	}
+}
+
+// plainForms are formats of files in which a disk cannot be encrypted.
+var plainForms = []string{"vmdk", "vhdx", "vpc", "vdi"}
+
+// checkForms refuses to write an encrypted disk to where it would be plain.
+func checkForms(plan backstay.RestorePlan) (checks []backstay.Check) {
+	for _, d := range plan.Disks {
+		switch {
+		case d.Secret == "":
+		case slices.Contains(plainForms, d.Format):
+			checks = append(checks, refuseAs("secret", backstay.Errorf(backstay.CodeEncrypted, "disk %s cannot be written as %s", d.Target, d.Format).
+				Becausef("it was encrypted on the host, and a file of that format would be plain").Do("say --format qcow2 or raw")))
+		case d.Device:
+			checks = append(checks, refuseAs("secret", backstay.Errorf(backstay.CodeEncrypted, "disk %s cannot be written to a block device", d.Target).
+				Becausef("it was encrypted on the host, and backstay makes LUKS in files alone").Do("name a folder or a pool with --to")))
+		}
+	}
+	return checks
+}
+
 // askSecrets asks the host about the secrets that the point needs. What cannot be
 // found out is a check that refuses, and no error. A tier that cannot be read has
 // its own check.
@@ -65,7 +103,7 @@ func checkKeys(f Facts, plan backstay.RestorePlan) []backstay.Check {
 	if f.SecretProblem != nil {
 		return []backstay.Check{refuseAs("secret", backstay.AsError(f.SecretProblem))}
 	}
-	var checks []backstay.Check
+	checks := checkForms(plan)
 	for _, s := range f.Secrets {
 		if !needed(s.UUID) && !(plan.TPM && len(s.Disks) == 0) {
 			continue

@@ -288,7 +288,7 @@ func insertAfter(parent, after, fresh *etree.Element) {
 func neverPlain(def tier.Definition, plan backstay.RestorePlan) error {
 	for _, d := range plan.Disks {
 		named := secretsNamed(def.LiveXML, def.InactiveXML, []backstay.DiskTarget{d.Target}, false)
-		if len(named) > 0 && d.Secret == "" && d.Path != "" {
+		if len(named) > 0 && d.Secret == "" && d.Path != "" && !d.Difference {
 			return backstay.Errorf(backstay.CodeEncrypted, "disk %s of point %s cannot be restored", d.Target, plan.Point).
 				Becausef("it was encrypted on the host, and the plan would write it in the clear").Do("plan the restore again")
 		}

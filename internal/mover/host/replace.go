@@ -130,6 +130,9 @@ func (h *Host) stageReplace(ctx context.Context, r mover.StageRequest, progress 
 	} else if j, err = h.beginReplace(ctx, r); err != nil {
 		return staged, err
 	}
+	if err := h.replaceSecrets(ctx, r, j); err != nil {
+		return staged, err
+	}
 	forks, whole := h.splitDisks(r.Plan)
 	on := r.Plan.SafetyPoint
 	if r.Plan.Tier == backstay.SnapshotTier {
@@ -148,6 +151,22 @@ func (h *Host) stageReplace(ctx context.Context, r mover.StageRequest, progress 
 	staged.Paths = j.newFiles()
 	j.Staged = &staged
 	return staged, j.enter(replaceStaged)
+}
+
+// replaceSecrets sees to it that the host has the secrets of the new disks.
+func (h *Host) replaceSecrets(ctx context.Context, r mover.StageRequest, j *replaceJournal) error {
+	held, err := h.heldOf(ctx, r)
+	if err != nil {
+		return err
+	}
+	var disks []backstay.PlannedDisk
+	for _, d := range r.Plan.Disks {
+		if made(d) {
+			disks = append(disks, d)
+		}
+	}
+	// The TPM stays the VM's own, with the secret that it has.
+	return h.secretBook(r.Services, held.layers).makeSecrets(ctx, j, neededSecrets(held.definition, disks, false))
 }
 
 // beginReplace journals a replace before anything of it is made.
@@ -499,6 +518,9 @@ func (h *Host) discardReplace(ctx context.Context, j *replaceJournal) (removed [
 		return removed, err
 	}
 	if err := h.discardState(ctx, j, j.NVRAM); err != nil {
+		return removed, err
+	}
+	if err := h.dropSecrets(ctx, j.Job, j.noted()); err != nil {
 		return removed, err
 	}
 	return removed, j.remove()

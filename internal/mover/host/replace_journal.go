@@ -58,6 +58,7 @@ type replaceJournal struct {
 	// KeepOld is for how long the undo is kept, and Until is its end.
 	KeepOld time.Duration `json:"keepOld"`
 	Until   time.Time     `json:"until,omitzero"`
+	secretNotes
 	// By is the job of the undo, once one has begun.
 	By backstay.JobID `json:"by,omitempty"`
 

@@ -100,10 +100,10 @@ func (h *Host) previewReplace(ctx context.Context, plan backstay.RestorePlan, po
 	return domain.InactiveXML, d, err
 }
 
-// setFile lets a disk's element use a planned file. An image below an encrypted
-// one is encrypted with the same secret, which the element names already.
+// setFile lets a disk's element use a planned file, with its secret if it is
+// encrypted. What it stands on is spelt out when it is defined.
 func setFile(d *etree.Element, planned backstay.PlannedDisk) {
-	removeAll(d, "backingStore", "mirror", "auth")
+	removeAll(d, "backingStore", "mirror", "auth", "encryption")
 	setAttr(d, "type", "file")
 	if d.SelectAttrValue("device", "disk") == "lun" {
 		setAttr(d, "device", "disk")
@@ -116,13 +116,12 @@ func setFile(d *etree.Element, planned backstay.PlannedDisk) {
 		source = etree.NewElement("source")
 		insertAfter(d, d.SelectElement("driver"), source)
 	}
-	for _, c := range source.ChildElements() {
-		if c.Tag != "encryption" {
-			remove(source, c)
-		}
-	}
+	empty(source)
 	source.Attr = nil
 	setAttr(source, "file", planned.Path)
+	if planned.Secret != "" {
+		encrypted(source, planned.Secret)
+	}
 }
 
 // returnDisk gives a VM a disk of the point that it lost since, without what

@@ -272,7 +272,7 @@ func (h *Host) discard(ctx context.Context, j *restoreJournal) error {
 			return err
 		}
 	}
-	if err := h.dropSecrets(ctx, j); err != nil {
+	if err := h.dropSecrets(ctx, j.Job, j.noted()); err != nil {
 		return err
 	}
 	return j.remove()

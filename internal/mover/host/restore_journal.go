@@ -35,10 +35,7 @@ type restoreJournal struct {
 	Files []string `json:"files"`
 	// Folders likewise; with all that is in them.
 	Folders []string `json:"folders,omitempty"`
-	// Secrets were not on the host when the restore began; it makes them. Needs are
-	// all that it needs. UUIDs, no values.
-	Secrets []string `json:"secrets,omitempty"`
-	Needs   []string `json:"needs,omitempty"`
+	secretNotes
 	// Devices were there, and files that a VM of this journal stands on: they are
 	// never removed.
 	Devices []string `json:"devices,omitempty"`

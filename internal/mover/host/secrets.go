@@ -232,10 +232,26 @@ func (b *secretBook) valueOf(ctx context.Context, n neededSecret) (backstay.Secr
 		Becausef("%s", n.Reason)
 }
 
+// secretNotes are what a journal knows of secrets: UUIDs, no values.
+type secretNotes struct {
+	// Secrets were not on the host when the restore began; it makes them.
+	Secrets []string `json:"secrets,omitempty"`
+	// Needs are all that it needs.
+	Needs []string `json:"needs,omitempty"`
+}
+
+func (n *secretNotes) noted() *secretNotes { return n }
+
+// secretJournal is the journal of a restore of any kind.
+type secretJournal interface {
+	noted() *secretNotes
+	write() error
+}
+
 // makeSecrets sees to it that the host has every secret that a restore needs,
 // before anything is written with it. The journal names those that it makes, and
 // those that it needs, first.
-func (b *secretBook) makeSecrets(ctx context.Context, j *restoreJournal, needed []neededSecret) error {
+func (b *secretBook) makeSecrets(ctx context.Context, journal secretJournal, needed []neededSecret) error {
 	if len(needed) == 0 {
 		return nil
 	}
@@ -244,6 +260,7 @@ func (b *secretBook) makeSecrets(ctx context.Context, j *restoreJournal, needed 
 		return err
 	}
 	defer unlock()
+	j := journal.noted()
 	var missing []neededSecret
 	var values []backstay.Secret
 	for _, n := range needed {
@@ -252,7 +269,7 @@ func (b *secretBook) makeSecrets(ctx context.Context, j *restoreJournal, needed 
 			return err
 		}
 		if note != "" {
-			b.log.Warn("a secret that is on the host is taken as it is", "job", j.Job, "what", note)
+			b.log.Warn("a secret that is on the host is taken as it is", "what", note)
 		}
 		if !slices.Contains(j.Needs, n.UUID) {
 			j.Needs = append(j.Needs, n.UUID)
@@ -264,7 +281,7 @@ func (b *secretBook) makeSecrets(ctx context.Context, j *restoreJournal, needed 
 			}
 		}
 	}
-	if err := j.write(); err != nil {
+	if err := journal.write(); err != nil {
 		return err
 	}
 	for i, n := range missing {
@@ -295,7 +312,7 @@ func (b *secretBook) define(ctx context.Context, n neededSecret, value backstay.
 
 // dropSecrets removes the secrets that a restore made, unless somebody uses them
 // by now: a VM, or another restore.
-func (h *Host) dropSecrets(ctx context.Context, j *restoreJournal) error {
+func (h *Host) dropSecrets(ctx context.Context, job backstay.JobID, j *secretNotes) error {
 	if len(j.Secrets) == 0 {
 		return nil
 	}
@@ -305,7 +322,7 @@ func (h *Host) dropSecrets(ctx context.Context, j *restoreJournal) error {
 	}
 	defer unlock()
 	for _, uuid := range j.Secrets {
-		used, err := h.secretUsed(ctx, j, uuid)
+		used, err := h.secretUsed(ctx, job, uuid)
 		if err != nil {
 			return err
 		}
@@ -319,13 +336,22 @@ func (h *Host) dropSecrets(ctx context.Context, j *restoreJournal) error {
 	return nil
 }
 
-func (h *Host) secretUsed(ctx context.Context, j *restoreJournal, uuid string) (bool, error) {
+func (h *Host) secretUsed(ctx context.Context, job backstay.JobID, uuid string) (bool, error) {
 	others, err := h.journals()
 	if err != nil {
 		return false, err
 	}
 	for _, o := range others {
-		if o.Job != j.Job && slices.Contains(o.Needs, uuid) {
+		if o.Job != job && slices.Contains(o.Needs, uuid) {
+			return true, nil
+		}
+	}
+	replaces, err := h.replaceJournals()
+	if err != nil {
+		return false, err
+	}
+	for _, o := range replaces {
+		if o.Job != job && slices.Contains(o.Needs, uuid) {
 			return true, nil
 		}
 	}

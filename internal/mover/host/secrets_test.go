@@ -244,3 +244,40 @@ func TestAPointWithoutTheValueNeedsItOnTheHost(t *testing.T) {
 	_, err := w.host.Stage(t.Context(), r, nil)
 	must(t, err)
 }
+
+// TestReplacedDisksAreEncryptedAsThePointSays, and a secret that was lost is made
+// first: from the snapshot tier as a layer, from the vault as a whole file.
+func TestReplacedDisksAreEncryptedAsThePointSays(t *testing.T) {
+	for _, tier := range []backstay.Tier{backstay.SnapshotTier, backstay.VaultTier} {
+		w := newLockedWorld(t)
+		must(t, w.hv.Destroy(t.Context(), lockedVM))
+		w.hv.SetSecret(secretID, nil, false)
+		domain, err := w.hv.Domain(t.Context(), lockedVM)
+		must(t, err)
+		r := w.restore(tier)
+		r.Plan.Kind, r.Plan.UUID, r.Plan.Name = backstay.ReplaceDisks, lockedVM, "safe"
+		for i := range r.Plan.Disks {
+			d := &r.Plan.Disks[i]
+			d.Action, d.Old, d.Path = backstay.DiskReplaced, sourceOf(&domain, d.Target), w.path("vms/new-"+string(d.Target))
+		}
+		_, err = w.host.StageReplace(t.Context(), r, nil)
+		must(t, err)
+		if w.value(secretID) != passValue {
+			t.Errorf("%s: the secret is %q", tier, w.value(secretID))
+		}
+		_, err = w.host.SwitchDisks(t.Context(), r)
+		must(t, err)
+		domain, err = w.hv.Domain(t.Context(), lockedVM)
+		must(t, err)
+		for _, d := range r.Plan.Disks {
+			info, err := w.hv.Info(t.Context(), d.Path)
+			if err != nil || !info.Encrypted && info.Format != "luks" {
+				t.Errorf("%s: %s is plain (%+v, %v)", tier, d.Path, info, err)
+			}
+			if domain.VM.SecretOf(d.Target) != secretID {
+				t.Errorf("%s: the VM's disk %s names no secret", tier, d.Target)
+			}
+		}
+		must(t, w.hv.Start(t.Context(), lockedVM))
+	}
+}
