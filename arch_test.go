@@ -43,6 +43,7 @@ internal/tier/raw        -> . internal/tier internal/direct
 internal/tier/content    -> . internal/tier
 internal/tier/tripwire   -> . internal/tier
 internal/tier/pull       -> . internal/tier internal/hypervisor internal/nbd internal/quiesce internal/tier/snapshot/record
+internal/live            -> . internal/mover internal/nbd internal/tier
 internal/quiesce         -> . internal/hypervisor
 internal/tier/snapshot   -> . internal/tier internal/hypervisor internal/quiesce internal/nbd internal/keyring internal/tier/snapshot/*
 internal/tier/snapshot/* -> .
@@ -50,7 +51,7 @@ internal/tier/vault      -> . internal/tier internal/blob internal/tier/vault/*
 internal/tier/vault/*    -> . internal/blob internal/tier/vault/*
 internal/mover           -> .
 internal/mover/rpc       -> . internal/mover
-internal/mover/host      -> . internal/mover internal/deploy internal/quiesce internal/pace internal/tier internal/tier/* internal/hypervisor internal/blob internal/keyring internal/nbd internal/undo
+internal/mover/host      -> . internal/mover internal/deploy internal/live internal/quiesce internal/pace internal/tier internal/tier/* internal/hypervisor internal/blob internal/keyring internal/nbd internal/undo
 internal/mover/movertest -> . internal/mover
 internal/engine/*        -> . internal/mover internal/catalog
 internal/job             -> . internal/catalog

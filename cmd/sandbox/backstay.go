@@ -25,14 +25,14 @@ func backstayMain(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	faults := sandbox.EnvironmentFaults()
-	d := &daemon.Daemon{Self: []string{"/proc/self/exe", "backstay", "guard"}, Hooks: daemon.Hooks{BeforeStep: faults.BeforeStep, Unit: faults.Unit, Held: faults.Held}}
-	return cli.Main(ctx, args, cli.Env{Version: daemon.Version()}, cli.Daemons{Server: d.Server, Init: d.Init, Agent: d.Agent, Guard: d.Guard})
+	d := &daemon.Daemon{Self: []string{"/proc/self/exe", "backstay"}, Hooks: daemon.Hooks{BeforeStep: faults.BeforeStep, Unit: faults.Unit, Held: faults.Held}}
+	return cli.Main(ctx, args, cli.Env{Version: daemon.Version()}, cli.Daemons{Server: d.Server, Init: d.Init, Agent: d.Agent, Guard: d.Guard, Export: d.Export})
 }
 
 // aim lets a person's commands go to the region of the world that is up, unless
 // they name another.
 func aim(args []string) error {
-	if len(args) == 0 || slices.Contains([]string{"init", "server", "agent", "guard"}, args[0]) ||
+	if len(args) == 0 || slices.Contains([]string{"init", "server", "agent", "guard", "export"}, args[0]) ||
 		os.Getenv("BACKSTAY_CONFIG") != "" || os.Getenv("BACKSTAY_SERVER") != "" {
 		return nil
 	}

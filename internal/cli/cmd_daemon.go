@@ -46,6 +46,16 @@ func (a *app) guardCommand() *cobra.Command {
 	}
 }
 
+// exportCommand is hidden: a server or mover starts it for a VM that is restored live.
+func (a *app) exportCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "export", Short: "Serve a point to a VM that runs before its disks were copied", Hidden: true,
+		Example: "  backstay export    # started by a server or a mover, which says what to serve",
+		Args:    exactly(),
+		RunE:    a.run(func(ctx context.Context, _ []string) error { return a.daemons.Export(ctx) }),
+	}
+}
+
 func (a *app) initCommand() *cobra.Command {
 	var o config.InitOptions
 	vault := "default"

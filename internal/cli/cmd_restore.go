@@ -55,6 +55,7 @@ func (a *app) createVMCommand() *cobra.Command {
 			"  backstay restore create-vm 01K9ZQ --name web01-old --tier vault --isolated\n" +
 			"  backstay restore create-vm web01@latest --name web01-test --network default=lab --wait-for port:192.168.122.50:80 --timeout 3m\n" +
 			"  backstay restore create-vm db01@latest --name db01-lab --partial\n" +
+			"  backstay restore create-vm web01@latest --name web01-now --live\n" +
 			"  backstay restore create-vm web01@latest --name web01-copy --dry-run -o json",
 		Args: exactly("POINT"), ValidArgsFunction: a.completePoints(),
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) (err error) {
@@ -77,6 +78,7 @@ func (a *app) createVMCommand() *cobra.Command {
 	f.BoolVar(&r.KeepUUID, "keep-uuid", false, "keep the UUID")
 	f.BoolVar(&r.Partial, "partial", false, "also of a point from which the user left disks out: the new VM lacks them")
 	f.BoolVar(&r.NoStart, "no-start", false, "do not start it")
+	f.BoolVar(&r.Live, "live", false, "start it from the vault at once, and copy its disks in behind it")
 	f.BoolVar(&r.Isolated, "isolated", false, "give it no network: every link is down")
 	f.StringVar(&waitFor, "wait-for", "agent", "when it is up: agent, console:TEXT, port:HOST:PORT, none")
 	f.Var(&timeout, "timeout", "how long it may take to come up; 0 for five minutes")

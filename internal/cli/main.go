@@ -44,6 +44,9 @@ type Daemons struct {
 	// Guard lets a guest go when the process that froze it cannot. It is started
 	// by that process and by nobody else.
 	Guard func(ctx context.Context) error
+	// Export serves a point to a VM that runs before its disks were copied. It is
+	// started by a server or a mover, never by a person.
+	Export func(ctx context.Context) error
 }
 
 // app is one run of the command line.
@@ -134,7 +137,7 @@ func (a *app) commands() *cobra.Command {
 	flags.StringVar(&a.token, "token", "", "token for the server (BACKSTAY_TOKEN)")
 	flags.StringVar(&a.configPath, "config", "", "configuration `FILE`: the client's, or the server's for the command server (BACKSTAY_CONFIG)")
 	flags.StringVarP(&a.output, "output", "o", "table", "table, json or yaml")
-	root.AddCommand(a.serverCommand(), a.agentCommand(), a.guardCommand(), a.initCommand(), a.doctorCommand(),
+	root.AddCommand(a.serverCommand(), a.agentCommand(), a.guardCommand(), a.exportCommand(), a.initCommand(), a.doctorCommand(),
 		a.hostCommands(), a.vmCommands(), a.groupCommands(), a.protectCommand(), a.unprotectCommand(),
 		a.vaultCommands(), a.unitCommands(), a.policyCommands(), a.backupCommand(), a.pointCommands(), a.restoreCommands(),
 		a.jobCommands(), a.recoverCommands(), a.auditCommands(), a.tokenCommands(), a.manCommand())

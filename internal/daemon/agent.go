@@ -14,6 +14,7 @@ import (
 	"github.com/backstay/backstay/internal/hypervisor/qemu"
 	"github.com/backstay/backstay/internal/keyring"
 	keyfile "github.com/backstay/backstay/internal/keyring/file"
+	"github.com/backstay/backstay/internal/live"
 	"github.com/backstay/backstay/internal/mover"
 	"github.com/backstay/backstay/internal/mover/host"
 	"github.com/backstay/backstay/internal/mover/rpc"
@@ -70,11 +71,21 @@ func (d *Daemon) hostMover(ctx context.Context, o hostOptions) (mover.Mover, fun
 	images = qemu.New(qemu.Options{Dir: filepath.Join(o.state, "exports"), Secrets: hv})
 	m, err := host.New(host.Options{
 		Hypervisor: hv, Images: images, Keyring: o.keys, StateDir: o.state, LayerDir: cmp.Or(o.layers, config.DefaultLayers), Name: o.name, Log: o.log,
-		Guards: quiesce.Processes{Command: d.guardCommand(), Libvirt: o.libvirt}, OnHeld: d.Hooks.Held,
-		OpenVault: units{hooks: d.Hooks}.openVault, OpenKeyService: openKeyService,
+		Guards: quiesce.Processes{Command: d.selfCommand("guard"), Libvirt: o.libvirt}, OnHeld: d.Hooks.Held,
+		OpenVault: units{hooks: d.Hooks}.openVault, OpenKeyService: openKeyService, Exports: live.Processes{Command: d.selfCommand("export")},
 	})
 	if err != nil {
 		return nil, nil, err
 	}
-	return m, hv.Close, nil
+	tending, stop := context.WithCancel(ctx)
+	tended := make(chan struct{})
+	go func() {
+		defer close(tended)
+		m.Tend(tending)
+	}()
+	return m, func() error {
+		stop()
+		<-tended
+		return hv.Close()
+	}, nil
 }

@@ -30,8 +30,8 @@ type Hooks struct {
 // Daemon is the set of long-running commands. Its zero value is what users run.
 type Daemon struct {
 	Hooks Hooks
-	// Self is the command that runs Guard in a process of its own; empty means
-	// this program with the argument guard.
+	// Self is the command to which guard or export is added to run Guard or Export
+	// in a process of its own; empty means this program.
 	Self []string
 }
 

@@ -103,7 +103,7 @@ func (e *engines) queueOptions(r *region) job.Options {
 }
 
 // taskWeights are how long the long tasks take, where the short ones take 1.
-var taskWeights = map[string]int{"transfer": 20, "validate": 6, "stage": 12, "verify": 6}
+var taskWeights = map[string]int{"transfer": 20, "validate": 6, "stage": 12, "verify": 6, "copy": 30}
 
 // runner decodes a job's parameters and keeps sweeps off its host while it runs.
 func runner[P any](e *engines, run func(context.Context, backstay.Run, P) error) job.Runner {

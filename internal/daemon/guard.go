@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	"github.com/backstay/backstay/internal/config"
@@ -12,13 +13,13 @@ import (
 	"github.com/backstay/backstay/internal/quiesce"
 )
 
-// guardCommand is the command line of a guard. The program is named by its
-// process, so that it is found also when its file was replaced meanwhile.
-func (d *Daemon) guardCommand() []string {
+// selfCommand is the command line of a process of ours. The program is named by
+// its process, so that it is found also when its file was replaced meanwhile.
+func (d *Daemon) selfCommand(name string) []string {
 	if len(d.Self) > 0 {
-		return d.Self
+		return append(slices.Clone(d.Self), name)
 	}
-	return []string{"/proc/self/exe", "guard"}
+	return []string{"/proc/self/exe", name}
 }
 
 // Guard runs a guard: the process that lets a guest go when the one that froze it

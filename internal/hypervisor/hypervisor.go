@@ -175,6 +175,7 @@ type Host interface {
 	Pulls
 	Redefines
 	CPUs
+	Lives
 	// Close lets go of what is open; the VMs go on.
 	Close() error
 }

@@ -38,6 +38,9 @@ type Overlay struct {
 	Backing Image
 	// Size is the guest-visible size in bytes; 0 means that of Backing.
 	Size int64
+	// Coarse makes it without sub-clusters: QEMU before 8.2 ends with a failed
+	// assertion when it copies in what such an image stands on (CopyIn).
+	Coarse bool
 }
 
 // Source is what a disk of a definition is put on.

@@ -291,6 +291,7 @@ type Mover interface {
 	Imports
 	Restores
 	Replaces
+	Lives
 	Previews
 	Rooms
 	Adopts

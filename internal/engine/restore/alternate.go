@@ -28,7 +28,7 @@ func (alternate) check(r backstay.RestoreRequest, f Facts) error {
 		return backstay.Errorf(backstay.CodeUsage, "%q cannot be a pool", r.Pool).
 			Becausef("it has a control character").Do("name a pool as `backstay host show %s` does", f.Host.Name)
 	}
-	return checkProbe(r.Probe)
+	return errors.Join(checkLive(r), checkProbe(r.Probe))
 }
 
 // longestName leaves room in a file's name (255 bytes) for a disk's target and
@@ -76,6 +76,9 @@ func (alternate) plan(r backstay.RestoreRequest, f Facts, plan *backstay.Restore
 	plan.Disks, plan.NICs = plannedDisks(r, f.Point, f.Host), plannedNICs(r, f)
 	plan.Start, plan.Probe, plan.Machine = !r.NoStart, r.Probe, r.Machine
 	plan.Tasks = []string{"plan", "stage", "verify", "switch", "start"}
+	if plan.Live = r.Live; r.Live {
+		plan.Tasks = liveTasks
+	}
 	if r.KeepUUID {
 		plan.UUID = f.Point.VM.UUID
 	}
@@ -99,8 +102,8 @@ func plannedDisks(r backstay.RestoreRequest, p backstay.RecoveryPoint, host back
 			continue
 		}
 		format := d.Format
-		if fromSnapshot || format == "" {
-			format = "qcow2" // the new disk is an overlay on the frozen layer
+		if fromSnapshot || r.Live || format == "" {
+			format = "qcow2" // the new disk is an overlay on the frozen layer, or on an export
 		}
 		disks = append(disks, backstay.PlannedDisk{
 			Target: d.Target, Format: format, Size: d.Size, Secret: p.Shape.SecretOf(d.Target),
@@ -182,6 +185,9 @@ func (alternate) preflight(r backstay.RestoreRequest, f Facts, plan backstay.Res
 		checks = append(checks, checkRoom(f, plan))
 	}
 	checks = append(checks, checkMachine(f, plan), checkFirmware(f, plan))
+	if plan.Live {
+		checks = append(checks, checkServed(f, plan))
+	}
 	if plan.TPM {
 		checks = append(checks, checkTPM(f))
 	}

@@ -10,7 +10,10 @@ import (
 	"github.com/backstay/backstay/internal/mover"
 )
 
-func (alternate) run(ctx context.Context, a *attempt) error {
+func (w alternate) run(ctx context.Context, a *attempt) error {
+	if a.request.Plan.Live {
+		return w.runLive(ctx, a)
+	}
 	run, m, request := a.run, a.mover, a.request
 	plan := request.Plan
 	if err := run.Step(ctx, "plan", func(ctx context.Context) error { return a.recheck(ctx, run, request) }); err != nil {
@@ -153,7 +156,10 @@ func leaveTemplate(ctx context.Context, a *attempt, failure error) error {
 // are complete and verified, so they stay and the job says where (row B1g). The
 // VM did not start or come up: it stays, for a look. Anything earlier, or a
 // cancel: nothing stays.
-func (alternate) end(ctx context.Context, a *attempt, failure error) error {
+func (w alternate) end(ctx context.Context, a *attempt, failure error) error {
+	if a.request.Plan.Live {
+		return w.endLive(ctx, a, failure)
+	}
 	run, m, request := a.run, a.mover, a.request
 	if errors.Is(context.Cause(ctx), backstay.ErrStopping) {
 		return failure

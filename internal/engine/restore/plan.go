@@ -88,6 +88,8 @@ func ChooseTier(r backstay.RestoreRequest, p backstay.RecoveryPoint, host backst
 	switch {
 	case r.Tier != "":
 		return r.Tier, "asked for"
+	case r.Live:
+		return backstay.VaultTier, "a live restore starts from the vault"
 	case !p.Has(backstay.SnapshotTier):
 		return backstay.VaultTier, "the point is not in the snapshot tier"
 	case host != p.VM.Host:

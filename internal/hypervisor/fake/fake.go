@@ -27,11 +27,13 @@ type Host struct {
 	// Hook, if set, is called first in each changing call with the call's name
 	// (switch, freeze, thaw, pause, resume, the names of agent commands, merge,
 	// retarget, begin-pull, end-pull, drop-checkpoint, define, redefine, undefine, define-secret, undefine-secret, start, shutdown, destroy, discard-saved, autostart, create, create-overlay, export,
-	// allocated, commit, rebase, copy, convert); its error is the
+	// allocated, commit, rebase, copy, convert, reconnect, copy-in, set-policies); its error is the
 	// call's, and nothing is changed. It must not call the Host. Set it before use.
 	Hook func(call string) error
 	// CPUProblem is what CheckCPU returns. Set it before use.
 	CPUProblem error
+	// Remote reads exports that VMs stand on; nil for none. Set it before use.
+	Remote Remote
 
 	dir string // sockets, firmware variables, TPM state
 
@@ -73,8 +75,9 @@ type vm struct {
 	quiesce  error                                      // what a freeze fails with
 	io       map[backstay.DiskTarget]hypervisor.IOStats // since the start
 	frozen   bool
-	stalled  bool                     // stands still since a disk failed it
-	keeps    func(*hypervisor.Domain) // what the hypervisor keeps of the VM besides; nil for nothing
+	waits    map[backstay.DiskTarget]bool // wait for what they stand on
+	stalled  bool                         // stands still since a disk failed it
+	keeps    func(*hypervisor.Domain)     // what the hypervisor keeps of the VM besides; nil for nothing
 	// frozenMounts is how many file systems are.
 	frozenMounts int
 	guest        Guest
@@ -355,6 +358,12 @@ func (h *Host) Start(ctx context.Context, id backstay.VMID) error {
 	}
 	for _, d := range from.disks() {
 		for i, file := range chainOf(d.Source) {
+			if !hypervisor.IsPath(file) {
+				if err := h.reachable(ctx, file); err != nil {
+					return fmt.Errorf("start VM %s: %w", id, err)
+				}
+				continue
+			}
 			if _, err := os.Stat(file); err != nil {
 				return fmt.Errorf("start VM %s: %w", id, err)
 			}
@@ -379,7 +388,7 @@ func (h *Host) Destroy(ctx context.Context, id backstay.VMID) error {
 	if err != nil {
 		return err
 	}
-	v.live, v.paused, v.frozen, v.stalled = nil, false, false, false
+	v.live, v.paused, v.frozen, v.stalled, v.waits = nil, false, false, false, nil
 	if v.pull != nil {
 		v.pull.close() // the servers end with QEMU
 		v.pull = nil

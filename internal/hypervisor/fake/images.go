@@ -39,6 +39,12 @@ func (h *Host) CreateOverlay(ctx context.Context, o hypervisor.Overlay) error {
 	if err := h.unlocks(o.Backing, true); err != nil {
 		return fmt.Errorf("create overlay: %w", err)
 	}
+	if !hypervisor.IsPath(o.Backing.Location) {
+		if err := h.reachable(ctx, o.Backing.Location); err != nil {
+			return fmt.Errorf("create overlay: %w", err)
+		}
+		return createLayer(absolute(o.Path), "qcow2", header{Size: o.Size, Backing: o.Backing.Location, BackingFormat: o.Backing.Format})
+	}
 	l, err := openLayer(absolute(o.Backing.Location), o.Backing.Format, true)
 	if err != nil {
 		return fmt.Errorf("create overlay: %w", err)

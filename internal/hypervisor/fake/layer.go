@@ -97,7 +97,7 @@ func openLayer(path, format string, alone bool) (*layer, error) {
 		_ = f.Close()
 		return nil, fmt.Errorf("open image %s: %w", path, err)
 	}
-	if l.h.Backing != "" && !alone {
+	if hypervisor.IsPath(l.h.Backing) && !alone { // what is behind an export only Remote reads
 		if l.below, err = openLayer(l.h.Backing, l.h.BackingFormat, false); err != nil {
 			_ = f.Close()
 			return nil, fmt.Errorf("backing file of %s: %w", path, err)

@@ -109,6 +109,9 @@ func (im *Images) CreateOverlay(ctx context.Context, o hypervisor.Overlay) error
 // fillOverlay makes the overlay in a file that is there.
 func (im *Images) fillOverlay(ctx context.Context, o hypervisor.Overlay) error {
 	options := "cluster_size=128k,extended_l2=on"
+	if o.Coarse {
+		options = "cluster_size=64k"
+	}
 	if o.Backing.Secret != "" {
 		options += "," + encryptedQcow2
 	}

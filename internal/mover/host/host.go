@@ -5,6 +5,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor"
 	"github.com/backstay/backstay/internal/keyring"
+	"github.com/backstay/backstay/internal/live"
 	"github.com/backstay/backstay/internal/mover"
 	"github.com/backstay/backstay/internal/pace"
 	"github.com/backstay/backstay/internal/quiesce"
@@ -45,9 +47,11 @@ type Options struct {
 	Name           backstay.HostName
 	// Guards and OnHeld are the snapshot tier's.
 	Guards quiesce.Guards
-	OnHeld func(context.Context, backstay.VMID)
-	Log    *slog.Logger
-	Now    func() time.Time
+	// Exports serve VMs that are restored live; nil if that is never asked for.
+	Exports live.Exports
+	OnHeld  func(context.Context, backstay.VMID)
+	Log     *slog.Logger
+	Now     func() time.Time
 }
 
 // Host is a mover for the machine it runs on. Its methods may be called
@@ -62,6 +66,9 @@ type Host struct {
 	openKeyService func(mover.KeyService) (keyring.Service, error)
 	log            *slog.Logger
 	now            func() time.Time
+
+	sockets string
+	exports live.Exports
 
 	tier  *snapshot.Tier
 	pacer *pacer
@@ -97,8 +104,8 @@ func New(o Options) (*Host, error) {
 		return nil, fmt.Errorf("make mover: %w", err)
 	}
 	return &Host{
-		pulls: pulls,
-		hv:    o.Hypervisor, images: o.Images, keys: o.Keyring, state: o.StateDir,
+		pulls: pulls, sockets: cmp.Or(o.SocketDir, "/run/backstay"), exports: o.Exports,
+		hv: o.Hypervisor, images: o.Images, keys: o.Keyring, state: o.StateDir,
 		openVault: o.OpenVault, openKeyService: o.OpenKeyService, name: o.Name, log: o.Log, now: o.Now, tier: t, pacer: pacer,
 	}, nil
 }

@@ -31,8 +31,17 @@ func (h *Host) VMs(ctx context.Context) ([]backstay.VM, error) {
 	if err != nil {
 		return nil, h.hostError(err, "the VMs of host %s cannot be listed", h.name)
 	}
+	restored, err := h.lives()
+	if err != nil {
+		return nil, err
+	}
 	for i := range vms {
 		vms[i].Host = h.name
+		for _, j := range restored {
+			if j.VM == vms[i].ID {
+				vms[i].Reason = liveReason(j)
+			}
+		}
 	}
 	return vms, nil
 }

@@ -32,7 +32,7 @@ func (h *Host) Start(ctx context.Context, r mover.StageRequest) (mover.Up, error
 	}
 	defer unlock()
 	begin := h.now()
-	console, err := h.startVM(ctx, r.Plan)
+	console, err := h.startVM(ctx, r)
 	if err != nil {
 		if ctx.Err() != nil {
 			return mover.Up{}, fmt.Errorf("start VM %s: %w", r.Plan.Name, errors.Join(context.Cause(ctx), err))
@@ -51,7 +51,8 @@ func (h *Host) Start(ctx context.Context, r mover.StageRequest) (mover.Up, error
 
 // startVM starts the VM and returns how much its console's file held before:
 // that text is of an earlier run.
-func (h *Host) startVM(ctx context.Context, plan backstay.RestorePlan) (consoleFrom int64, err error) {
+func (h *Host) startVM(ctx context.Context, r mover.StageRequest) (consoleFrom int64, err error) {
+	plan := r.Plan
 	domain, err := h.hv.Domain(ctx, plan.UUID)
 	if err != nil {
 		return 0, err
@@ -61,6 +62,9 @@ func (h *Host) startVM(ctx context.Context, plan backstay.RestorePlan) (consoleF
 	}
 	if info, err := os.Stat(domain.Console); err == nil && info.Mode().IsRegular() {
 		consoleFrom = info.Size()
+	}
+	if plan.Live {
+		return consoleFrom, h.startLive(ctx, r)
 	}
 	err = h.hv.Start(ctx, plan.UUID)
 	if err == nil {

@@ -58,7 +58,7 @@ func (h *Host) stage(ctx context.Context, r mover.StageRequest, progress mover.P
 		if j.Staged != nil && !j.Abandoned && allThere(j.Staged.Paths) {
 			return *j.Staged, nil
 		}
-		if !j.unfinished(r.Plan) {
+		if r.Plan.Live || !j.unfinished(r.Plan) {
 			if err := h.abandon(ctx, j); err != nil {
 				return staged, fmt.Errorf("remove what an interrupted attempt left: %w", err)
 			}
@@ -124,6 +124,9 @@ func (h *Host) claim(ctx context.Context, r mover.StageRequest) (*restoreJournal
 	if err != nil {
 		return nil, err
 	}
+	if r.Plan.Live {
+		h.newLive(r, j)
+	}
 	for _, o := range others {
 		if o.Left != nil && o.of(r.Plan) == nil && o.unfinished(r.Plan) {
 			return o.continueAs(r.Job, j.path)
@@ -184,6 +187,9 @@ func (h *Host) openSource(ctx context.Context, r mover.StageRequest) (restoreSou
 	}
 	if r.Vault == nil {
 		return nil, backstay.Errorf(backstay.CodeInternal, "a restore from the vault tier names no vault")
+	}
+	if r.Plan.Live {
+		return &liveSource{h}, nil
 	}
 	source := &vaultSource{Host: h}
 	v, err := h.openVault(ctx, *r.Vault, vault.OnDamage(source.damaged))
@@ -251,6 +257,11 @@ func (s *snapshotSource) write(ctx context.Context, r mover.StageRequest, _ *res
 // the entries that keep layers from being merged, so that at no instant a file
 // stands on a layer that is not kept.
 func (h *Host) discard(ctx context.Context, j *restoreJournal) error {
+	if j.Live != nil {
+		if err := h.dismissExport(ctx, j); err != nil {
+			return err
+		}
+	}
 	for _, path := range j.Files {
 		if j.foreign(path) { // somebody put his own there
 			continue
@@ -350,6 +361,9 @@ func (h *Host) sweepRestore(ctx context.Context, path string, live []backstay.Jo
 		return nil, err
 	}
 	if j.Staged != nil && !j.Abandoned {
+		if j.Live != nil {
+			return nil, nil // its VM needs the export until its disks were copied in
+		}
 		return nil, errors.Join(j.removeSums(), j.remove())
 	}
 	if j.Left != nil && !j.Abandoned && h.now().Sub(*j.Left) < leftFor {

@@ -68,6 +68,11 @@ func (h *Host) define(ctx context.Context, r mover.StageRequest, defined *mover.
 	for _, w := range d.Warnings {
 		h.log.Warn("restored VM differs from its source", "vm", r.Plan.Name, "what", w)
 	}
+	if j.Live != nil {
+		if d.XML, err = liveDefinition(d.XML, j.Live); err != nil {
+			return err
+		}
+	}
 	companions := companionsOf(point, r.Plan, d)
 	if err := companions.place(j); err != nil {
 		return errors.Join(err, companions.remove(j))

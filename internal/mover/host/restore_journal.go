@@ -44,6 +44,8 @@ type restoreJournal struct {
 	// Left is when an attempt ended because the vault was away. What it wrote waits
 	// for a retry, of which the plan is the same.
 	Left *time.Time `json:"left,omitempty"`
+	// Live is set while the VM's disks stand on an export.
+	Live *liveJournal `json:"live,omitempty"`
 	// Staged is set once every disk was written and verified.
 	Staged *mover.Staged `json:"staged,omitempty"`
 	// Defining is set before the VM is defined, when nobody had its UUID.

@@ -20,6 +20,9 @@ func (h *Host) Prepare(ctx context.Context, r mover.PrepareRequest) (mover.Prepa
 		return mover.Prepared{}, err
 	}
 	defer unlock()
+	if err := h.notLive(r.VM); err != nil {
+		return mover.Prepared{}, err
+	}
 	secrets, warnings, err := h.secretsOf(ctx, r.VM, r.Disks, r.Keys)
 	if err != nil {
 		return mover.Prepared{}, err

@@ -488,6 +488,17 @@ func (f *Fake) Start(ctx context.Context, r mover.StageRequest) (mover.Up, error
 	return mover.Up{Seconds: 0.1, How: "the guest agent answered"}, nil
 }
 
+// CopyBehind is mover.Lives'.
+func (f *Fake) CopyBehind(ctx context.Context, r mover.StageRequest, progress mover.Progress) error {
+	if err := f.enter(ctx, "CopyBehind"); err != nil {
+		return err
+	}
+	return f.report(ctx, "copy", progress)
+}
+
+// Hurry is mover.Lives'.
+func (f *Fake) Hurry(ctx context.Context, _ backstay.JobID) error { return f.enter(ctx, "Hurry") }
+
 // Abandon is mover.Restores'.
 func (f *Fake) Abandon(ctx context.Context, r mover.StageRequest) error {
 	if err := f.enter(ctx, "Abandon"); err != nil {

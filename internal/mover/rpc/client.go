@@ -228,6 +228,18 @@ func (c *Client) Start(ctx context.Context, r mover.StageRequest) (mover.Up, err
 	return call[mover.Up, none](ctx, c, "Start", toStageWire(r), nil)
 }
 
+// CopyBehind is mover.Lives'.
+func (c *Client) CopyBehind(ctx context.Context, r mover.StageRequest, progress mover.Progress) error {
+	_, err := call[none](ctx, c, "CopyBehind", toStageWire(r), progress)
+	return err
+}
+
+// Hurry is mover.Lives'.
+func (c *Client) Hurry(ctx context.Context, job backstay.JobID) error {
+	_, err := call[none, none](ctx, c, "Hurry", job, nil)
+	return err
+}
+
 // Abandon is mover.Restores'.
 func (c *Client) Abandon(ctx context.Context, r mover.StageRequest) error {
 	_, err := call[none, none](ctx, c, "Abandon", toStageWire(r), nil)

@@ -76,6 +76,7 @@ func handler(base context.Context, m mover.Mover, log *slog.Logger, tm timing) h
 	registerTransfers(s, m)
 	registerRestores(s, m)
 	registerReplaces(s, m)
+	registerLives(s, m)
 	registerRooms(s, m)
 	registerPulls(s, m)
 	registerDeploys(s, m)
@@ -148,6 +149,15 @@ func registerTransfers(s *side, m mover.Mover) {
 	})
 	handle(s, "Verify", func(ctx context.Context, r verifyWire, progress func(mover.Report)) (mover.Verified, error) {
 		return m.Verify(ctx, r.request(), progress)
+	})
+}
+
+func registerLives(s *side, m mover.Mover) {
+	handle(s, "CopyBehind", func(ctx context.Context, r stageWire, progress func(mover.Report)) (none, error) {
+		return none{}, m.CopyBehind(ctx, r.request(), progress)
+	})
+	handle(s, "Hurry", func(ctx context.Context, job backstay.JobID, _ func(none)) (none, error) {
+		return none{}, m.Hurry(ctx, job)
 	})
 }
 
