@@ -33,9 +33,7 @@ type Deploys interface {
 	Describe(ctx context.Context, r DeployRequest) (backstay.Deployment, error)
 	// Deploy puts the firmware variables and the TPM's state in place and defines the
 	// VM of the plan; it is started by Start. It is done already if an earlier call of
-	// the same job defined the VM. On error nothing of it stays.
+	// the same job defined the VM. On error nothing of it stays; Abandon and Undo remove
+	// the VM, and leave its disks.
 	Deploy(ctx context.Context, r DeployRequest) error
-	// Undeploy removes the VM that a deploy made, with all but its disks. What is no
-	// more is no error. CodeConflict if the VM stands on other disks by now.
-	Undeploy(ctx context.Context, r StageRequest) error
 }

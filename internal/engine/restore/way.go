@@ -31,6 +31,7 @@ type way interface {
 var ways = map[backstay.RestoreKind]way{
 	backstay.CreateVM:     alternate{},
 	backstay.ReplaceDisks: original{},
+	backstay.RestoreDisks: disksOnly{},
 }
 
 // common are the fields of a request that every kind knows, by their names on

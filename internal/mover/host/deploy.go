@@ -8,11 +8,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/deploy"
-	"github.com/backstay/backstay/internal/hypervisor"
 	"github.com/backstay/backstay/internal/mover"
 	"github.com/backstay/backstay/internal/tier"
 )
@@ -252,33 +250,4 @@ func readTPM(folder string) (map[string][]byte, error) {
 		return nil, fmt.Errorf("read the TPM's state: %w", err)
 	}
 	return tpmFiles(tier.Definition{TPM: state}), nil
-}
-
-// Undeploy removes the VM that a deploy made. Its disks and its folder stay.
-func (h *Host) Undeploy(ctx context.Context, r mover.StageRequest) error {
-	unlock, err := h.lockRestore(ctx, r.Job)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	domain, err := h.hv.Domain(ctx, r.Plan.UUID)
-	if err == nil {
-		ours := slices.ContainsFunc(r.Plan.Disks, func(d backstay.PlannedDisk) bool { return domainUses(&domain, d.Path) })
-		if !ours {
-			return backstay.Errorf(backstay.CodeConflict, "the VM %s is left as it is", domain.VM.Name).
-				Becausef("it stands on none of the disks that it was made of").Do("remove it by hand if it is not wanted")
-		}
-		err = h.hv.Destroy(ctx, r.Plan.UUID)
-		if err == nil {
-			err = h.hv.Undefine(ctx, r.Plan.UUID)
-		}
-	}
-	if err != nil && !errors.Is(err, hypervisor.ErrNoVM) {
-		return h.hostError(err, "the VM %s could not be removed", r.Plan.Name)
-	}
-	j, err := h.loadJournal(r.Job)
-	if err != nil || j == nil {
-		return err
-	}
-	return h.discard(ctx, j)
 }

@@ -68,19 +68,6 @@ func (f *Fake) Deploy(ctx context.Context, r mover.DeployRequest) error {
 	return nil
 }
 
-// Undeploy is mover.Deploys'.
-func (f *Fake) Undeploy(ctx context.Context, r mover.StageRequest) error {
-	if err := f.enter(ctx, "Undeploy"); err != nil {
-		return err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if r.Plan.UUID != f.Machine.ID {
-		delete(f.vms, r.Plan.UUID)
-	}
-	return nil
-}
-
 // DisksPlan is a restore of all disks of a point into a folder of its own.
 func DisksPlan(taken mover.Taken, tier backstay.Tier, folder string) backstay.RestorePlan {
 	plan := Plan(taken, tier, folder)
@@ -147,7 +134,7 @@ func testDeploy(t *testing.T, s Subject) {
 	_, err = s.Mover.Start(ctx, mover.StageRequest{Job: otherJob, Plan: wish.Plan})
 	must(err)
 	for range 2 {
-		must(s.Mover.Undeploy(ctx, mover.StageRequest{Job: otherJob, Plan: wish.Plan}))
+		must(s.Mover.Abandon(ctx, mover.StageRequest{Job: otherJob, Plan: wish.Plan}))
 	}
 	vms, err := s.Mover.VMs(ctx)
 	must(err)

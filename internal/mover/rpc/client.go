@@ -317,9 +317,3 @@ func (c *Client) Deploy(ctx context.Context, r mover.DeployRequest) error {
 	_, err := call[none, none](ctx, c, "Deploy", r, nil)
 	return err
 }
-
-// Undeploy is mover.Deploys'.
-func (c *Client) Undeploy(ctx context.Context, r mover.StageRequest) error {
-	_, err := call[none, none](ctx, c, "Undeploy", toStageWire(r), nil)
-	return err
-}

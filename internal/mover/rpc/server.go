@@ -212,9 +212,6 @@ func registerDeploys(s *side, m mover.Mover) {
 	handle(s, "Deploy", func(ctx context.Context, r mover.DeployRequest, _ func(none)) (none, error) {
 		return none{}, m.Deploy(ctx, r)
 	})
-	handle(s, "Undeploy", func(ctx context.Context, r stageWire, _ func(none)) (none, error) {
-		return none{}, m.Undeploy(ctx, r.request())
-	})
 }
 
 // side is the host's side of the protocol.
