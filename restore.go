@@ -257,6 +257,8 @@ func (p *RestorePlan) intent() string {
 		return "replacing the disks of " + p.Name
 	case RestoreDisks:
 		return "restoring disks of " + p.Source.Name
+	case DeployPlan:
+		return "the deploy of " + p.Name
 	}
 	return "the restore as " + p.Name
 }

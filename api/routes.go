@@ -59,6 +59,8 @@ const (
 	// PathPointSecrets takes ?host=NAME and ?tier=TIER.
 	PathPointSecrets = "/v1/points/{point}/secrets"
 	PathRestores     = "/v1/restores"
+	// PathDeploys makes VMs of restored disks.
+	PathDeploys = "/v1/deploys"
 
 	PathJobs      = "/v1/jobs"
 	PathJob       = "/v1/jobs/{job}"

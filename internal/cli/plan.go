@@ -13,7 +13,9 @@ import (
 func planTable(w io.Writer, p backstay.RestorePlan) {
 	row(w, "restore", kindWords(p))
 	row(w, "point", p.Point)
-	row(w, "from", because(fmt.Sprintf("%s tier of %s", p.Tier, vmLabel(p.Source)), p.TierReason))
+	if p.Kind != backstay.DeployPlan {
+		row(w, "from", because(fmt.Sprintf("%s tier of %s", p.Tier, vmLabel(p.Source)), p.TierReason))
+	}
 	row(w, planSubject(p), fmt.Sprintf("%s/%s (%s)", p.Host, p.Name, p.UUID))
 	if p.Machine != "" {
 		row(w, "machine type", p.Machine)
@@ -42,6 +44,8 @@ func kindWords(p backstay.RestorePlan) string {
 	switch {
 	case p.Kind == backstay.ReplaceDisks:
 		return "replace the disks of the VM"
+	case p.Kind == backstay.DeployPlan:
+		return "create a VM of restored disks"
 	case p.Kind == backstay.RestoreDisks:
 		return "disks and a template, no VM"
 	case p.Live:

@@ -110,6 +110,9 @@ func (a *app) summary(w io.Writer, job backstay.Job) {
 		fmt.Fprintf(w, "point %s\n", r.Point)
 	}
 	backupLines(w, r.Backups)
+	if r.Folder != "" && job.Kind == backstay.JobRestore {
+		fmt.Fprintf(w, "%d disks and %d files in %s\nmake a VM of them with: backstay deploy %s\n", len(r.Disks), len(r.Files), r.Folder, r.Folder)
+	}
 	if r.VM != nil {
 		fmt.Fprintf(w, "VM %s (%s)\n", vmLabel(*r.VM), r.VM.UUID)
 	}

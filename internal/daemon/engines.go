@@ -87,6 +87,7 @@ func (e *engines) queueOptions(r *region) job.Options {
 			backstay.JobBackup:  runner(e, e.runBackup),
 			backstay.JobRestore: runner(e, e.runRestore),
 			backstay.JobUndo:    runner(e, e.runUndo),
+			backstay.JobDeploy:  runner(e, e.runDeploy),
 			backstay.JobExpire:  runner(e, e.expire.Run),
 			backstay.JobVerify:  runner(e, e.runVerify),
 			backstay.JobRepair:  runner(e, e.vaults.Repair),
@@ -94,7 +95,7 @@ func (e *engines) queueOptions(r *region) job.Options {
 			backstay.JobReclaim: runner(e, e.reclaim.Run),
 		},
 		Tasks: map[backstay.JobKind][]string{
-			backstay.JobBackup: backup.Tasks,
+			backstay.JobBackup: backup.Tasks, backstay.JobDeploy: restore.DeployTasks,
 			backstay.JobExpire: expire.Tasks, backstay.JobVerify: verify.Tasks,
 			backstay.JobRepair: verify.RepairTasks, backstay.JobRebuild: rebuild.Tasks,
 			backstay.JobReclaim: reclaim.Tasks,
@@ -103,7 +104,7 @@ func (e *engines) queueOptions(r *region) job.Options {
 }
 
 // taskWeights are how long the long tasks take, where the short ones take 1.
-var taskWeights = map[string]int{"transfer": 20, "validate": 6, "stage": 12, "verify": 6, "copy": 30}
+var taskWeights = map[string]int{"transfer": 20, "validate": 6, "stage": 12, "verify": 6, "copy": 30, "template": 4}
 
 // runner decodes a job's parameters and keeps sweeps off its host while it runs.
 func runner[P any](e *engines, run func(context.Context, backstay.Run, P) error) job.Runner {
@@ -166,6 +167,16 @@ func (e *engines) runUndo(ctx context.Context, run backstay.Run, params backstay
 	return err
 }
 
+// runDeploy runs a deploy, and has the new VM in the catalogue when the job ends.
+func (e *engines) runDeploy(ctx context.Context, run backstay.Run, params backstay.DeployParams) error {
+	err := e.restore.RunDeploy(ctx, run, params)
+	if refreshErr := e.region.hosts.refresh(context.WithoutCancel(ctx), params.Plan.Host); refreshErr != nil {
+		// The host's own reports will bring it.
+		e.region.log.Warn("look at the host after a deploy", "host", params.Plan.Host, "error", refreshErr)
+	}
+	return err
+}
+
 // schedule queues what the policies demand until ctx ends.
 func (e *engines) schedule(ctx context.Context) {
 	job.NewScheduler(job.Schedule{
@@ -224,6 +235,11 @@ func (e *engines) PlanRestore(ctx context.Context, r backstay.RestoreRequest) (b
 // PlanUndo implements server.Planner.
 func (e *engines) PlanUndo(ctx context.Context, id backstay.JobID, r backstay.UndoRequest) (backstay.UndoPlan, backstay.UndoParams, error) {
 	return e.restore.PlanUndo(ctx, id, r)
+}
+
+// PlanDeploy implements server.Planner.
+func (e *engines) PlanDeploy(ctx context.Context, r backstay.DeployRequest) (backstay.RestorePlan, []backstay.Parameter, error) {
+	return e.restore.PlanDeploy(ctx, r)
 }
 
 // SimulatePolicy implements server.Planner.

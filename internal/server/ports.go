@@ -54,6 +54,9 @@ type Planner interface {
 	PlanRestore(ctx context.Context, r backstay.RestoreRequest) (backstay.RestorePlan, error)
 	// PlanUndo plans to take a restore back. CodeCannotUndo if that cannot be done.
 	PlanUndo(ctx context.Context, job backstay.JobID, r backstay.UndoRequest) (backstay.UndoPlan, backstay.UndoParams, error)
+	// PlanDeploy plans to make a VM of restored disks, and returns the parameters of
+	// their template with the values that count.
+	PlanDeploy(ctx context.Context, r backstay.DeployRequest) (backstay.RestorePlan, []backstay.Parameter, error)
 	// PlanBackup plans a backup of a VM.
 	PlanBackup(ctx context.Context, vm backstay.VMID) (api.BackupPlan, error)
 	// PlanImage plans a backup of image files, and completes what is known of them.

@@ -84,6 +84,8 @@ var routes = []route{
 	{id: "giveSecrets", method: post, path: api.PathPointSecrets, need: backstay.Operator, says: "Make secrets that the point needs and the host lacks; they are kept there alone", status: http.StatusNoContent},
 	{id: "startRestore", method: post, path: api.PathRestores, need: backstay.Operator, says: "Restore a point, or plan it; refused when the pre-flight list refuses", status: http.StatusAccepted},
 
+	{id: "startDeploy", method: post, path: api.PathDeploys, need: backstay.Operator, says: "Make a VM of restored disks and their template, or plan it; refused when a value or the pre-flight list refuses", status: http.StatusAccepted},
+
 	{id: "listJobs", method: get, path: api.PathJobs, need: backstay.Reader, says: "Jobs, newest first"},
 	{id: "getJob", method: get, path: api.PathJob, need: backstay.Reader, says: "One job"},
 	{id: "cancelJob", method: post, path: api.PathJobCancel, need: backstay.Operator, says: "Cancel a job; it undoes what it did"},

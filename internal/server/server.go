@@ -90,6 +90,7 @@ func New(o Options) http.Handler {
 	s.registerPoints()
 	s.registerSecrets()
 	s.registerStarts()
+	s.registerDeploys()
 	s.registerJobs()
 	s.registerAccess()
 	s.finishOpenAPI()

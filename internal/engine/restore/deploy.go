@@ -130,6 +130,9 @@ func NewDeployPlan(r backstay.DeployRequest, d backstay.Deployment, f Facts) bac
 		Name: d.Shape.Name, UUID: d.Shape.ID, Firmware: d.Shape.Firmware, TPM: d.Shape.TPM, Folder: d.Folder,
 		Start: d.Start && !r.NoStart, Probe: r.Probe, Tasks: DeployTasks, Differences: d.Differences,
 	}
+	if plan.Differences == nil {
+		plan.Differences = []backstay.Difference{}
+	}
 	if plan.Probe.Kind == "" {
 		plan.Probe.Kind = backstay.ProbeAgent
 		if d.Shape.Agent == backstay.AgentNone {

@@ -34,7 +34,7 @@ func (r *Runner) PlanUndo(ctx context.Context, id backstay.JobID, wish backstay.
 		return plan, params, err
 	}
 	if of.Kind != backstay.ReplaceDisks {
-		if item != nil && of.Kind == backstay.CreateVM {
+		if item != nil && (of.Kind == backstay.CreateVM || of.Kind == backstay.DeployPlan) {
 			return plan, params, backstay.Errorf(backstay.CodeCannotUndo, "the VM %s, which the restore made, cannot be removed", of.Name).
 				Becausef("it is protected by now").Do("end its protection first: `backstay unprotect %s/%s`", of.Host, of.Name)
 		}
@@ -68,7 +68,7 @@ func (r *Runner) undoable(ctx context.Context, id backstay.JobID) (params backst
 		return params, job, fmt.Errorf("read job %s: %w", id, err)
 	}
 	switch {
-	case record.Kind != backstay.JobRestore:
+	case record.Kind != backstay.JobRestore && record.Kind != backstay.JobDeploy:
 		return params, job, backstay.Errorf(backstay.CodeCannotUndo, "the job %s cannot be taken back", id).Becausef("it is a %s and no restore", record.Kind)
 	case !record.Job.State.Ended():
 		return params, job, backstay.Errorf(backstay.CodeConflict, "the restore %s has not ended", id).Becausef("it is %s", record.Job.State).
@@ -97,6 +97,9 @@ func (r *Runner) itemOf(ctx context.Context, vm backstay.VMID) (*backstay.Protec
 func removals(of backstay.RestorePlan) []string {
 	if of.Kind == backstay.RestoreDisks {
 		return []string{fmt.Sprintf("remove what the restore wrote to %s on host %s", of.Folder, of.Host)}
+	}
+	if of.Kind == backstay.DeployPlan {
+		return []string{fmt.Sprintf("end the VM %s/%s and remove it; its disks stay in %s", of.Host, of.Name, of.Folder)}
 	}
 	var files []string
 	for _, d := range of.Disks {

@@ -120,6 +120,28 @@ func (p planner) PlanBackup(ctx context.Context, id backstay.VMID) (api.BackupPl
 	return plan, nil
 }
 
+// PlanDeploy knows one folder, with one parameter.
+func (p planner) PlanDeploy(_ context.Context, r backstay.DeployRequest) (backstay.RestorePlan, []backstay.Parameter, error) {
+	if r.Folder != "/srv/restored" {
+		return backstay.RestorePlan{}, nil, backstay.Errorf(backstay.CodeNoTemplate, "no VM can be made of what is in %s", r.Folder).Becausef("there is no manifest")
+	}
+	name := "web01"
+	for key, value := range r.Set {
+		if key != "name" || value == "" {
+			return backstay.RestorePlan{}, nil, backstay.Errorf(backstay.CodeUsage, "the parameter %s has no valid value", key).Becausef("%q is none", value)
+		}
+		name = value
+	}
+	plan := backstay.RestorePlan{
+		Kind: backstay.DeployPlan, Point: "01K9ZQ4T5V0000000000000001", Host: "local", Source: backstay.VMRef{Name: "web01", Host: "local"}, Name: name,
+		UUID: "99999999-9999-4999-8999-999999999999", Folder: r.Folder, Start: !r.NoStart, Probe: r.Probe, Tasks: []string{"plan", "switch", "start"},
+		Disks:       []backstay.PlannedDisk{{Target: "vda", Path: r.Folder + "/vda.qcow2", Format: "qcow2", Action: backstay.DiskKept}},
+		Differences: []backstay.Difference{{Path: "/domain/name", From: "web01", To: name}},
+		Preflight:   []backstay.Check{{Name: "name", OK: true, Detail: "no VM has it"}},
+	}
+	return plan, []backstay.Parameter{{Name: "name", Type: backstay.TypeString, Value: name, Default: "web01", Description: "name of the VM"}}, nil
+}
+
 func (p planner) PlanRestore(ctx context.Context, r backstay.RestoreRequest) (backstay.RestorePlan, error) {
 	point, err := p.catalog.Points.Point(ctx, r.Point)
 	if err != nil {

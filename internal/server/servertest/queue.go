@@ -148,7 +148,7 @@ func end(j *backstay.Job, play Play) {
 	switch j.Kind {
 	case backstay.JobBackup:
 		j.Result.Point = PointBoth
-	case backstay.JobRestore:
+	case backstay.JobRestore, backstay.JobDeploy:
 		j.Result.VM = &backstay.VMRef{Name: j.Target[len("local/"):], UUID: "99999999-9999-4999-8999-999999999999", Host: "local"}
 		j.Result.UpSeconds = 12.5
 	case backstay.JobRepair:
