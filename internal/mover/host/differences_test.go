@@ -44,10 +44,13 @@ func (w *testWorld) differences(p backstay.PointID) differencesRequest {
 }
 
 // shown is what an overlay shows.
-func (w *testWorld) shown(path string, size int64) []byte {
+func (w *testWorld) shown(path string, size int64) []byte { return w.shownAs(path, "qcow2", size) }
+
+// shownAs is what an image shows.
+func (w *testWorld) shownAs(path, format string, size int64) []byte {
 	w.t.Helper()
 	data := make([]byte, size)
-	must(w.t, connectImage(w.t.Context(), w.host.images, hypervisor.Plain(path, "qcow2"), hypervisor.ExportOptions{}, size, func(c *nbd.Client) error {
+	must(w.t, connectImage(w.t.Context(), w.host.images, hypervisor.Plain(path, format), hypervisor.ExportOptions{}, size, func(c *nbd.Client) error {
 		_, err := c.ReadAt(data, 0)
 		return err
 	}))

@@ -19,16 +19,14 @@ import (
 	"github.com/backstay/backstay/internal/tier/content"
 )
 
-const (
-	// A window is what is made durable at a time: a part of the disk's data, within
-	// bounds. What a crash takes back is about one window.
-	windowParts = 32
-	windowLeast = 16 << 20
-	windowMost  = 512 << 20
-	windowLook  = 16 << 20 // bytes of disk of which extents are asked for at once; a multiple of content.Page
+// writesOut is how many writes of one disk are under way at a time.
+const writesOut = 4
 
-	writesOut = 4 // writes of one disk under way at a time
-)
+// A window is what is made durable at a time: a part of the disk's data, within
+// bounds. What a crash takes back is about one window. look is how many bytes of
+// disk extents are asked for at once, a multiple of content.Page. Tests have smaller
+// ones.
+var windows = struct{ parts, least, most, look int64 }{32, 16 << 20, 512 << 20, 16 << 20}
 
 // writtenDisk is one disk on its way from a vault into a file or device.
 type writtenDisk struct {
@@ -176,12 +174,12 @@ func (d *writtenDisk) write(ctx context.Context, advanced func(int64)) error {
 // window returns the next part of the disk that is made durable as one.
 func (d *writtenDisk) window(ctx context.Context, from int64) (backstay.Range, error) {
 	part := backstay.Range{Offset: from}
-	wanted := min(max(d.data/windowParts, windowLeast), windowMost)
+	wanted := min(max(d.data/windows.parts, windows.least), windows.most)
 	for data := int64(0); part.End() < d.plan.Size && data < wanted; {
 		if err := ctx.Err(); err != nil {
 			return part, err
 		}
-		look := min(windowLook, d.plan.Size-part.End())
+		look := min(windows.look, d.plan.Size-part.End())
 		extents, err := d.image.Extents(part.End(), look)
 		if err != nil {
 			return part, err

@@ -146,13 +146,23 @@ func (w *testWorld) fill() {
 func (w *testWorld) makeVault() {
 	w.t.Helper()
 	w.store = replica.New(mem.New(), mem.New(), mem.New())
+	must(w.t, w.newVault())
+}
+
+// newVault makes a vault in the world's store.
+func (w *testWorld) newVault() error {
 	_, recipient, err := vault.NewIdentity()
-	must(w.t, err)
+	if err != nil {
+		return err
+	}
 	master, err := vault.Create(context.Background(), w.store, vault.CreateOptions{
 		ID: "7b1a5f0e-5f0a-4c56-9a4e-1a8f3c1d2e3f", Name: "main", Redundancy: backstay.LRS, Recipients: vault.Recipients(backstay.ForRecovery, recipient), Created: instant,
 	})
-	must(w.t, err)
+	if err != nil {
+		return err
+	}
 	w.access = mover.VaultAccess{Name: "main", ID: "7b1a5f0e-5f0a-4c56-9a4e-1a8f3c1d2e3f", Redundancy: backstay.LRS, Key: master}
+	return nil
 }
 
 func (w *testWorld) openVault(ctx context.Context, a mover.VaultAccess, options ...vault.OpenOption) (*vault.Vault, error) {
