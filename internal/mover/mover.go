@@ -68,6 +68,9 @@ type PathInfo struct {
 	Busy string `json:"busy,omitempty"`
 	// UsedBy names the VMs of which the file is a disk.
 	UsedBy []string `json:"usedBy,omitempty"`
+	// LeftBy is the planned VM of a restore that ended because its vault was away,
+	// and that left the file for a retry; "" for every other file.
+	LeftBy backstay.VMID `json:"leftBy,omitempty"`
 }
 
 // PrepareRequest asks to make ready for a snapshot: everything slow.

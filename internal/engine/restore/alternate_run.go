@@ -19,13 +19,7 @@ func (w alternate) run(ctx context.Context, a *attempt) error {
 	if err := run.Step(ctx, "plan", func(ctx context.Context) error { return a.recheck(ctx, run, request) }); err != nil {
 		return err
 	}
-	staged, err := mover.Phases(ctx, run, []string{"stage", "verify"},
-		func(ctx context.Context, progress mover.Progress) (mover.Staged, error) {
-			if stagedBefore(run) {
-				return mover.Staged{Paths: paths(plan)}, nil
-			}
-			return m.Stage(ctx, request, progress)
-		}, nil)
+	staged, err := a.stage(ctx)
 	if err != nil {
 		return err
 	}
@@ -154,8 +148,9 @@ func leaveTemplate(ctx context.Context, a *attempt, failure error) error {
 
 // end decides what of a failed restore stays. Creating the VM failed: the disks
 // are complete and verified, so they stay and the job says where (row B1g). The
-// VM did not start or come up: it stays, for a look. Anything earlier, or a
-// cancel: nothing stays.
+// VM did not start or come up: it stays, for a look. The vault stayed away while
+// they were written: what there is waits for a retry, for a day. Anything else
+// earlier, or a cancel: nothing stays.
 func (w alternate) end(ctx context.Context, a *attempt, failure error) error {
 	if a.request.Plan.Live {
 		return w.endLive(ctx, a, failure)
@@ -169,6 +164,9 @@ func (w alternate) end(ctx context.Context, a *attempt, failure error) error {
 		backstay.IsCode(failure, backstay.CodeStartFailed) || backstay.IsCode(failure, backstay.CodeNotUp)
 	if keeps && !cancelled {
 		return leaveTemplate(ctx, a, failure)
+	}
+	if a.waitsForRetry(ctx, failure) {
+		return failure
 	}
 	if err := m.Abandon(context.WithoutCancel(ctx), request); err != nil {
 		return fmt.Errorf("%w (and what it left could not be removed yet: %v)", failure, err)

@@ -159,6 +159,8 @@ func checkDisks(f Facts, plan backstay.RestorePlan) []backstay.Check {
 			checks = append(checks, refuse("disk", backstay.CodeNotConnected, "host %s did not say whether %s is free", plan.Host, d.Path))
 		case len(info.UsedBy) > 0:
 			checks = append(checks, refuse("disk", backstay.CodeDiskInUse, "%s is a disk of %s", d.Path, strings.Join(info.UsedBy, ", ")))
+		case info.Exists && info.LeftBy == plan.UUID && plan.UUID != "":
+			checks = append(checks, ok("disk", "%s → %s, from where an earlier attempt ended", d.Target, d.Path))
 		case info.Exists:
 			checks = append(checks, refuse("disk", backstay.CodeFileExists, "%s exists already", d.Path))
 		case !info.Folder:

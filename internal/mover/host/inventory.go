@@ -57,10 +57,19 @@ func (h *Host) Paths(ctx context.Context, paths []string) ([]mover.PathInfo, err
 	if err != nil {
 		return nil, err
 	}
+	journals, err := h.journals()
+	if err != nil {
+		return nil, err
+	}
 	infos := make([]mover.PathInfo, len(paths))
 	for i, path := range paths {
 		infos[i] = describePath(path)
 		infos[i].UsedBy = users[path]
+		for _, j := range journals {
+			if j.Left != nil && j.takes(path) {
+				infos[i].LeftBy = j.VM
+			}
+		}
 	}
 	return infos, nil
 }

@@ -44,7 +44,9 @@ func (h *Host) stagePatiently(ctx context.Context, r mover.StageRequest, progres
 			pause, waited = patience.first, 0
 		}
 		if waited >= patience.total {
-			return staged, errors.Join(err, h.leave(r.Job))
+			left := backstay.Errorf(backstay.CodeVaultAway, "the vault stayed away while the disks of %s were written", r.Plan.Name).Because(err).
+				Do("when it answers again, `backstay job retry %s` goes on where this job ended; what is written is kept for a day", r.Job)
+			return staged, errors.Join(left, h.leave(r.Job))
 		}
 		h.log.Warn("a restore waits for its vault", "job", r.Job, "point", r.Plan.Point, "pause", pause, "error", err)
 		progress(mover.Report{Phase: last.Phase, Done: last.Done, Total: last.Total,
