@@ -62,6 +62,10 @@ const (
 	// PathDeploys makes VMs of restored disks.
 	PathDeploys = "/v1/deploys"
 
+	// Both are of a live restore, by its job.
+	PathRestoreFinish  = "/v1/restores/{job}/finish"
+	PathRestoreAbandon = "/v1/restores/{job}/abandon"
+
 	PathJobs      = "/v1/jobs"
 	PathJob       = "/v1/jobs/{job}"
 	PathJobCancel = "/v1/jobs/{job}/cancel"

@@ -285,6 +285,18 @@ func (c *Client) Jobs(ctx context.Context, limit int, states ...backstay.JobStat
 	return get[[]backstay.Job](ctx, c, path)
 }
 
+// FinishRestore lets the rest of a live restore be copied as fast as it can be,
+// and returns its job.
+func (c *Client) FinishRestore(ctx context.Context, id backstay.JobID) (backstay.Job, error) {
+	return post[backstay.Job](ctx, c, api.Path(api.PathRestoreFinish, string(id)), nil)
+}
+
+// AbandonRestore throws away the VM of a live restore that is not complete, with
+// all that its guest wrote. The job, which is returned, ends when that is done.
+func (c *Client) AbandonRestore(ctx context.Context, id backstay.JobID) (backstay.Job, error) {
+	return post[backstay.Job](ctx, c, api.Path(api.PathRestoreAbandon, string(id)), nil)
+}
+
 // Job returns one job.
 func (c *Client) Job(ctx context.Context, id backstay.JobID) (backstay.Job, error) {
 	return get[backstay.Job](ctx, c, api.Path(api.PathJob, string(id)))

@@ -14,7 +14,7 @@ import (
 // has a file of its own; a new one is one line here.
 func (a *app) restoreCommands() *cobra.Command {
 	return a.group("restore", "Restore a recovery point", "  backstay restore create-vm web01@latest --name web01-copy",
-		a.createVMCommand(), a.restoreDisksCommand(), a.replaceDisksCommand(), a.undoCommand(),
+		a.createVMCommand(), a.restoreDisksCommand(), a.replaceDisksCommand(), a.undoCommand(), a.finishCommand(), a.abandonCommand(),
 	)
 }
 

@@ -219,7 +219,7 @@ func (r *region) serve(ctx context.Context, listener net.Listener) error {
 		r.tasks.Go(func() { r.hosts.run(background, name) })
 	}
 	handler := server.New(server.Options{
-		Catalog: r.catalog, Jobs: queueAdapter{r.queue}, Planner: r.engines, Vaults: r.vaults, Keys: r.vaults, Layers: r.rooms, Secrets: r.engines,
+		Catalog: r.catalog, Jobs: queueAdapter{r.queue}, Planner: r.engines, Vaults: r.vaults, Keys: r.vaults, Layers: r.rooms, Lives: r.engines, Secrets: r.engines,
 		Region: r.config.Region, Version: Version(), Now: time.Now, Log: r.log, Metrics: r.metrics,
 	})
 	served := make(chan error, 1)

@@ -37,7 +37,13 @@ func (s *server) registerJobs() {
 	})
 	add(s, "cancelJob", func(ctx context.Context, in *jobInput) (*answer[backstay.Job], error) {
 		callOf(ctx).target, callOf(ctx).job = in.Job, in.id()
-		job, err := s.Jobs.Cancel(ctx, in.id())
+		job, err := s.Jobs.Get(ctx, in.id())
+		if err == nil {
+			err = refuseCancel(job)
+		}
+		if err == nil {
+			job, err = s.Jobs.Cancel(ctx, in.id())
+		}
 		return &answer[backstay.Job]{job}, missing(err, backstay.CodeUnknownJob, "job", in.Job)
 	})
 	add(s, "retryJob", s.retryJob)

@@ -77,6 +77,14 @@ type Layers interface {
 	Rooms(host backstay.HostName) []backstay.Room
 }
 
+// Lives does what is to be done at once about a live restore. The job is one.
+type Lives interface {
+	// Hurry lets the rest of its disks be copied as fast as they can be.
+	Hurry(ctx context.Context, job backstay.JobID) error
+	// Abandon removes what the job left, which has ended without success.
+	Abandon(ctx context.Context, job backstay.JobID) error
+}
+
 // Vaults does what needs a vault's key or its storage units, which the server
 // itself never touches.
 type Vaults interface {

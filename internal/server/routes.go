@@ -85,6 +85,8 @@ var routes = []route{
 	{id: "startRestore", method: post, path: api.PathRestores, need: backstay.Operator, says: "Restore a point, or plan it; refused when the pre-flight list refuses", status: http.StatusAccepted},
 
 	{id: "startDeploy", method: post, path: api.PathDeploys, need: backstay.Operator, says: "Make a VM of restored disks and their template, or plan it; refused when a value or the pre-flight list refuses", status: http.StatusAccepted},
+	{id: "finishRestore", method: post, path: api.PathRestoreFinish, need: backstay.Operator, says: "Copy the rest of a live restore as fast as it can be, whatever the guest feels"},
+	{id: "abandonRestore", method: post, path: api.PathRestoreAbandon, need: backstay.Owner, says: "Throw away the VM of a live restore that is not complete, with all that its guest wrote"},
 
 	{id: "listJobs", method: get, path: api.PathJobs, need: backstay.Reader, says: "Jobs, newest first"},
 	{id: "getJob", method: get, path: api.PathJob, need: backstay.Reader, says: "One job"},

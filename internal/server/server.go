@@ -28,6 +28,8 @@ type Options struct {
 	Secrets PointSecrets
 	// Layers is what is asked of the snapshot tier of hosts outside of jobs.
 	Layers Layers
+	// Lives is what is asked of live restores while they run; required.
+	Lives Lives
 	// Region is the region's name.
 	Region string
 	// Version is the program's version, for people.
@@ -91,6 +93,7 @@ func New(o Options) http.Handler {
 	s.registerSecrets()
 	s.registerStarts()
 	s.registerDeploys()
+	s.registerLives()
 	s.registerJobs()
 	s.registerAccess()
 	s.finishOpenAPI()

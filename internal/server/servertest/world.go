@@ -84,7 +84,7 @@ func (w *World) open(ctx context.Context, log *slog.Logger) (err error) {
 	}
 	w.Queue = newQueue()
 	w.Handler = server.New(server.Options{
-		Catalog: w.Catalog, Jobs: w.Queue, Planner: planner{w.Catalog}, Vaults: vaults{w.Catalog}, Keys: &vaultKeys{}, Layers: &w.Layers, Secrets: pointSecrets{},
+		Catalog: w.Catalog, Jobs: w.Queue, Planner: planner{w.Catalog}, Vaults: vaults{w.Catalog}, Keys: &vaultKeys{}, Layers: &w.Layers, Lives: lives{}, Secrets: pointSecrets{},
 		Region: "home", Version: "test", Now: func() time.Time { return Now }, Log: log, Heartbeat: 20 * time.Millisecond,
 	})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
