@@ -345,8 +345,28 @@ func (l *lab) inOrder(what string) {
 	}
 }
 
-// mend starts whatever does not run.
+// mend starts whatever does not run, the VM too.
 func (l *lab) mend() {
+	l.t.Helper()
+	l.mendParts()
+	// libvirt sees a moment later that a process of QEMU is gone.
+	l.eventually("the VM runs", func() error {
+		if _, err := l.host.QEMUPID(vm); err == nil {
+			state, err := l.host.State(l.ctx, vm)
+			if err == nil && state == sandbox.Paused {
+				return nil // whoever looks at it will say so
+			}
+			if err == nil && state == sandbox.Running && l.alive() {
+				return nil
+			}
+			return fmt.Errorf("it is %s: %w", state, err)
+		}
+		return l.host.Start(l.ctx, vm)
+	})
+}
+
+// mendParts starts whatever does not run but the VM.
+func (l *lab) mendParts() {
 	l.t.Helper()
 	if !l.host.LibvirtdRuns() {
 		must(l.t, l.host.StartLibvirtd(l.ctx))
@@ -363,20 +383,6 @@ func (l *lab) mend() {
 			err = fmt.Errorf("hosts are %+v", hosts)
 		}
 		return err
-	})
-	// libvirt sees a moment later that a process of QEMU is gone.
-	l.eventually("the VM runs", func() error {
-		if _, err := l.host.QEMUPID(vm); err == nil {
-			state, err := l.host.State(l.ctx, vm)
-			if err == nil && state == sandbox.Paused {
-				return nil // whoever looks at it will say so
-			}
-			if err == nil && state == sandbox.Running && l.alive() {
-				return nil
-			}
-			return fmt.Errorf("it is %s: %w", state, err)
-		}
-		return l.host.Start(l.ctx, vm)
 	})
 }
 
