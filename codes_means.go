@@ -68,6 +68,8 @@ var meanings = map[Code]string{
 	CodeCheckpointLost:  "the change map of a VM that is backed up by pull is gone",
 	CodeGuestBusy:       "the guest would have felt the transfer, which was given up",
 
+	CodeImageUnfit: "this image file cannot be backed up, for the reason that is named",
+
 	CodeNameTaken:       "the host has a VM of the new name",
 	CodeUUIDTaken:       "a VM of the region has the UUID",
 	CodeMACInUse:        "a VM of the region has the MAC address, which libvirt would accept silently",

@@ -43,7 +43,7 @@ func (m matrix) of(p backstay.RecoveryPoint) backstay.PossibleRestores {
 	r.Disks = first(readable(p), m.reaches(p))
 	r.CreateVM = first(r.Disks, whole(p, "; --partial makes one all the same"), m.fits(p))
 	r.Live = first(live(p), r.CreateVM)
-	r.ReplaceDisks = first(r.Disks, whole(p, ""), m.replaceable(p))
+	r.ReplaceDisks = first(r.Disks, whole(p, "; --disk names those that are to be replaced"), m.replaceable(p))
 	return r
 }
 
@@ -145,6 +145,8 @@ func (m matrix) replaceable(p backstay.RecoveryPoint) backstay.Allowed {
 		return no("the VM %s is on no host any more; make a new one: backstay restore create-vm %s --name %s", label(p.VM), p.ID, p.VM.Name)
 	case m.on != nil && m.on.Name != vm.Host:
 		return no("the VM is on host %s, and its disks are replaced there", vm.Host)
+	case m.on == nil && vm.Host != p.VM.Host:
+		return backstay.Allowed{Allowed: true, Reason: "the VM is on host " + string(vm.Host) + " now: say --host " + string(vm.Host)}
 	case vm.State != backstay.VMShutOff:
 		return backstay.Allowed{Allowed: true, Reason: "it is not shut off: shut it down first, or say --stop"}
 	}

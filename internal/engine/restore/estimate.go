@@ -14,14 +14,15 @@ type Past struct {
 	Live bool
 	// Full is of a replace-disks: it wrote whole disks.
 	Full bool
-	// Bytes is what it wrote; Moving is how long that took, Seconds all of it.
+	// Bytes is what it was planned to write at most; Moving is how long that took,
+	// Seconds all of it.
 	Bytes   int64
 	Moving  float64
 	Seconds float64
 }
 
 // lately is how many restores an estimate looks at, and fewBytes is what one must
-// have written to tell of the speed.
+// have had to write to tell of the speed.
 const (
 	lately   = 10
 	fewBytes = 1 << 20
