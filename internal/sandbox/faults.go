@@ -23,6 +23,7 @@ import (
 //	hold-put       puts of packs wait
 //	hold-get       gets of packs wait
 //	hold-content   gets of packs wait if they bring much disk content
+//	away           every get of a pack fails: the unit does not answer
 //	corrupt-put    the next pack is changed on its way, in one copy; the file goes
 //	full           every put fails: no room
 //	read-only      every put fails: not writable
@@ -130,6 +131,10 @@ func (u *faultyUnit) Get(ctx context.Context, name string, offset, length int64)
 	if isPack(name) {
 		if err := u.faults.hold(ctx, "hold-get"); err != nil {
 			return nil, err
+		}
+		if u.faults.planned("away") {
+			u.faults.hit("away")
+			return nil, fmt.Errorf("get %s: %w", name, blob.ErrAway)
 		}
 	}
 	if isPack(name) && length >= muchContent {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/mover"
@@ -18,7 +19,7 @@ func (a *attempt) stage(ctx context.Context) (mover.Staged, error) {
 			if stagedBefore(a.run) {
 				return mover.Staged{Paths: paths(a.request.Plan)}, nil
 			}
-			return a.mover.Stage(ctx, a.request, progress)
+			return a.stageOn(ctx, progress)
 		}, noter(a.run))
 	if err != nil {
 		return staged, err
@@ -29,6 +30,38 @@ func (a *attempt) stage(ctx context.Context) (mover.Staged, error) {
 		}
 	}
 	return staged, nil
+}
+
+// awhile is how long a restore waits for a mover that went away in the middle.
+// Tests are less patient.
+var awhile = struct{ pause, total time.Duration }{2 * time.Second, 2 * time.Minute}
+
+// stageOn stages, and goes on when a mover that went away is back: what it wrote is
+// durable. Before it began there is nothing to wait for.
+func (a *attempt) stageOn(ctx context.Context, progress mover.Progress) (mover.Staged, error) {
+	last, waited := mover.Report{}, time.Duration(0)
+	for {
+		begun := false
+		staged, err := a.mover.Stage(ctx, a.request, func(r mover.Report) {
+			last, begun = r, true
+			progress(r)
+		})
+		if begun {
+			waited = 0
+		}
+		if !backstay.IsCode(err, backstay.CodeHostAway) || last.Phase == "" || waited >= awhile.total || ctx.Err() != nil {
+			return staged, err
+		}
+		note := last
+		note.Note = "host " + string(a.request.Plan.Host) + " cannot be reached; the restore goes on when it can"
+		progress(note)
+		select {
+		case <-time.After(awhile.pause):
+		case <-ctx.Done():
+			return mover.Staged{}, context.Cause(ctx)
+		}
+		waited += awhile.pause
+	}
 }
 
 // noter shows with the running task what holds it up, and that it goes on.

@@ -77,10 +77,15 @@ func (s *vaultSource) close() {
 }
 
 // write writes all disks, then reads all back from the files and compares them
-// with what the vault authenticated (I4, I8). It goes on from what the journal says.
+// with what the vault authenticated (I4, I8). It goes on from what the journal
+// says; without one it begins anew, and the caller has made sure that what lies at
+// the paths may go.
 func (s *vaultSource) write(ctx context.Context, r mover.StageRequest, j *restoreJournal, progress mover.Progress) (mover.Staged, error) {
 	// Each chunk is authenticated, so a cache of a unit far away is as good as the unit.
 	ctx = blob.AllowCached(ctx)
+	if j == nil {
+		j = &restoreJournal{Job: r.Job}
+	}
 	if err := j.begin(r.Plan); err != nil {
 		return mover.Staged{}, err
 	}

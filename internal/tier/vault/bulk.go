@@ -271,7 +271,7 @@ func (m *image) at(offset int64, err error) error {
 	if !errors.As(err, &coded) || coded.Code != backstay.CodeDamaged {
 		return err
 	}
-	return backstay.Errorf(backstay.CodeDamaged, "disk %s cannot be read at byte %d", m.disk.Target, offset).Because(err)
+	return backstay.Errorf(backstay.CodeDamaged, "disk %s cannot be read at byte %d: %s", m.disk.Target, offset, coded.Message).Becausef("%s", coded.Cause).Because(coded.Unwrap())
 }
 
 // openIn opens a chunk in the bytes of its run.
