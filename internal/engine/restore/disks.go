@@ -20,7 +20,7 @@ func (disksOnly) check(r backstay.RestoreRequest, _ Facts) error {
 	switch {
 	case r.To == "":
 		return backstay.Errorf(backstay.CodeUsage, "where the disks shall go is not said").Becausef("it can be a folder, a pool or a block device of the host").Do("give --to")
-	case strings.ContainsFunc(r.To, unicode.IsControl) || strings.HasPrefix(r.To, "/") && path.Clean(r.To) != strings.TrimSuffix(r.To, "/"):
+	case !validTo(r.To):
 		return backstay.Errorf(backstay.CodeUsage, "disks cannot go to %q", r.To).Becausef("it is no path without . and ..").Do("give --to a folder, a pool or a block device")
 	case r.Format != "" && !slices.Contains(imageFormats, r.Format):
 		return backstay.Errorf(backstay.CodeUsage, "disks cannot be written as %q", r.Format).Becausef("there are %s", strings.Join(imageFormats, ", ")).Do("give another --format")
@@ -29,6 +29,17 @@ func (disksOnly) check(r backstay.RestoreRequest, _ Facts) error {
 			Do("leave out --os-disk-only or --disk")
 	}
 	return nil
+}
+
+// validTo tells whether disks could go there: the name of a pool, or a path.
+func validTo(to string) bool {
+	if strings.ContainsFunc(to, unicode.IsControl) || to == "/" {
+		return false
+	}
+	if !strings.HasPrefix(to, "/") {
+		return !strings.Contains(to, "/")
+	}
+	return path.Clean(to) == strings.TrimSuffix(to, "/")
 }
 
 // destination is where disks go.
@@ -138,8 +149,8 @@ func wanted(r backstay.RestoreRequest, p backstay.RecoveryPoint, target backstay
 func osDisk(p backstay.RecoveryPoint) backstay.DiskTarget {
 	var first, ordered backstay.Disk
 	for _, d := range p.Shape.Disks {
-		if d.Device != "disk" && d.Device != "lun" {
-			continue
+		if d.Device == "cdrom" || d.Device == "floppy" {
+			continue // what lies in a drive is in no point
 		}
 		if first.Target == "" {
 			first = d
