@@ -99,6 +99,8 @@ func live(p backstay.RecoveryPoint) backstay.Allowed {
 	switch {
 	case p.Has(backstay.VaultTier) && p.Damage != "":
 		return no("%s", p.Damage)
+	case p.Encrypted.Host:
+		return no("a disk is encrypted on the host, and what the guest writes before it was copied would lie in the clear")
 	case p.Has(backstay.VaultTier):
 		return yes()
 	case p.Has(backstay.SnapshotTier):

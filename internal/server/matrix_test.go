@@ -24,7 +24,8 @@ func TestTheMatrixSaysOfEachKindWhetherAPointAllowsItAndWhyNot(t *testing.T) {
 			p.Damage = "pack 3f is damaged"
 			p.DropTier(backstay.SnapshotTier)
 		}, "pack 3f", "pack 3f", "pack 3f", "pack 3f"},
-		"nowhere": {func(p *backstay.RecoveryPoint, _ *matrix) { p.Tiers = nil }, "in no tier", "in no tier", "in no tier", "in no tier"},
+		"nowhere":               {func(p *backstay.RecoveryPoint, _ *matrix) { p.Tiers = nil }, "in no tier", "in no tier", "in no tier", "in no tier"},
+		"encrypted on the host": {func(p *backstay.RecoveryPoint, _ *matrix) { p.Encrypted.Host = true }, "", "in the clear", "", ""},
 		"the VM is gone": {func(_ *backstay.RecoveryPoint, m *matrix) { delete(m.vms, "U") },
 			"", "", "backstay restore create-vm P --name web01", ""},
 		"the user left a disk out": {func(p *backstay.RecoveryPoint, _ *matrix) {
