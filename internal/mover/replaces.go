@@ -12,6 +12,10 @@ type SourceState struct {
 	State backstay.VMState `json:"state"`
 	// Persistent: the VM has a definition that stays when it is shut off.
 	Persistent bool `json:"persistent"`
+	// Disks are those that it has once it is shut off: of its persistent definition.
+	// Of one that only that definition has nothing but Target, Device, Source and
+	// Format is known.
+	Disks []backstay.Disk `json:"disks"`
 	// Saved: its memory was saved when it was shut off.
 	Saved bool `json:"saved"`
 	// Snapshots are libvirt's own, which stand on the disks as they are.

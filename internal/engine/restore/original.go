@@ -66,9 +66,14 @@ func isFile(d backstay.Disk) bool {
 // source is the VM as it is now, on the plan's host; nil if it is not there.
 func (f *Facts) source() *backstay.VM {
 	for i := range f.VMs {
-		if f.VMs[i].ID == f.Point.VM.UUID && f.VMs[i].Host == f.Host.Name {
-			return &f.VMs[i]
+		if f.VMs[i].ID != f.Point.VM.UUID || f.VMs[i].Host != f.Host.Name {
+			continue
 		}
+		now := f.VMs[i]
+		if f.Source != nil {
+			now.Disks = f.Source.Disks // that it has once it is shut off
+		}
+		return &now
 	}
 	return nil
 }

@@ -150,7 +150,11 @@ func (a *attempt) stop(ctx context.Context, state *replaceState, consent, discar
 		return err
 	}
 	if stopped.Forced {
-		if err := a.run.Warn(fmt.Sprintf("the guest did not shut down in %s, and its power was cut", stopGrace)); err != nil {
+		why := fmt.Sprintf("the guest did not shut down in %s", stopGrace)
+		if source.State != backstay.VMRunning {
+			why = fmt.Sprintf("the VM was %s", source.State)
+		}
+		if err := a.run.Warn(why + ", and its power was cut"); err != nil {
 			return err
 		}
 	}

@@ -20,8 +20,32 @@ func (h *Host) Source(ctx context.Context, vm backstay.VMID) (mover.SourceState,
 		return mover.SourceState{}, h.hostError(err, "VM %s cannot be described", vm)
 	}
 	return mover.SourceState{
-		State: d.VM.State, Persistent: d.InactiveXML != "", Saved: d.Saved, Snapshots: d.Snapshots, Copying: d.Mirrors,
+		Disks: persistentDisks(&d), State: d.VM.State, Persistent: d.InactiveXML != "", Saved: d.Saved, Snapshots: d.Snapshots, Copying: d.Mirrors,
 	}, nil
+}
+
+// persistentDisks are the disks that a VM has once it is shut off.
+func persistentDisks(d *hypervisor.Domain) []backstay.Disk {
+	disks := []backstay.Disk{}
+	_, root, err := readDomain(d.InactiveXML)
+	if err != nil {
+		return disks // one that has no such definition
+	}
+	for _, e := range root.FindElements("./devices/disk") {
+		disk := backstay.Disk{Target: targetOf(e), Device: e.SelectAttrValue("device", "disk")}
+		if at := slices.IndexFunc(d.VM.Disks, func(l backstay.Disk) bool { return l.Target == disk.Target }); at >= 0 {
+			disks = append(disks, d.VM.Disks[at])
+			continue
+		}
+		if source := e.SelectElement("source"); source != nil {
+			disk.Source = source.SelectAttrValue("file", source.SelectAttrValue("dev", source.SelectAttrValue("name", "")))
+		}
+		if driver := e.SelectElement("driver"); driver != nil {
+			disk.Format = driver.SelectAttrValue("type", "raw")
+		}
+		disks = append(disks, disk)
+	}
+	return disks
 }
 
 // stopEvery is how often a guest that was asked to shut down is looked at.

@@ -27,7 +27,7 @@ func (f *Fake) Source(ctx context.Context, vm backstay.VMID) (mover.SourceState,
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return mover.SourceState{State: f.Machine.State, Persistent: true, Saved: f.Saved, Snapshots: f.LibvirtSnapshots}, nil
+	return mover.SourceState{State: f.Machine.State, Disks: slices.Clone(f.Machine.Disks), Persistent: true, Saved: f.Saved, Snapshots: f.LibvirtSnapshots}, nil
 }
 
 // Stop is mover.Replaces'.
