@@ -259,18 +259,11 @@ func (h *Host) fillDisks(ctx context.Context, r mover.StageRequest, j *replaceJo
 	if len(whole) == 0 {
 		return staged, nil
 	}
-	for _, d := range whole { // of an attempt that was cut off
-		if err := errors.Join(cutOff(d.Path), removeDurably(d.Path)); err != nil {
-			return staged, err
-		}
-	}
-	source, err := h.openSource(ctx, r)
-	if err != nil {
-		return staged, err
-	}
+	// As disks are written that stand beside everything: with a journal of their own
+	// until the VM is on them, from which an attempt that was cut off is gone on with.
 	part := r
 	part.Plan.Disks = whole
-	written, err := source.write(ctx, part, nil, progress)
+	written, err := h.stage(ctx, part, progress)
 	staged.BytesRead += written.BytesRead
 	staged.BytesWritten += written.BytesWritten
 	return staged, err
@@ -444,12 +437,24 @@ func (h *Host) finishSwitch(ctx context.Context, j *replaceJournal) (time.Time, 
 	if err := h.tier.RemoveUser(snapshot.UserRestore, string(j.Job)); err != nil {
 		return time.Time{}, err
 	}
+	if err := h.endWriting(j.Job); err != nil {
+		return time.Time{}, err
+	}
 	keep := j.KeepOld
 	if keep <= 0 {
 		keep = time.Duration(backstay.DefaultKeepOld)
 	}
 	j.NewXML, j.Until = domain.InactiveXML, h.now().UTC().Add(keep)
 	return j.Until, j.enter(replaceSwitched)
+}
+
+// endWriting ends the journal with which whole files were written.
+func (h *Host) endWriting(job backstay.JobID) error {
+	j, err := h.loadJournal(job)
+	if err != nil || j == nil {
+		return err
+	}
+	return errors.Join(j.removeSums(), j.remove())
 }
 
 // onNew tells whether a VM is on the new disks of a replace, or on layers above
@@ -539,6 +544,9 @@ func (h *Host) discardReplace(ctx context.Context, j *replaceJournal) (removed [
 		}
 	}
 	if err := h.tier.Leave(ctx, j.Whole); err != nil {
+		return removed, err
+	}
+	if err := h.endWriting(j.Job); err != nil {
 		return removed, err
 	}
 	if err := h.discardState(ctx, j, j.NVRAM); err != nil {

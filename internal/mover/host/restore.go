@@ -364,7 +364,7 @@ func (h *Host) sweepRestore(ctx context.Context, path string, live []backstay.Jo
 		if j.Live != nil {
 			return nil, nil // its VM needs the export until its disks were copied in
 		}
-		return nil, errors.Join(j.removeSums(), j.remove())
+		return nil, errors.Join(j.removeSums(), h.keepForUndo(j))
 	}
 	if j.Left != nil && !j.Abandoned && h.now().Sub(*j.Left) < leftFor {
 		return nil, nil // a retry goes on from it

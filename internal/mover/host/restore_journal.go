@@ -48,6 +48,8 @@ type restoreJournal struct {
 	Live *liveJournal `json:"live,omitempty"`
 	// Staged is set once every disk was written and verified.
 	Staged *mover.Staged `json:"staged,omitempty"`
+	// Until is until when a restore that has ended can be taken back.
+	Until time.Time `json:"until,omitzero"`
 	// Defining is set before the VM is defined, when nobody had its UUID.
 	Defining bool `json:"defining,omitempty"`
 	// Abandoned is set when all of it is to go; a sweep finishes that.

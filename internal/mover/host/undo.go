@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor"
@@ -63,6 +64,19 @@ func (h *Host) undoMade(ctx context.Context, r mover.UndoRequest) (undone mover.
 	}
 	undone.Removed = slices.DeleteFunc(slices.Clone(j.Files), func(p string) bool { return !exists(p) })
 	return undone, h.abandon(context.WithoutCancel(ctx), j)
+}
+
+// keepForUndo keeps the journal of a restore that has ended until its undo's time is
+// over: what it made is its owner's then.
+func (h *Host) keepForUndo(j *restoreJournal) error {
+	switch {
+	case j.Until.IsZero():
+		j.Until = h.now().UTC().Add(time.Duration(backstay.DefaultKeepOld))
+		return j.write()
+	case h.now().Before(j.Until):
+		return nil
+	}
+	return j.remove()
 }
 
 // standOn names what else needs the files that a restore made.
