@@ -256,6 +256,7 @@ func (r *recovery) restoreCommand(with string) *cobra.Command {
 	f.StringVar(&o.Dir, "to", "", "`DIR` to write into; made if it is not there")
 	f.StringArrayVar(&disks, "disk", nil, "only this disk, by its `TARGET` in the guest; once for each")
 	f.Var(oneOf(&o.Format, recover.Raw, recover.Qcow2), "format", "format of the disks")
+	f.BoolVar(&o.Plain, "plain", false, "write also disks that were encrypted on their host, in the clear")
 	f.BoolVar(&o.Verify, "verify", false, "read back what was written, and compare")
 	_ = c.MarkFlagRequired("to")
 	return c

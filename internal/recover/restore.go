@@ -35,6 +35,8 @@ type RestoreOptions struct {
 	Disks  []backstay.DiskTarget
 	Format string // Raw or Qcow2; "" is Raw
 	Verify bool
+	// Plain writes disks in the clear that were encrypted on their host.
+	Plain bool
 	// Progress is called with the bytes done of one phase, from one goroutine at
 	// a time.
 	Progress func(Progress)
@@ -156,6 +158,9 @@ func (r *restore) prepare(ctx context.Context, id backstay.PointID) (err error) 
 		if slices.Contains(wanted[:i], target) {
 			continue
 		}
+		if err := r.mayBePlain(target); err != nil {
+			return err
+		}
 		if err := namesFile(target); err != nil {
 			return err
 		}
@@ -168,6 +173,18 @@ func (r *restore) prepare(ctx context.Context, id backstay.PointID) (err error) 
 			return fmt.Errorf("read the table of disk %s: %w", target, err)
 		}
 		r.total += d.data
+	}
+	return nil
+}
+
+// mayBePlain refuses to write a disk in the clear that was encrypted on its host,
+// unless that is what is asked for.
+func (r *restore) mayBePlain(target backstay.DiskTarget) error {
+	facts := r.point.Facts()
+	if secret := facts.Shape.SecretOf(target); secret != "" && !r.o.Plain {
+		return backstay.Errorf(backstay.CodeEncrypted, "disk %s was encrypted on its host, and would lie in %s in the clear", target, r.dir).
+			Becausef("it was LUKS, with the secret %s; here it is written as %s", secret, r.o.Format).
+			Do("write to a place that is encrypted itself, and say --plain; or restore with `backstay restore`, which makes LUKS anew")
 	}
 	return nil
 }

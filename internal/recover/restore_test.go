@@ -93,6 +93,25 @@ func TestOnlyTheDisksThatAreNamedAreRestored(t *testing.T) {
 	wantCode(t, err, backstay.CodeUsage)
 }
 
+// TestADiskThatWasEncryptedIsNotWrittenInTheClearUnasked, and nothing of the point is.
+func TestADiskThatWasEncryptedIsNotWrittenInTheClearUnasked(t *testing.T) {
+	w := newWorld(t, 1)
+	w.Locked = map[backstay.DiskTarget]string{"vdb": "5ec2e700-0000-4000-8000-000000000001"}
+	if err := w.Add(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	v := w.open(w.unit(0))
+	p := w.find(v, "web01@latest")
+	dir := filepath.Join(t.TempDir(), "new")
+	_, err := v.Restore(t.Context(), p, recover.RestoreOptions{Dir: dir})
+	wantCode(t, err, backstay.CodeEncrypted, "--plain")
+	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the folder was made: %v", err)
+	}
+	w.restored(v, p, recover.RestoreOptions{Dir: t.TempDir(), Disks: []backstay.DiskTarget{"vda"}})
+	w.restored(v, p, recover.RestoreOptions{Dir: dir, Plain: true})
+}
+
 func TestWithoutTheConverterQcow2IsRefusedAndRawProposed(t *testing.T) {
 	w := newWorld(t, 1)
 	v := w.open(w.unit(0))

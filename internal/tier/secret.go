@@ -34,3 +34,11 @@ func (d *Definition) References() []backstay.PointSecret {
 	}
 	return all
 }
+
+// HostFile is a small file of the host that a VM needs.
+type HostFile struct {
+	Content []byte `json:"content"`
+	Mode    uint32 `json:"mode"` // permissions
+	UID     int    `json:"uid"`
+	GID     int    `json:"gid"`
+}

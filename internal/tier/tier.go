@@ -37,6 +37,10 @@ type Definition struct {
 	TPM         map[string][]byte `json:"tpm,omitempty"` // relative path → content
 	// Autostart: the host started the VM when it started itself. No definition says so.
 	Autostart bool `json:"autostart,omitempty"`
+	// Files are files of the host that the definition hands to the guest through its
+	// firmware, by their paths: keys with which the guest opens its own disks, for
+	// instance.
+	Files map[string]HostFile `json:"files,omitempty"`
 	// Secrets are those that the point's disks and its TPM are encrypted with. A
 	// point of an older release has none; a reader of an older release passes them
 	// over.

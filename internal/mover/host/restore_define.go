@@ -74,6 +74,7 @@ func (h *Host) define(ctx context.Context, r mover.StageRequest, defined *mover.
 		}
 	}
 	companions := companionsOf(point, r.Plan, d)
+	defined.Warnings = append(defined.Warnings, companions.handOver(point, j)...)
 	if err := companions.place(j); err != nil {
 		return errors.Join(err, companions.remove(j))
 	}
@@ -159,10 +160,11 @@ func folderExists(path string) bool {
 
 // companions are the files that a VM has beside its disks.
 type companions struct {
-	files   map[string][]byte // path → content
-	folder  string            // of the TPM's state; "" without one
-	tpm     map[string][]byte // path → content
-	outputs []string          // that the VM itself will make
+	files   map[string][]byte        // path → content
+	folder  string                   // of the TPM's state; "" without one
+	tpm     map[string][]byte        // path → content
+	outputs []string                 // that the VM itself will make
+	handed  map[string]tier.HostFile // those of files that the definition hands to the guest
 }
 
 func companionsOf(def tier.Definition, plan backstay.RestorePlan, d newDefinition) companions {
@@ -196,6 +198,9 @@ func (c companions) place(j *restoreJournal) error {
 		// 0600 root: libvirt gives it to the user that QEMU runs as.
 		if err := writeDurably(path, content); err != nil {
 			return fmt.Errorf("write firmware variables: %w", err)
+		}
+		if err := c.asItWas(path); err != nil {
+			return fmt.Errorf("give a file its owner: %w", err)
 		}
 	}
 	if c.folder == "" {

@@ -66,6 +66,9 @@ type World struct {
 	Points   []backstay.PointID
 	// Disks has the content of each disk of each point, in the order of Points.
 	Disks []map[backstay.DiskTarget][]byte
+	// Locked are the disks that Add says were encrypted on their host, with the
+	// UUIDs of their secrets.
+	Locked map[backstay.DiskTarget]string
 
 	vault *vault.Vault
 }
@@ -116,6 +119,9 @@ func (w *World) Add(ctx context.Context, i int) error {
 	for _, target := range []backstay.DiskTarget{"vda", "vdb"} {
 		if _, err := writer.WriteDisk(ctx, vault.DiskSource{Target: target, Format: "qcow2", Image: image(disks[target])}); err != nil {
 			return err
+		}
+		if secret := w.Locked[target]; secret != "" {
+			facts.Shape.Disks = append(facts.Shape.Disks, backstay.Disk{Target: target, Secret: secret})
 		}
 		facts.Disks = append(facts.Disks, backstay.PointDisk{Target: target, Size: int64(len(disks[target])), Format: "qcow2", Included: true})
 	}

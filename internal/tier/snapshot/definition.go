@@ -20,7 +20,7 @@ const (
 
 // capture reads what a point holds of a VM beside its disks.
 func capture(domain *hypervisor.Domain) (tier.Definition, error) {
-	d := tier.Definition{LiveXML: domain.LiveXML, InactiveXML: domain.InactiveXML, Autostart: domain.Autostart}
+	d := tier.Definition{LiveXML: domain.LiveXML, InactiveXML: domain.InactiveXML, Files: handedFiles(domain), Autostart: domain.Autostart}
 	err := captureState(domain, &d)
 	return d, err
 }
