@@ -215,10 +215,11 @@ func (b *bench) change(ctx context.Context, seed uint64) (int64, error) {
 
 // undo takes a restore back, as its user would.
 func (b *bench) undo(ctx context.Context, job backstay.Job) error {
-	undo := exec.CommandContext(ctx, b.o.sandbox, "backstay", "restore", "undo", string(job.ID))
-	undo.Env = append(os.Environ(), "BACKSTAY_CONFIG="+b.world.Region.Client)
-	if out, err := undo.CombinedOutput(); err != nil {
-		return fmt.Errorf("undo the restore: %w: %s", err, strings.TrimSpace(string(out)))
+	answer, err := b.client.UndoRestore(ctx, job.ID, backstay.UndoRequest{})
+	if err != nil {
+		return err
 	}
-	return nil
+	undone, err := b.await(ctx, *answer.Job)
+	b.logf("  undo: %s", steps(undone))
+	return err
 }

@@ -269,6 +269,10 @@ func checkSafety(r backstay.RestoreRequest, f Facts, now *backstay.VM) backstay.
 		return refuseDo("safety", backstay.CodeNotProtected, todo, "the VM is not protected, and a safety point is a point of a protected VM")
 	case f.Item.Method == backstay.MethodPull:
 		return refuseDo("safety", backstay.CodeVMNotPossible, todo, "the VM is protected by pull, which has no points beside the disks")
+	case f.Source != nil && f.Source.Saved:
+		// Saved memory forbids points too, and it goes before this one is taken; the
+		// check of the memory says if it may not.
+		return ok("safety", "a point of the present state is taken when the saved memory is gone")
 	case stopped.Obstacle(backstay.MethodLayers) != "":
 		return refuseDo("safety", backstay.CodeVMNotPossible, todo, "no safety point can be taken: %s", stopped.Obstacle(backstay.MethodLayers))
 	}
