@@ -287,3 +287,32 @@ func TestNoSecretIsInWhatIsShown(t *testing.T) {
 		}
 	}
 }
+
+// TestTheDocsListEveryParameter: the table of docs/deploy.md is the parameters that
+// there are, with their types, and no others.
+func TestTheDocsListEveryParameter(t *testing.T) {
+	page, err := os.ReadFile("../../docs/deploy.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := map[string]string{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `([A-Za-z.]+)` \\| ([a-z]+) \\| .+ \\|$").FindAllStringSubmatch(string(page), -1) {
+		rows[m[1]] = m[2]
+	}
+	disk, nic := regexp.MustCompile(`^disk\.[^.]+\.`), regexp.MustCompile(`^nic\.[0-9]+\.`)
+	seen := map[string]bool{}
+	for name, definition := range definitions(t) {
+		for _, p := range template(t, definition).Parameters {
+			general := nic.ReplaceAllString(disk.ReplaceAllString(p.Name, "disk.TARGET."), "nic.N.")
+			seen[general] = true
+			if rows[general] != string(p.Type) {
+				t.Errorf("%s: the parameter %s of type %s is documented as %q", name, general, p.Type, rows[general])
+			}
+		}
+	}
+	for name := range rows {
+		if !seen[name] {
+			t.Errorf("there is no parameter %s", name)
+		}
+	}
+}
