@@ -2,6 +2,7 @@ package mover
 
 import (
 	"context"
+	"time"
 
 	backstay "github.com/backstay/backstay"
 )
@@ -10,6 +11,8 @@ import (
 type Templated struct {
 	// Files are paths on the host.
 	Files []string `json:"files"`
+	// Until is until when Undo removes all of it; nil if it does not.
+	Until *time.Time `json:"until,omitempty"`
 	// Warnings say what of the source cannot be kept, and why.
 	Warnings []string `json:"warnings,omitempty"`
 }

@@ -31,7 +31,7 @@ func (disksOnly) run(ctx context.Context, a *attempt) error {
 			return err
 		}
 		return run.Update(func(j *backstay.Job) {
-			j.Result.Disks, j.Result.Files, j.Result.Folder = paths(plan), written.Files, plan.Folder
+			j.Result.Disks, j.Result.Files, j.Result.Folder, j.Result.UndoUntil = paths(plan), written.Files, plan.Folder, written.Until
 			if staged.BytesRead > 0 {
 				j.Stats.BytesRead, j.Stats.BytesNew = staged.BytesRead, staged.BytesWritten
 			}

@@ -75,23 +75,29 @@ func (j *restoreJournal) claimFolder(plan backstay.RestorePlan, others []*restor
 	if plan.Kind != backstay.RestoreDisks {
 		return nil
 	}
-	for _, o := range others {
-		under := func(p string) bool { return p == plan.Folder || strings.HasPrefix(p, plan.Folder+"/") }
-		if o.Job != j.Job && (slices.ContainsFunc(o.Files, under) || slices.ContainsFunc(o.Folders, under)) {
-			return backstay.Errorf(backstay.CodeFileExists, "another restore writes to %s", plan.Folder).
-				Becausef("job %s does", o.Job).Do("choose another --to")
-		}
-	}
 	entries, err := os.ReadDir(plan.Folder)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		j.Folders = append(j.Folders, plan.Folder)
-		return nil
 	case err != nil:
 		return backstay.Errorf(backstay.CodeFileExists, "%s cannot be the folder of the disks", plan.Folder).Because(err)
 	case len(entries) > 0:
 		return backstay.Errorf(backstay.CodeFileExists, "%s is there, and is not empty", plan.Folder).
 			Becausef("a restore never writes among files that are not its own").Do("choose another --to")
+	}
+	under := func(p string) bool { return p == plan.Folder || strings.HasPrefix(p, plan.Folder+"/") }
+	for _, o := range others {
+		if o.Job == j.Job || !slices.ContainsFunc(o.Files, under) && !slices.ContainsFunc(o.Folders, under) {
+			continue
+		}
+		if o.Staged == nil || o.Abandoned {
+			return backstay.Errorf(backstay.CodeFileExists, "another restore writes to %s", plan.Folder).
+				Becausef("job %s does", o.Job).Do("choose another --to")
+		}
+		// What it made there is gone. Its undo would remove what is made now.
+		if err := o.remove(); err != nil {
+			return err
+		}
 	}
 	return nil
 }

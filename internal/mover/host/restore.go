@@ -81,6 +81,8 @@ func (h *Host) stage(ctx context.Context, r mover.StageRequest, progress mover.P
 		if j, err = h.claim(ctx, r); err != nil {
 			return staged, err
 		}
+	} else if err := makeFolder(r.Plan); err != nil {
+		return staged, err
 	}
 	var u undo.Stack
 	u.Push("restore "+string(r.Job), func(ctx context.Context) error { return h.discard(ctx, j) })
@@ -361,6 +363,9 @@ func (h *Host) sweepRestore(ctx context.Context, path string, live []backstay.Jo
 		return nil, err
 	}
 	if j.Staged != nil && !j.Abandoned {
+		if j.Keep != nil && h.now().Before(*j.Keep) {
+			return nil, nil // it may be taken back
+		}
 		if j.Live != nil {
 			return nil, nil // its VM needs the export until its disks were copied in
 		}

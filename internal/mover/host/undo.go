@@ -86,8 +86,8 @@ func (h *Host) standOn(ctx context.Context, j *restoreJournal) (who []string, er
 		return nil, err
 	}
 	for _, vm := range vms {
-		if vm.ID == j.VM {
-			continue
+		if vm.ID == j.VM && j.Defining {
+			continue // the restore's own; of restored disks there is none
 		}
 		domain, err := h.hv.Domain(ctx, vm.ID)
 		if errors.Is(err, hypervisor.ErrNoVM) {
