@@ -103,10 +103,13 @@ type RestorePlan struct {
 	Point PointID     `json:"point"`
 	Tier  Tier        `json:"tier"`
 	// TierReason says why that tier.
-	TierReason string    `json:"tierReason"`
-	Vault      VaultName `json:"vault"`
-	Host       HostName  `json:"host"`
-	Source     VMRef     `json:"source"`
+	TierReason string `json:"tierReason"`
+	// StreamedFrom is the host that has the point's layers, where another restores;
+	// empty for none.
+	StreamedFrom HostName  `json:"streamedFrom,omitempty"`
+	Vault        VaultName `json:"vault"`
+	Host         HostName  `json:"host"`
+	Source       VMRef     `json:"source"`
 	// Name and UUID are those of the VM that will stand on the disks; of a
 	// replace-disks they are the source's own.
 	Name     string        `json:"name"`

@@ -150,6 +150,9 @@ func (e *engines) groupHosts(ctx context.Context, params backstay.BackupParams) 
 
 // runRestore runs a restore, and has the new VM in the catalogue when the job ends.
 func (e *engines) runRestore(ctx context.Context, run backstay.Run, params backstay.RestoreParams) error {
+	if from := params.Plan.StreamedFrom; from != "" {
+		defer e.region.hosts.enter(from)() // no sweep there meanwhile
+	}
 	err := e.restore.Run(ctx, run, params)
 	if refreshErr := e.region.hosts.refresh(context.WithoutCancel(ctx), params.Plan.Host); refreshErr != nil {
 		// The host's own reports will bring it.

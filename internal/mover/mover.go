@@ -292,6 +292,7 @@ type Mover interface {
 	Transfers
 	Pulls
 	Imports
+	Streams
 	Restores
 	Replaces
 	Lives

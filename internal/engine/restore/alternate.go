@@ -88,14 +88,14 @@ func (alternate) plan(r backstay.RestoreRequest, f Facts, plan *backstay.Restore
 			plan.Probe.Kind = backstay.ProbeNone
 		}
 	}
-	if plan.Tier == backstay.VaultTier {
+	if plan.Tier == backstay.VaultTier || plan.StreamedFrom != "" {
 		plan.Bytes = dataBytes(f.Point)
 	}
 }
 
 func plannedDisks(r backstay.RestoreRequest, p backstay.RecoveryPoint, host backstay.Host) []backstay.PlannedDisk {
 	tier, _ := ChooseTier(r, p, host.Name)
-	fromSnapshot := tier == backstay.SnapshotTier
+	fromSnapshot := tier == backstay.SnapshotTier && host.Name == p.VM.Host
 	var disks []backstay.PlannedDisk
 	for _, d := range p.Disks {
 		if !d.Included {

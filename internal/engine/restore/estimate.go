@@ -14,6 +14,8 @@ type Past struct {
 	Live bool
 	// Full is of a replace-disks: it wrote whole disks.
 	Full bool
+	// Streamed: it read the point from another host.
+	Streamed bool
 	// Bytes is what it was planned to write at most; Moving is how long that took,
 	// Seconds all of it.
 	Bytes   int64
@@ -34,7 +36,7 @@ const (
 func Estimate(plan backstay.RestorePlan, past []Past) *int64 {
 	var alike []Past
 	for _, p := range past {
-		if p.Kind == plan.Kind && p.Tier == plan.Tier && p.Live == plan.Live && p.Full == plan.Full && len(alike) < lately {
+		if p.Kind == plan.Kind && p.Tier == plan.Tier && p.Live == plan.Live && p.Full == plan.Full && p.Streamed == (plan.StreamedFrom != "") && len(alike) < lately {
 			alike = append(alike, p)
 		}
 	}

@@ -51,7 +51,7 @@ func (r *Runner) secretsAt(ctx context.Context, request backstay.RestoreRequest)
 		return nil, at, ask, err
 	}
 	seen := Facts{Point: point, Host: backstay.Host{Name: at.Host}}
-	if err := seeSnapshot(ctx, m, &seen); err != nil {
+	if err := r.seeSnapshot(ctx, m, request, &seen); err != nil {
 		return nil, at, ask, err
 	}
 	at.Tier, _ = ChooseTier(request, seen.Point, at.Host)

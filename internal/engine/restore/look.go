@@ -46,6 +46,7 @@ func (r *Runner) preview(ctx context.Context, plan backstay.RestorePlan) (mover.
 		request.Vault = &access
 	} else {
 		host = plan.Source.Host // where the definition lies
+		request.Plan.StreamedFrom = ""
 	}
 	m, err := r.Mover(host)
 	if err != nil {
@@ -95,7 +96,7 @@ func (r *Runner) past(ctx context.Context, host backstay.HostName) ([]Past, erro
 // pastOf reads off an ended job what it took. Bytes are the planned ones: of what
 // only the difference is written, most is read and compared all the same.
 func pastOf(j backstay.Job, plan backstay.RestorePlan) Past {
-	p := Past{Kind: plan.Kind, Tier: plan.Tier, Live: plan.Live, Full: plan.Full, Bytes: plan.Bytes, Seconds: j.Ended.Sub(*j.Started).Seconds()}
+	p := Past{Kind: plan.Kind, Tier: plan.Tier, Live: plan.Live, Full: plan.Full, Streamed: plan.StreamedFrom != "", Bytes: plan.Bytes, Seconds: j.Ended.Sub(*j.Started).Seconds()}
 	for _, t := range j.Tasks {
 		if (t.Name == "stage" || t.Name == "verify" || t.Name == "copy") && t.Started != nil && t.Ended != nil {
 			p.Moving += t.Ended.Sub(*t.Started).Round(time.Millisecond).Seconds()

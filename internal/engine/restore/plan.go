@@ -26,6 +26,9 @@ type Facts struct {
 	VaultProblem string
 	// VaultWarning says what the vault cannot vouch for; empty if it can.
 	VaultWarning string
+	// SourceProblem says why the host that has the point's layers cannot be asked,
+	// where another is to restore them; empty if it can.
+	SourceProblem string
 	// Secrets are those that the point needs, as the host has them; SecretProblem
 	// says why that could not be found out.
 	Secrets       []mover.SecretState
@@ -69,8 +72,13 @@ func NewPlan(r backstay.RestoreRequest, f Facts) (backstay.RestorePlan, error) {
 // skeleton is what the plans of all kinds have.
 func skeleton(r backstay.RestoreRequest, f Facts) backstay.RestorePlan {
 	tier, reason := ChooseTier(r, f.Point, f.Host.Name)
+	var from backstay.HostName
+	if tier == backstay.SnapshotTier && f.Host.Name != f.Point.VM.Host && r.Kind != backstay.ReplaceDisks {
+		from = f.Point.VM.Host
+	}
 	return backstay.RestorePlan{
-		Kind: r.Kind, Point: f.Point.ID, Tier: tier, TierReason: reason, Vault: f.Point.Vault,
+		StreamedFrom: from,
+		Kind:         r.Kind, Point: f.Point.ID, Tier: tier, TierReason: reason, Vault: f.Point.Vault,
 		Host: f.Host.Name, Source: f.Point.VM, Name: f.Point.VM.Name, UUID: f.Point.VM.UUID,
 		Firmware: f.Point.Firmware, TPM: f.Point.TPM, Differences: []backstay.Difference{},
 	}
@@ -92,8 +100,10 @@ func ChooseTier(r backstay.RestoreRequest, p backstay.RecoveryPoint, host backst
 		return backstay.VaultTier, "a live restore starts from the vault"
 	case !p.Has(backstay.SnapshotTier):
 		return backstay.VaultTier, "the point is not in the snapshot tier"
-	case host != p.VM.Host:
+	case host != p.VM.Host && p.Has(backstay.VaultTier):
 		return backstay.VaultTier, "the snapshot tier of the point is on host " + string(p.VM.Host)
+	case host != p.VM.Host:
+		return backstay.SnapshotTier, "the point is in no vault yet, and is streamed from host " + string(p.VM.Host)
 	}
 	return backstay.SnapshotTier, "its layers lie on this host, so that nothing need be copied"
 }
@@ -117,10 +127,12 @@ func fillDisks(p backstay.RecoveryPoint, plan *backstay.RestorePlan) {
 		}
 		if d.From == "" && plan.Tier == backstay.VaultTier {
 			d.From = "vault " + string(plan.Vault)
+		} else if d.From == "" && plan.StreamedFrom != "" {
+			d.From = "streamed from host " + string(plan.StreamedFrom)
 		} else if d.From == "" {
 			d.From = "the point's layer on " + string(plan.Source.Host)
 		}
-		if d.Bytes == 0 && plan.Tier == backstay.VaultTier {
+		if d.Bytes == 0 && (plan.Tier == backstay.VaultTier || plan.StreamedFrom != "") {
 			d.Bytes = diskBytes(p, d.Target)
 		}
 	}

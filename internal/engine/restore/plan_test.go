@@ -128,8 +128,13 @@ func TestPreflightRefuses(t *testing.T) {
 			r.Tier = backstay.SnapshotTier
 			f.Point.DropTier(backstay.SnapshotTier)
 		}, "tier", backstay.CodeTierMissing, "not in the snapshot tier"},
-		"snapshot elsewhere": {func(r *backstay.RestoreRequest, f *Facts) { r.Tier = backstay.SnapshotTier; f.Host.Name = "west" }, "tier", backstay.CodeTierMissing, "on host east"},
-		"host away":          {func(r *backstay.RestoreRequest, f *Facts) { f.Host.State = "unreachable" }, "host", backstay.CodeNotConnected, "cannot be reached"},
+		"snapshot elsewhere, whose host is away": {func(r *backstay.RestoreRequest, f *Facts) {
+			r.Tier, f.Host.Name, f.SourceProblem = backstay.SnapshotTier, "west", "it does not answer"
+		}, "tier", backstay.CodeNotConnected, "host east"},
+		"encrypted snapshot elsewhere": {func(r *backstay.RestoreRequest, f *Facts) {
+			r.Tier, f.Host.Name, f.Point.Encrypted.Host = backstay.SnapshotTier, "west", true
+		}, "tier", backstay.CodeEncrypted, "not streamed"},
+		"host away": {func(r *backstay.RestoreRequest, f *Facts) { f.Host.State = "unreachable" }, "host", backstay.CodeNotConnected, "cannot be reached"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, f := request(), facts()

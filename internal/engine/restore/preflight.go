@@ -31,13 +31,18 @@ func checkTier(f Facts, plan backstay.RestorePlan) backstay.Check {
 	switch {
 	case !f.Point.Has(plan.Tier):
 		return refuse("tier", backstay.CodeTierMissing, "the point is not in the %s tier, or cannot be read there any more", plan.Tier)
-	case plan.Tier == backstay.SnapshotTier && f.Host.Name != f.Point.VM.Host:
+	case plan.Tier == backstay.SnapshotTier && f.Host.Name != f.Point.VM.Host && plan.StreamedFrom == "":
 		return refuseDo("tier", backstay.CodeTierMissing, fmt.Sprintf("restore there with --host %s, or from the vault with --tier vault", f.Point.VM.Host),
 			"the snapshot tier of this point is on host %s", f.Point.VM.Host)
 	case plan.Tier == backstay.VaultTier && f.VaultProblem != "":
 		return refuse("tier", backstay.CodeVaultUnreadable, "vault %s cannot be read: %s", plan.Vault, f.VaultProblem)
 	case len(plan.Disks) == 0:
 		return refuse("tier", backstay.CodeNotRestorable, "the point holds no disk")
+	case plan.StreamedFrom != "":
+		if c, refused := checkStream(f, plan); refused {
+			return c
+		}
+		return ok("tier", "streamed from the snapshot tier on host %s", plan.StreamedFrom)
 	case plan.Tier == backstay.VaultTier && f.VaultWarning != "":
 		return ok("tier", "read from the %s tier; warning: %s", plan.Tier, f.VaultWarning)
 	}
@@ -189,7 +194,7 @@ func checkRoom(f Facts, plan backstay.RestorePlan) backstay.Check {
 }
 
 func roomFor(f Facts, plan backstay.RestorePlan, d backstay.PlannedDisk) int64 {
-	if plan.Tier == backstay.SnapshotTier {
+	if plan.Tier == backstay.SnapshotTier && plan.StreamedFrom == "" {
 		return overlayRoom
 	}
 	if d.Secret != "" && d.Format == "raw" {

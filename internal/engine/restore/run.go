@@ -100,7 +100,7 @@ func (r *Runner) askHost(ctx context.Context, request backstay.RestoreRequest, f
 		return err
 	}
 	facts.Host.State = "connected"
-	if err := seeSnapshot(ctx, m, facts); err != nil {
+	if err := r.seeSnapshot(ctx, m, request, facts); err != nil {
 		return err
 	}
 	if tier, _ := ChooseTier(request, facts.Point, facts.Host.Name); request.Tier == "" && tier == backstay.VaultTier {
@@ -126,11 +126,24 @@ func (r *Runner) askHost(ctx context.Context, request backstay.RestoreRequest, f
 // seeSnapshot takes the point out of the snapshot tier, for this plan, if its
 // host does not offer it there: somebody wrote to a layer, or it is gone. The
 // catalogue cannot know; the vault tier is then what is left.
-func seeSnapshot(ctx context.Context, m mover.Mover, facts *Facts) error {
-	if !facts.Point.Has(backstay.SnapshotTier) || facts.Host.Name != facts.Point.VM.Host {
+func (r *Runner) seeSnapshot(ctx context.Context, m mover.Mover, request backstay.RestoreRequest, facts *Facts) error {
+	elsewhere := facts.Host.Name != facts.Point.VM.Host
+	tier, _ := ChooseTier(request, facts.Point, facts.Host.Name)
+	if !facts.Point.Has(backstay.SnapshotTier) || elsewhere && tier != backstay.SnapshotTier {
 		return nil
 	}
+	if elsewhere {
+		var err error
+		if m, err = r.Mover(facts.Point.VM.Host); err != nil {
+			facts.SourceProblem = backstay.AsError(err).Error()
+			return nil
+		}
+	}
 	points, err := m.Points(ctx)
+	if err != nil && elsewhere && ctx.Err() == nil {
+		facts.SourceProblem = backstay.AsError(err).Error()
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -169,6 +182,13 @@ func (r *Runner) Run(ctx context.Context, run backstay.Run, params backstay.Rest
 			return w.end(ctx, a, err) // an earlier life may have left something
 		}
 		a.request.Vault = &access
+	}
+	if params.Plan.StreamedFrom != "" {
+		stop, err := r.carry(ctx, a)
+		if err != nil {
+			return w.end(ctx, a, err)
+		}
+		defer stop()
 	}
 	if err := w.run(ctx, a); err != nil {
 		return w.end(ctx, a, err)

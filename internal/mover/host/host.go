@@ -70,10 +70,11 @@ type Host struct {
 	sockets string
 	exports live.Exports
 
-	tier  *snapshot.Tier
-	pacer *pacer
-	pulls *pull.Puller
-	vms   keyedMutex // one changing call at a time for each VM
+	tier    *snapshot.Tier
+	pacer   *pacer
+	pulls   *pull.Puller
+	streams streams
+	vms     keyedMutex // one changing call at a time for each VM
 }
 
 // New returns the mover of this machine.
@@ -107,6 +108,7 @@ func New(o Options) (*Host, error) {
 		pulls: pulls, sockets: cmp.Or(o.SocketDir, "/run/backstay"), exports: o.Exports,
 		hv: o.Hypervisor, images: o.Images, keys: o.Keyring, state: o.StateDir,
 		openVault: o.OpenVault, openKeyService: o.OpenKeyService, name: o.Name, log: o.Log, now: o.Now, tier: t, pacer: pacer,
+		streams: streams{serving: map[backstay.JobID]*serving{}, desks: map[backstay.JobID]*desk{}},
 	}, nil
 }
 

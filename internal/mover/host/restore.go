@@ -175,6 +175,9 @@ type restoreSource interface {
 
 // openSource opens the point before anything is made.
 func (h *Host) openSource(ctx context.Context, r mover.StageRequest) (restoreSource, error) {
+	if h.streamed(r.Plan) {
+		return h.openStream(ctx, r)
+	}
 	if r.Plan.Tier != backstay.VaultTier {
 		point, err := h.openPoint(ctx, r.Plan.Point)
 		if err != nil {

@@ -128,6 +128,9 @@ type heldPoint struct {
 
 // heldOf opens the point of a restore in the tier that its plan names.
 func (h *Host) heldOf(ctx context.Context, r mover.StageRequest) (heldPoint, error) {
+	if h.streamed(r.Plan) {
+		return h.heldElsewhere(ctx, r)
+	}
 	if r.Plan.Tier != backstay.VaultTier {
 		point, err := h.openPoint(ctx, r.Plan.Point)
 		if err != nil {

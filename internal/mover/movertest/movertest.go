@@ -60,6 +60,7 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		"AdoptingNobodyChangesNothing":            testAdopt,
 		"APreviewNamesWhatWillDiffer":             testPreview,
 		"APulledPointIsInTheVaultAlone":           testPull,
+		"AStreamServesThePointsOfItsHost":         testStream,
 		"AnImportedImageIsInTheVaultAlone":        testImport,
 		"WatchEndsWithItsContext":                 testWatch,
 		"APinnedPointStays":                       testKeeps,

@@ -82,6 +82,7 @@ func handler(base context.Context, m mover.Mover, log *slog.Logger, tm timing) h
 	registerDeploys(s, m)
 	registerSecrets(s, m)
 	registerImports(s, m)
+	registerStreams(s, m)
 	handle(s, "Adopt", func(ctx context.Context, r mover.AdoptRequest, _ func(none)) (none, error) {
 		return none{}, m.Adopt(ctx, r)
 	})
