@@ -180,7 +180,7 @@ func (h *Host) deploy(ctx context.Context, r mover.DeployRequest) error {
 		err = h.hv.SetAutostart(ctx, r.Plan.UUID, d.values["autostart"] == "true")
 	}
 	if err == nil {
-		j.Staged, j.Keep = &mover.Staged{}, h.keepUntil() // from here on the VM is its owner's
+		j.Staged, j.Until = &mover.Staged{}, h.undoUntil() // from here on the VM is its owner's
 		err = j.write()
 	}
 	if err != nil {

@@ -366,9 +366,6 @@ func (h *Host) sweepRestore(ctx context.Context, path string, live []backstay.Jo
 		return nil, err
 	}
 	if j.Staged != nil && !j.Abandoned {
-		if j.Keep != nil && h.now().Before(*j.Keep) {
-			return nil, nil // it may be taken back
-		}
 		if j.Live != nil {
 			return nil, nil // its VM needs the export until its disks were copied in
 		}

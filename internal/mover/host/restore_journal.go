@@ -36,8 +36,6 @@ type restoreJournal struct {
 	// Folders likewise; with all that is in them.
 	Folders []string `json:"folders,omitempty"`
 	secretNotes
-	// Keep is until when an undo may go by the journal, though the job has ended.
-	Keep *time.Time `json:"keep,omitempty"`
 	// Devices were there, and files that a VM of this journal stands on: they are
 	// never removed.
 	Devices []string `json:"devices,omitempty"`

@@ -115,22 +115,24 @@ func (h *Host) template(ctx context.Context, r mover.StageRequest, progress move
 		return mover.Templated{}, err
 	}
 	if r.Plan.Kind == backstay.RestoreDisks {
-		j.Keep = h.keepUntil()
+		j.Until = h.undoUntil()
 	}
 	if err := placeTemplate(j, templateFolder(r.Plan), files); err != nil {
 		return mover.Templated{}, err
 	}
-	t := mover.Templated{Warnings: m.Notes, Until: j.Keep}
+	t := mover.Templated{Warnings: m.Notes}
+	if !j.Until.IsZero() {
+		t.Until = &j.Until
+	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		t.Files = append(t.Files, filepath.Join(templateFolder(r.Plan), name))
 	}
 	return t, nil
 }
 
-// keepUntil is until when an undo can go by a journal that is written now.
-func (h *Host) keepUntil() *time.Time {
-	until := h.now().UTC().Add(time.Duration(backstay.DefaultKeepOld)).Truncate(time.Second)
-	return &until
+// undoUntil is until when what is made now can be taken back.
+func (h *Host) undoUntil() time.Time {
+	return h.now().UTC().Add(time.Duration(backstay.DefaultKeepOld)).Truncate(time.Second)
 }
 
 // manifestOf reads the disks as they lie there: what is said of them is what was
