@@ -131,13 +131,17 @@ func (l *guardedListener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		user, err := peer(conn)
-		if err == nil && (user == 0 || user == os.Geteuid() || user == l.user) {
+		if err == nil && l.may(user) {
 			l.clients.Add(1)
 			return &client{Conn: conn, gone: sync.OnceFunc(func() { l.clients.Add(-1) })}, nil
 		}
 		l.log.Warn("the export refused a client", "user", user, "error", err)
 		_ = conn.Close()
 	}
+}
+
+func (l *guardedListener) may(user int) bool {
+	return user == 0 || user == os.Geteuid() || user == l.user
 }
 
 type client struct {
