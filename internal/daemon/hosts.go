@@ -115,6 +115,7 @@ func (h *hosts) follow(ctx context.Context, name backstay.HostName) error {
 	}()
 	tick := time.NewTicker(30 * time.Second)
 	defer tick.Stop()
+	ended := h.now() // the sweep ended undos whose time was over
 	for {
 		select {
 		case err := <-watched:
@@ -132,11 +133,30 @@ func (h *hosts) follow(ctx context.Context, name backstay.HostName) error {
 				}
 			}
 		}
+		if now := h.now(); now.Sub(ended) >= endUndosEvery {
+			h.endUndos(ctx, name)
+			ended = now
+		}
 		if err := h.refresh(ctx, name); err != nil {
 			cancel()
 			<-watched
 			return err
 		}
+	}
+}
+
+// endUndosEvery is how late the old disks of a restore may go.
+const endUndosEvery = 10 * time.Minute
+
+// endUndos removes what is kept for undos whose time is over. What cannot go now
+// goes the next time.
+func (h *hosts) endUndos(ctx context.Context, name backstay.HostName) {
+	removed, err := h.movers[name].EndUndos(ctx)
+	if len(removed) > 0 {
+		h.log.Info("the time of an undo is over", "host", name, "removed", removed)
+	}
+	if err != nil && ctx.Err() == nil {
+		h.log.Warn("what was kept for an undo cannot be removed yet", "host", name, "error", err)
 	}
 }
 
