@@ -142,7 +142,7 @@ func (w *liveWorld) nothingServed() {
 	}
 }
 
-var errEnded = errors.New("the process ended")
+var errLifeOver = errors.New("the process ended")
 
 // TestALiveRestoreGoesOnFromWhereverItWasCutOff: before each change that is made
 // to the hypervisor the mover ends; what its guest wrote by then is kept.
@@ -158,10 +158,10 @@ func TestALiveRestoreGoesOnFromWhereverItWasCutOff(t *testing.T) {
 			}
 			if calls++; calls == n {
 				ended = true
-				end(errEnded)
+				end(errLifeOver)
 			}
 			if ended {
-				return errEnded
+				return errLifeOver
 			}
 			return nil
 		}
