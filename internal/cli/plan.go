@@ -85,7 +85,7 @@ func planDisks(w io.Writer, p backstay.RestorePlan) {
 		}
 		row(w, d.Target, size(d.Size), d.Format, size(d.Bytes), d.From, to)
 		if d.Old != "" {
-			row(w, "", "", "", "", "kept for an undo", d.Old)
+			row(w, " ", " ", " ", " ", "kept for an undo", d.Old)
 		}
 	}
 }
@@ -110,7 +110,11 @@ func planDifferences(w io.Writer, p backstay.RestorePlan) {
 		return
 	}
 	row(w, "")
-	row(w, "DIFFERS IN", "THE POINT HAS", "THE VM WILL HAVE")
+	has := "THE POINT HAS"
+	if p.Kind == backstay.ReplaceDisks { // the VM stays the one that it is
+		has = "THE VM HAS"
+	}
+	row(w, "DIFFERS IN", has, "THE VM WILL HAVE")
 	for _, d := range p.Differences {
 		row(w, d.Path, d.From, d.To)
 	}

@@ -67,7 +67,7 @@ func addPreview(plan *backstay.RestorePlan, p mover.Preview, err error) {
 		plan.Differences = p.Differences
 	}
 	plan.Preflight = append(plan.Preflight, p.Checks...)
-	plan.Preflight = append(plan.Preflight, ok("definition", "%d fields will differ from the point's", len(plan.Differences)))
+	plan.Preflight = append(plan.Preflight, ok("definition", "%d fields of it will differ", len(plan.Differences)))
 	for _, w := range p.Warnings {
 		plan.Preflight = append(plan.Preflight, ok("definition", "warning: %s", w))
 	}
