@@ -84,13 +84,37 @@ func (m *meter) left(now time.Time) *int64 {
 	return &seconds
 }
 
+// leftOf is left with the tasks that are still to come: each by its weight, as the
+// running task goes. Without it the time left would begin anew with each task.
+func (m *meter) leftOf(tasks []backstay.Task, now time.Time) *int64 {
+	left := m.left(now)
+	if left == nil {
+		return nil
+	}
+	var running, pending int
+	for _, t := range tasks {
+		switch t.State {
+		case backstay.TaskRunning:
+			running += max(1, m.weights[t.Name])
+		case backstay.TaskPending:
+			pending += max(1, m.weights[t.Name])
+		}
+	}
+	if running == 0 || pending == 0 || m.weights == nil {
+		return left
+	}
+	whole := float64(m.total-m.taskBase) / float64(m.rate(now)) // the running task, from its begin
+	*left += int64(math.Ceil(whole * float64(pending) / float64(running)))
+	return left
+}
+
 // show writes the figures into a job that has not ended.
 func (m *meter) show(job *backstay.Job, now time.Time) {
 	if job.State.Ended() {
 		return
 	}
 	job.BytesDone, job.BytesTotal = m.done, m.total
-	job.BytesPerSecond, job.EtaSeconds = m.rate(now), m.left(now)
+	job.BytesPerSecond, job.EtaSeconds = m.rate(now), m.leftOf(job.Tasks, now)
 	for i := range job.Tasks {
 		if t := &job.Tasks[i]; t.State == backstay.TaskRunning && m.done > m.taskBase {
 			t.Percent = percent(m.done-m.taskBase, m.total-m.taskBase)

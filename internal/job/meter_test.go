@@ -160,3 +160,25 @@ func TestATasksPercentCountsFromWhereItBegan(t *testing.T) {
 		t.Errorf("%v %%", job.Tasks[0].Percent)
 	}
 }
+
+// TestTheTimeLeftCountsTheTasksToCome: a disk that is written must be verified too.
+func TestTheTimeLeftCountsTheTasksToCome(t *testing.T) {
+	m := meter{weights: map[string]int{"stage": 12, "verify": 6}}
+	job := backstay.Job{State: backstay.JobRunning, Tasks: []backstay.Task{
+		{Name: "plan", State: backstay.TaskSucceeded}, {Name: "stage", State: backstay.TaskRunning}, {Name: "verify", State: backstay.TaskPending},
+	}}
+	at := feed(&m, noon, 1000, 100_000, 10*time.Second)
+	m.show(&job, at)
+	if job.EtaSeconds == nil || *job.EtaSeconds != 90+50 {
+		t.Errorf("left %v", job.EtaSeconds)
+	}
+	job.Tasks[1].State, job.Tasks[2].State = backstay.TaskSucceeded, backstay.TaskRunning
+	m.beginTask()
+	at = feed(&m, at.Add(time.Second), 2000, 100_000, 100*time.Millisecond)
+	m.add(at, 0, 100_000)
+	at = feed(&m, at, 2000, 100_000, 10*time.Second)
+	m.show(&job, at)
+	if job.EtaSeconds == nil || *job.EtaSeconds != 40 {
+		t.Errorf("left of the last task %v", *job.EtaSeconds)
+	}
+}
