@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -269,6 +270,71 @@ func TestCancelledAnywhereDisksLeaveNothing(t *testing.T) {
 		}
 		if w.staged || w.job.Result.Folder != "" {
 			t.Errorf("%s: staged %v, result %+v", at, w.staged, w.job.Result)
+		}
+	}
+}
+
+// deployWorld is a host that makes a VM of restored disks.
+type deployWorld struct{ *world }
+
+func (w deployWorld) Describe(_ context.Context, r mover.DeployRequest) (backstay.Deployment, error) {
+	d := described()
+	d.Shape.Name = r.Set["name"]
+	return d, nil
+}
+
+func (w deployWorld) Deploy(context.Context, mover.DeployRequest) error {
+	if err := w.at("deploy"); err != nil {
+		return err
+	}
+	w.defined = true
+	return w.at("after deploy")
+}
+
+func (w deployWorld) Paths(_ context.Context, paths []string) ([]mover.PathInfo, error) {
+	var infos []mover.PathInfo
+	for _, p := range paths {
+		infos = append(infos, mover.PathInfo{Path: p, Exists: true})
+	}
+	return infos, nil
+}
+
+func (w deployWorld) life(t *testing.T) error {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	w.end = cancel
+	r := w.runner()
+	r.Mover = func(backstay.HostName) (mover.Mover, error) { return w, nil }
+	request := backstay.DeployRequest{Folder: "/srv/new", Set: map[string]string{"name": "copy"}}
+	plan := NewDeployPlan(request, backstay.Deployment{Folder: "/srv/new", Start: true, Shape: described().Shape}, w.facts)
+	return r.RunDeploy(ctx, w, backstay.DeployParams{Request: request, Plan: plan})
+}
+
+var deployCalls = []string{"end of plan", "deploy", "after deploy", "end of switch", "start", "after start", "end of start"}
+
+func TestKilledAnywhereADeployGoesOnToAWholeVM(t *testing.T) {
+	for _, at := range deployCalls {
+		w := deployWorld{newWorld(t)}
+		w.endAt = at
+		if err := w.life(t); err == nil {
+			t.Fatalf("%s: the first life was not ended", at)
+		}
+		must(t, w.life(t))
+		if !w.defined || !w.running || w.job.Result.VM == nil || w.job.Result.Folder != "/srv/new" {
+			t.Errorf("%s: defined %v, running %v, result %+v", at, w.defined, w.running, w.job.Result)
+		}
+	}
+}
+
+func TestCancelledAnywhereADeployLeavesNothing(t *testing.T) {
+	for _, at := range deployCalls {
+		w := deployWorld{newWorld(t)}
+		w.endAt, w.cause = at, backstay.ErrCancelled
+		if err := w.life(t); err == nil {
+			t.Fatalf("%s: it was not cancelled", at)
+		}
+		if w.defined || w.running || w.job.Result.VM != nil {
+			t.Errorf("%s: defined %v, running %v, result %+v", at, w.defined, w.running, w.job.Result)
 		}
 	}
 }
