@@ -41,7 +41,8 @@ type Lives interface {
 	// disk that stands on nothing any more is passed over.
 	Reconnect(ctx context.Context, id backstay.VMID, disks []Below) error
 	// CopyIn returns when the disk of the running VM stands on nothing but its own
-	// image. One that an earlier call began is carried on with. If it fails or ctx
+	// image, and that is durable. Before it is, an image may name nothing that it
+	// stands on and yet lack content, should the VM end: it must be rebased then. One that an earlier call began is carried on with. If it fails or ctx
 	// ends, what was copied stays copied. progress gets bytes done and total.
 	CopyIn(ctx context.Context, id backstay.VMID, c CopyIn, progress func(done, total int64)) error
 	// SetPolicies changes what the persistent definition says of failed requests.

@@ -176,15 +176,22 @@ func (h *Host) Rebase(ctx context.Context, image, backing hypervisor.Image) erro
 	if err := h.conflict(overlay, true, ""); err != nil {
 		return err
 	}
-	return setBacking(overlay, absolute(backing.Location), backing.Format)
+	return setBacking(overlay, hypervisor.Location(backing.Location), backing.Format)
 }
 
 func setBacking(overlay, backing, format string) error {
+	if !hypervisor.IsPath(backing) {
+		return nameBacking(overlay, backing, format)
+	}
 	base, err := openLayer(backing, format, true)
 	if err != nil {
 		return err
 	}
 	base.close()
+	return nameBacking(overlay, backing, format)
+}
+
+func nameBacking(overlay, backing, format string) error {
 	l, err := openLayer(overlay, "qcow2", true)
 	if err != nil {
 		return err

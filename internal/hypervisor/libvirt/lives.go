@@ -204,14 +204,32 @@ func (h *Host) copyIn(ctx context.Context, id backstay.VMID, c hypervisor.CopyIn
 		if err != nil {
 			return err
 		}
-		if chain, _ := recordedChain(e); len(chain) > 1 {
+		chain, _ := recordedChain(e)
+		if len(chain) > 1 {
 			return fmt.Errorf("its image still stands on %s: the copy broke off", chain[1].path)
+		}
+		if err := flush(l, d, "libvirt-"+chain[0].index+"-format"); err != nil {
+			return err
 		}
 		h.settleChains(l, d, []backstay.DiskTarget{c.Target})
 		// Nobody uses it any more; QEMU takes it along when it ends.
 		_, _ = monitor(l, d, "blockdev-del", map[string]any{"node-name": waitingNode(c.Target)})
 		return nil
 	})
+}
+
+// flush makes durable what QEMU knows of an image. When a pull is done it has cut
+// the image off what it stood on, and has yet to write where the copies are.
+func flush(l *libvirt.Libvirt, d libvirt.Domain, node string) error {
+	reply, err := monitor(l, d, "human-monitor-command", map[string]any{"command-line": "qemu-io " + node + " \"flush\""})
+	if err != nil {
+		return err
+	}
+	var said string
+	if err := json.Unmarshal(reply, &said); err != nil || said != "" {
+		return fmt.Errorf("flush %s: QEMU answered %q (%v)", node, said, err)
+	}
+	return nil
 }
 
 // startCopyIn starts the job or adopts the one that runs; alone tells that the

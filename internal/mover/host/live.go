@@ -29,6 +29,10 @@ type liveJournal struct {
 	Sealed string `json:"sealed"`
 	// Disks are the targets that are served.
 	Disks []backstay.DiskTarget `json:"disks"`
+	// Copied are the targets whose images are known to hold everything. One that
+	// names nothing that it stands on, and is not among them, may lack what QEMU had
+	// not written yet when it ended.
+	Copied []backstay.DiskTarget `json:"copied,omitempty"`
 	// Owner are the error policies as the VM's owner had them.
 	Owner map[backstay.DiskTarget]hypervisor.Policies `json:"owner,omitempty"`
 	// Starting is set before the VM is started with its processors stopped: whoever
@@ -297,9 +301,40 @@ func (h *Host) tend(ctx context.Context, job backstay.JobID) error {
 		return err
 	}
 	if domain.VM.State == backstay.VMShutOff {
-		return nil
+		return h.putBelow(ctx, j, &domain)
 	}
 	return h.letRun(ctx, j)
+}
+
+// putBelow lets the images of a VM that has ended stand on the export again, of
+// those that are not known to hold everything: what they lack shows through then.
+func (h *Host) putBelow(ctx context.Context, j *restoreJournal, domain *hypervisor.Domain) error {
+	for _, below := range j.Live.below() {
+		chain := domain.Chains[below.Target]
+		if len(chain) != 1 || slices.Contains(j.Live.Copied, below.Target) || !slices.Contains(j.Files, chain[0]) {
+			continue
+		}
+		h.log.Warn("a VM ended before its disk was known to be complete; what is missing is read from the vault again", "vm", j.Name, "disk", below.Target)
+		if err := h.images.Rebase(ctx, hypervisor.Plain(chain[0], "qcow2"), hypervisor.Plain(below.Location(), "raw")); err != nil {
+			return fmt.Errorf("let disk %s stand on the export again: %w", below.Target, err)
+		}
+	}
+	return nil
+}
+
+// copied notes that a disk's image holds everything, durably.
+func (h *Host) copied(ctx context.Context, job backstay.JobID, target backstay.DiskTarget) error {
+	unlock, err := h.lockLive(ctx, job)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	j, err := h.loadJournal(job)
+	if err != nil || j == nil || j.Live == nil || slices.Contains(j.Live.Copied, target) {
+		return err
+	}
+	j.Live.Copied = append(j.Live.Copied, target)
+	return j.write()
 }
 
 // lives lists the restores whose VMs stand on an export.

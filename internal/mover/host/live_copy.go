@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -170,6 +171,8 @@ func (c *copying) disk(ctx context.Context, d backstay.PlannedDisk) error {
 				wait = err.Error()
 			} else if err := c.copyIn(ctx, d); err != nil {
 				wait = err.Error()
+			} else if err := c.copied(ctx, c.journal.Job, d.Target); err != nil {
+				return err
 			}
 		}
 		if wait == "" {
@@ -204,8 +207,11 @@ func (c *copying) look(ctx context.Context, d backstay.PlannedDisk) (done bool, 
 		return false, fmt.Sprintf("disk %s is not on %s now; it is copied in when it is again", d.Target, d.Path), nil
 	}
 	if len(chain) == 1 {
-		info, err := c.images.Info(ctx, d.Path)
-		if err == nil && info.Backing == "" {
+		j, err := c.loadJournal(c.journal.Job)
+		if err != nil {
+			return false, "", err
+		}
+		if j == nil || j.Live == nil || slices.Contains(j.Live.Copied, d.Target) {
 			return true, "", nil
 		}
 	}

@@ -306,3 +306,22 @@ func TestACopyThatIsCutOffLeavesTheVMAsItRuns(t *testing.T) {
 	}))
 	w.standsAlone(nil)
 }
+
+// TestAVMThatEndedBeforeItsCopyWasDurableReadsTheVaultAgain: an image that names
+// nothing below it proves nothing until it was flushed.
+func TestAVMThatEndedBeforeItsCopyWasDurableReadsTheVaultAgain(t *testing.T) {
+	w := newLiveWorld(t)
+	ctx := t.Context()
+	must(t, w.run(ctx, func() {
+		must(t, w.hv.CopyIn(ctx, copyVM, hypervisor.CopyIn{Target: "vda"}, nil)) // and the mover ended before it noted that
+		must(t, w.hv.Destroy(ctx, copyVM))
+		w.host.tendAll(ctx, true, map[backstay.JobID]string{})
+		domain, err := w.hv.Domain(ctx, copyVM)
+		must(t, err)
+		if chain := domain.Chains["vda"]; len(chain) != 2 {
+			t.Errorf("disk vda stands on %v", chain[1:])
+		}
+		must(t, w.hv.Start(ctx, copyVM))
+	}))
+	w.standsAlone(nil)
+}
