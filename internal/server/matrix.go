@@ -109,10 +109,14 @@ func live(p backstay.RecoveryPoint) backstay.Allowed {
 	return readable(p)
 }
 
-// reaches says whether the host that is asked about can be reached.
-func (m matrix) reaches(backstay.RecoveryPoint) backstay.Allowed {
-	if m.on != nil && m.on.State != "connected" {
+// reaches says whether the point can be brought to the host that is asked about.
+func (m matrix) reaches(p backstay.RecoveryPoint) backstay.Allowed {
+	switch {
+	case m.on == nil:
+	case m.on.State != "connected":
 		return no("host %s cannot be reached: %s", m.on.Name, m.on.Reason)
+	case m.on.Name != p.VM.Host && !p.Has(backstay.VaultTier) && p.Encrypted.Host:
+		return no("the point is in the snapshot tier of host %s alone, and one with disks that are encrypted on the host is not streamed to another", p.VM.Host)
 	}
 	return yes()
 }

@@ -31,14 +31,20 @@ func TestTheMatrixSaysOfEachKindWhetherAPointAllowsItAndWhyNot(t *testing.T) {
 		"the user left a disk out": {func(p *backstay.RecoveryPoint, _ *matrix) {
 			p.Disks = append(p.Disks, backstay.PointDisk{Target: "vdc", Excluded: true})
 		}, "--partial", "vdc", "vdc", ""},
-		"on a host that fits":               {func(_ *backstay.RecoveryPoint, m *matrix) { m.on = host() }, "", "", "on host east", ""},
-		"on its own host":                   {func(_ *backstay.RecoveryPoint, m *matrix) { m.on = host(); m.on.Name = "east" }, "", "", "", ""},
-		"on a host that cannot be reached":  {func(_ *backstay.RecoveryPoint, m *matrix) { m.on = host(); m.on.State = "unreachable" }, "cannot be reached", "cannot be reached", "cannot be reached", "cannot be reached"},
-		"on a host without KVM":             {func(_ *backstay.RecoveryPoint, m *matrix) { m.on = host(); m.on.Facts.Accelerated = false }, "KVM", "KVM", "on host east", ""},
-		"on a host without the machine":     {func(_ *backstay.RecoveryPoint, m *matrix) { m.on = host(); m.on.Facts.Emulators[0].Machines = nil }, "--machine", "machine", "on host east", ""},
-		"on a host without the emulator":    {func(_ *backstay.RecoveryPoint, m *matrix) { m.on = host(); m.on.Facts.Emulators = nil }, "no emulator", "no emulator", "on host east", ""},
-		"UEFI on a host without firmware":   {func(p *backstay.RecoveryPoint, m *matrix) { p.Firmware = backstay.UEFI; m.on = host() }, "UEFI", "UEFI", "on host east", ""},
-		"a TPM on a host without emulation": {func(p *backstay.RecoveryPoint, m *matrix) { p.TPM = true; m.on = host() }, "TPM", "TPM", "on host east", ""},
+		"on a host that fits": {func(_ *backstay.RecoveryPoint, m *matrix) { m.on = host() }, "", "", "on host east", ""},
+		"encrypted, in the snapshot tier of another host": {func(p *backstay.RecoveryPoint, m *matrix) {
+			p.Encrypted.Host = true
+			p.DropTier(backstay.VaultTier)
+			m.on = host()
+		}, "not streamed", "in the clear", "not streamed", "not streamed"},
+		"in the snapshot tier of another host": {func(p *backstay.RecoveryPoint, m *matrix) { p.DropTier(backstay.VaultTier); m.on = host() }, "", "not in its vault", "on host east", ""},
+		"on its own host":                      {func(_ *backstay.RecoveryPoint, m *matrix) { m.on = host(); m.on.Name = "east" }, "", "", "", ""},
+		"on a host that cannot be reached":     {func(_ *backstay.RecoveryPoint, m *matrix) { m.on = host(); m.on.State = "unreachable" }, "cannot be reached", "cannot be reached", "cannot be reached", "cannot be reached"},
+		"on a host without KVM":                {func(_ *backstay.RecoveryPoint, m *matrix) { m.on = host(); m.on.Facts.Accelerated = false }, "KVM", "KVM", "on host east", ""},
+		"on a host without the machine":        {func(_ *backstay.RecoveryPoint, m *matrix) { m.on = host(); m.on.Facts.Emulators[0].Machines = nil }, "--machine", "machine", "on host east", ""},
+		"on a host without the emulator":       {func(_ *backstay.RecoveryPoint, m *matrix) { m.on = host(); m.on.Facts.Emulators = nil }, "no emulator", "no emulator", "on host east", ""},
+		"UEFI on a host without firmware":      {func(p *backstay.RecoveryPoint, m *matrix) { p.Firmware = backstay.UEFI; m.on = host() }, "UEFI", "UEFI", "on host east", ""},
+		"a TPM on a host without emulation":    {func(p *backstay.RecoveryPoint, m *matrix) { p.TPM = true; m.on = host() }, "TPM", "TPM", "on host east", ""},
 	} {
 		p := backstay.RecoveryPoint{ID: "P", VM: backstay.VMRef{Name: "web01", UUID: "U", Host: "east"}, Shape: shape}
 		p.SetTier(backstay.SnapshotTier, backstay.TierAvailable, time.Time{})

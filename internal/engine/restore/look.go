@@ -52,7 +52,12 @@ func (r *Runner) preview(ctx context.Context, plan backstay.RestorePlan) (mover.
 	if err != nil {
 		return mover.Preview{}, err
 	}
-	return m.Preview(ctx, request)
+	p, err := m.Preview(ctx, request)
+	if host != plan.Host {
+		// The differences are right; what the other host has is no matter.
+		p.Checks, p.Warnings = nil, nil
+	}
+	return p, err
 }
 
 // addPreview puts what the host said into the plan. A preview that cannot be had

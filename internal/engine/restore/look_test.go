@@ -88,6 +88,20 @@ func TestAPreviewThatCannotBeHadStopsNoRestore(t *testing.T) {
 	}
 }
 
+func TestWhatTheHostOfAStreamedPointHasIsNoMatter(t *testing.T) {
+	w := newWorld(t)
+	w.preview = mover.Preview{
+		Differences: []backstay.Difference{{Path: "/domain/name", From: "web01", To: "copy"}},
+		Checks:      []backstay.Check{refuse("cpu", backstay.CodeCPUFeature, "the host's CPU lacks avx512f")},
+	}
+	plan := backstay.RestorePlan{Kind: backstay.CreateVM, Tier: backstay.SnapshotTier, Host: "west", Source: backstay.VMRef{Host: "east"}, StreamedFrom: "east"}
+	p, err := w.runner().preview(t.Context(), plan)
+	must(t, err)
+	if len(p.Differences) != 1 || len(p.Checks) != 0 {
+		t.Errorf("preview %+v", p)
+	}
+}
+
 func says(p backstay.RestorePlan, text string) bool {
 	for _, c := range p.Preflight {
 		if strings.Contains(c.Detail, text) {
