@@ -33,11 +33,11 @@ func (b *builder) disk(e, target *etree.Element, d Disk) {
 		return // an empty drive
 	}
 	if source.SelectAttr("file") != nil || source.SelectAttr("dev") != nil {
-		key, pattern := "file", ""
+		key := "file"
 		if source.SelectAttr("dev") != nil {
-			key, pattern = "dev", `/dev/.+`
+			key = "dev"
 		}
-		b.attr(source, key, backstay.Parameter{Name: prefix + "path", Type: backstay.TypePath, Pattern: pattern, Description: "the restored disk " + string(d.Target)})
+		b.attr(source, key, backstay.Parameter{Name: prefix + "path", Type: backstay.TypePath, Description: "the restored disk " + string(d.Target)})
 	}
 	if driver := e.SelectElement("driver"); driver != nil && driver.SelectAttr("type") != nil {
 		b.attr(driver, "type", backstay.Parameter{Name: prefix + "format", Type: backstay.TypeString, Allowed: []string{"qcow2", "raw"}, Description: "its format"})

@@ -171,7 +171,7 @@ func TestAnInvalidValueIsRefusedByItsName(t *testing.T) {
 		{"vcpus", "0"}, {"vcpus", "1.5"}, {"vcpus", "many"}, {"vcpus", "5000"}, {"vcpusOnline", "0"},
 		{"cpuMode", "fastest"}, {"cpuModel", "a b"}, {"machine", "pc q35"},
 		{"loader", "OVMF.fd"}, {"nvram", "/a/../b"}, {"emulator", "qemu"},
-		{"disk.vda.path", "disk.qcow2"}, {"disk.vda.format", "vmdk"}, {"disk.vda.bus", "floppy"}, {"disk.vdb.path", "/srv/file"},
+		{"disk.vda.path", "disk.qcow2"}, {"disk.vda.format", "vmdk"}, {"disk.vda.bus", "floppy"}, {"disk.vdb.path", "dev/x"},
 		{"nic.0.network", ""}, {"nic.0.mac", "52:54:00"}, {"nic.0.mac", "01:00:5e:00:00:01"}, {"nic.0.model", ""}, {"nic.0.link", "maybe"},
 		{"hugepages", "yes"}, {"cpuPinning", "0"}, {"cpuPinning", "0=a"}, {"cpuPinning", "0=1;0=2"}, {"cpuPinning", "0=3-2"},
 		{"numaNodeset", "first"}, {"antiAffinityGroup", "a b"}, {"hostGroup", "a,,b"}, {"hostGroup", "a/b"},

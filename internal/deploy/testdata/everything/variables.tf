@@ -174,11 +174,6 @@ variable "disk_vdb_path" {
   description = "the restored disk vdb"
   type        = string
   default     = "/dev/vg/data"
-
-  validation {
-    condition     = can(regex("^(?:/dev/.+)$", var.disk_vdb_path))
-    error_message = "The value of disk_vdb_path is not of its form."
-  }
 }
 
 variable "disk_vdb_format" {
