@@ -37,7 +37,7 @@ func BenchmarkDiskAfterIncrements(b *testing.B) {
 			disk[at+int64(r.IntN(content.Step))]++
 			changed = append(changed, backstay.Range{Offset: at, Length: content.Step})
 		}
-		point := backstay.PointID(fmt.Sprintf("01JP000000000000000000000%c", 'A'+n))
+		point := backstay.PointID(fmt.Sprintf("01JP000000000000000000000%c", "ABCDEFGHJKMNP"[n]))
 		v, err := w.openVault(b.Context(), w.access)
 		check(b, err)
 		writer, err := v.Begin(b.Context(), vault.WriteOptions{Point: point, Parent: parent})
