@@ -107,7 +107,7 @@ func (b *secretBook) give(ctx context.Context, n neededSecret, value backstay.Se
 		return differs(n.UUID, b.name, errOtherValue)
 	}
 	if len(value.Reveal()) == 0 {
-		return backstay.Errorf(backstay.CodeUsage, "the value of secret %s is empty", n.UUID)
+		return backstay.Errorf(backstay.CodeUsage, "the value of secret %s is empty", n.UUID).Becausef("nothing can be encrypted with it")
 	}
 	err := b.define(ctx, n, value)
 	if backstay.IsCode(err, backstay.CodeSecretDiffers) {

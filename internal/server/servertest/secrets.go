@@ -22,7 +22,7 @@ func (pointSecrets) SecretsOf(_ context.Context, p backstay.PointID, host backst
 func (pointSecrets) GiveSecrets(_ context.Context, p backstay.PointID, r api.GiveSecretsRequest) error {
 	for _, s := range r.Secrets {
 		if s.UUID != SecretUUID {
-			return backstay.Errorf(backstay.CodeUsage, "point %s needs no secret %s", p, s.UUID)
+			return backstay.Errorf(backstay.CodeUsage, "point %s needs no secret %s", p, s.UUID).Becausef("none of its disks is encrypted with it")
 		}
 	}
 	return nil

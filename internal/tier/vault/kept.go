@@ -73,7 +73,8 @@ func OpenEscrow(sealed []byte, about string, identity backstay.Secret) (backstay
 		}
 		value, ok := bytes.CutPrefix(data, []byte(about+"\x00"))
 		if !ok {
-			return none, backstay.Errorf(backstay.CodeDamaged, "what was kept for the recovery key is of something else")
+			return none, backstay.Errorf(backstay.CodeDamaged, "what was kept for the recovery key is of something else").
+				Becausef("it is bound to another secret")
 		}
 		return backstay.NewSecret(value), nil
 	}
