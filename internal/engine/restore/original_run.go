@@ -218,8 +218,20 @@ func (a *attempt) takeSafety(ctx context.Context, id backstay.PointID) (backstay
 	}
 	if !found {
 		job := a.run.Job().ID
-		if _, err := a.mover.Prepare(ctx, mover.PrepareRequest{Job: job, Point: id, VM: plan.UUID, Disks: targets, Consistency: backstay.CrashConsistent}); err != nil {
+		keys, err := a.keysOf(ctx, item)
+		if err != nil {
 			return none, err
+		}
+		prepared, err := a.mover.Prepare(ctx, mover.PrepareRequest{
+			Job: job, Point: id, VM: plan.UUID, Disks: targets, Consistency: backstay.CrashConsistent, Keys: keys,
+		})
+		if err != nil {
+			return none, err
+		}
+		for _, warning := range prepared.Warnings {
+			if err := a.run.Warn(warning); err != nil {
+				return none, err
+			}
 		}
 		taken, err = a.mover.Take(ctx, mover.TakeRequest{Job: job, Point: id, VM: plan.UUID, Consistency: backstay.CrashConsistent, Time: a.Now().UTC()})
 		if err != nil {

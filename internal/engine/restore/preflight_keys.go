@@ -20,6 +20,13 @@ func (r *Runner) services() []mover.KeyService {
 	return r.Services()
 }
 
+func (r *Runner) keysOf(ctx context.Context, item backstay.ProtectedItem) (*mover.KeyPolicy, error) {
+	if r.Keys == nil {
+		return nil, nil
+	}
+	return r.Keys(ctx, item)
+}
+
 // needsKeys tells whether a point needs secrets of the host. A point of an older
 // release tells it by its disks alone.
 func needsKeys(p backstay.RecoveryPoint) bool {

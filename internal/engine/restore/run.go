@@ -21,6 +21,9 @@ type Runner struct {
 	// VaultProblem says why a point cannot be read from a vault, and what to be
 	// warned of if it can; "" for nothing.
 	VaultProblem func(context.Context, backstay.VaultName, backstay.PointID) (problem, warning string)
+	// Keys says how the safety points of an item hold its VM's secrets; nil holds
+	// their values, as does a nil answer.
+	Keys func(context.Context, backstay.ProtectedItem) (*mover.KeyPolicy, error)
 	// Services are the key services that the region knows; nil for none.
 	Services func() []mover.KeyService
 	Now      func() time.Time
