@@ -78,4 +78,3 @@ func must(t *testing.T, err error) {
 		t.Fatal(err)
 	}
 }
-

@@ -145,7 +145,10 @@ func TestWhatIsNoServiceIsRefused(t *testing.T) {
 // TestAServerThatIsBrokenIsAway: sealed, or something else answers in its place.
 func TestAServerThatIsBrokenIsAway(t *testing.T) {
 	for _, answer := range []http.HandlerFunc{
-		func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503); _, _ = w.Write([]byte(`{"errors":["Vault is sealed"]}`)) },
+		func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(503)
+			_, _ = w.Write([]byte(`{"errors":["Vault is sealed"]}`))
+		},
 		func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("<html>")) },
 		func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("{}")) },
 	} {
