@@ -45,6 +45,9 @@ func settleChain(l *libvirt.Libvirt, e *etree.Element) bool {
 	if secret, _ := secretOf(e); secret != "" {
 		return spellChain(e, secret)
 	}
+	if probedAsLUKS(e) {
+		return spellChain(e, "")
+	}
 	if find(e, "backingStore") == nil {
 		return false
 	}
@@ -85,6 +88,21 @@ func spellChain(e *etree.Element, secret string) bool {
 	return true
 }
 
+// probedAsLUKS tells whether the chain below a disk's active image ends in a raw
+// image on which the guest put LUKS from the first byte on. libvirt finds its header
+// when it follows the chain by itself, takes the image for one that the host
+// encrypted, and does not start the VM; a chain that is spelt out is not probed.
+func probedAsLUKS(e *etree.Element) bool {
+	if secret, _ := secretOf(e); secret != "" {
+		return false
+	}
+	chain, complete := walk(location(e), first(attr(e, "driver", "type"), "raw"))
+	if !complete || len(chain) < 2 || chain[len(chain)-1].format != "raw" {
+		return false
+	}
+	return hypervisor.StartsWithLUKS(chain[len(chain)-1].path)
+}
+
 // headersTell tells whether the images' headers say the chain that the disk's
 // element says. libvirt records as much of a chain as its own steps touched.
 func headersTell(e *etree.Element) bool {
@@ -117,7 +135,7 @@ func retarget(e *etree.Element, to hypervisor.Source) error {
 	}
 	find(e, "driver").CreateAttr("type", format)
 	setSecret(e, to.Secret)
-	if to.Secret != "" {
+	if to.Secret != "" || probedAsLUKS(e) {
 		if !spellChain(e, to.Secret) {
 			return fmt.Errorf("the images below %s cannot be followed", to.Location)
 		}

@@ -95,9 +95,12 @@ func (e *definitionEditor) disk(devices, d *etree.Element) error {
 		return nil
 	}
 	setAttr(source, "file", planned.Path)
+	below := e.options.Below[name]
 	if planned.Secret != "" {
 		encrypted(source, planned.Secret)
-		backing(d, source, e.options.Below[name])
+	}
+	if planned.Secret != "" || guestLUKS(below) {
+		backing(d, source, below)
 	}
 	return nil
 }

@@ -71,3 +71,13 @@ func locate(e, source *etree.Element, location string) {
 		setAttr(host, "port", n.Port)
 	}
 }
+
+// guestLUKS tells whether a chain ends in a raw image on which the guest put LUKS:
+// libvirt, following the chain by itself, would take it for the host's.
+func guestLUKS(below []hypervisor.Image) bool {
+	if len(below) == 0 {
+		return false
+	}
+	bottom := below[len(below)-1]
+	return bottom.Format == "raw" && bottom.Secret == "" && hypervisor.StartsWithLUKS(bottom.Location)
+}

@@ -60,8 +60,9 @@ func (t *Tier) makeLayerFolder(disks []backstay.Disk) error {
 // hypervisor has its own. One that is shut off on an encrypted layer above spells
 // out a chain in which the merged one is gone.
 func (t *Tier) rename(ctx context.Context, into *Layer) error {
-	if into.Element == "" && into.Secret == "" {
-		return nil
+	spelt, err := t.speltOut(into)
+	if err != nil || into.Element == "" && !spelt {
+		return err
 	}
 	uses, err := t.usesOf(ctx, into.File)
 	if err != nil {
@@ -72,7 +73,7 @@ func (t *Tier) rename(ctx context.Context, into *Layer) error {
 		switch {
 		case use.active() == into.File && into.Element != "":
 			to = sourceOf(into)
-		case use.active() == into.File || into.Secret == "" || use.running():
+		case use.active() == into.File || !spelt || use.running():
 			continue
 		}
 		if err := t.hv.Retarget(ctx, use.vm.ID, use.target, to); err != nil {
@@ -80,4 +81,22 @@ func (t *Tier) rename(ctx context.Context, into *Layer) error {
 		}
 	}
 	return nil
+}
+
+// speltOut tells whether definitions spell out the chain of a layer, because
+// libvirt cannot follow it by itself: it is encrypted, by the host or, from the first
+// byte of a raw disk on, by the guest.
+func (t *Tier) speltOut(l *Layer) (bool, error) {
+	if l.Secret != "" {
+		return true, nil
+	}
+	b, err := t.load()
+	if err != nil {
+		return false, err
+	}
+	bottom := *l
+	for _, below := range b.Chain(l.ID) {
+		bottom = below
+	}
+	return bottom.Format == "raw" && hypervisor.StartsWithLUKS(bottom.File), nil
 }
