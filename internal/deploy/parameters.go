@@ -186,7 +186,7 @@ func checkType(p backstay.Parameter, text string) (string, error) {
 		return checkSize(p, text)
 	case backstay.TypePath:
 		if !path.IsAbs(text) || path.Clean(text) != text || len(text) > 4095 {
-			return "", fmt.Errorf("%q is not an absolute path without . and ..", text)
+			return "", fmt.Errorf("%q is not an absolute path in its shortest form", text)
 		}
 		return text, nil
 	}
