@@ -211,7 +211,7 @@ func setNVRAM(root *etree.Element, path string) {
 // is the definition of before, word by word; else the present one, with the disks
 // and firmware variables of before.
 func undoneDefinition(present string, j *replaceJournal) (string, error) {
-	same, err := sameBesideDisks(present, j.NewXML)
+	same, err := sameBesideDisks(present, j)
 	if err != nil {
 		return "", err
 	}
@@ -249,11 +249,13 @@ func undoneDefinition(present string, j *replaceJournal) (string, error) {
 	return doc.WriteToString()
 }
 
-// sameBesideDisks tells whether two definitions say the same of all but disks and
-// the place of firmware variables.
-func sameBesideDisks(a, b string) (bool, error) {
+// sameBesideDisks tells whether the present definition says what the one of the
+// switch did, of all but the disks of the restore and the place of firmware
+// variables. Other disks count: they may be on newer layers since, and on the
+// files of then the VM would write into points.
+func sameBesideDisks(present string, j *replaceJournal) (bool, error) {
 	var texts [2]string
-	for i, text := range []string{a, b} {
+	for i, text := range []string{present, j.NewXML} {
 		doc, root, err := readDomain(text)
 		if err != nil {
 			return false, err
@@ -262,7 +264,10 @@ func sameBesideDisks(a, b string) (bool, error) {
 		var targets []string
 		for _, d := range devices.SelectElements("disk") {
 			targets = append(targets, string(targetOf(d)))
-			remove(devices, d)
+			_, made := j.New[targetOf(d)]
+			if _, old := j.Old[targetOf(d)]; made || old {
+				remove(devices, d)
+			}
 		}
 		if nvram := root.FindElement("./os/nvram"); nvram != nil {
 			empty(nvram)
