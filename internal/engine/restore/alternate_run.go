@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"time"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/mover"
@@ -19,7 +20,7 @@ func (w alternate) run(ctx context.Context, a *attempt) error {
 	if err := run.Step(ctx, "plan", func(ctx context.Context) error { return a.recheck(ctx, run, request) }); err != nil {
 		return err
 	}
-	staged, err := a.stage(ctx)
+	staged, err := a.stage(ctx, m.Stage)
 	if err != nil {
 		return err
 	}
@@ -35,15 +36,21 @@ func (w alternate) run(ctx context.Context, a *attempt) error {
 	if err != nil {
 		return err
 	}
-	if err := run.Step(ctx, "switch", func(ctx context.Context) error { return define(ctx, run, m, request) }); err != nil {
+	if err := run.Step(ctx, "switch", func(ctx context.Context) error {
+		return a.whileAway(ctx, "switch", func() error { return define(ctx, run, m, request) })
+	}); err != nil {
 		return err
 	}
 	if err := run.Update(func(j *backstay.Job) {
 		j.Result.VM = &backstay.VMRef{Name: plan.Name, UUID: plan.UUID, Host: plan.Host}
+		until := a.Now().UTC().Add(time.Duration(backstay.DefaultKeepOld)) // the mover keeps the journal at least so long
+		j.Result.UndoUntil = &until
 	}); err != nil {
 		return err
 	}
-	return run.Step(ctx, "start", func(ctx context.Context) error { return start(ctx, run, m, request) })
+	return run.Step(ctx, "start", func(ctx context.Context) error {
+		return a.whileAway(ctx, "start", func() error { return start(ctx, run, m, request) })
+	})
 }
 
 // stagedBefore tells whether an earlier life of the job wrote and verified all

@@ -15,18 +15,16 @@ func (disksOnly) run(ctx context.Context, a *attempt) error {
 	if err := run.Step(ctx, "plan", func(ctx context.Context) error { return a.recheckDisks(ctx) }); err != nil {
 		return err
 	}
-	staged, err := mover.Phases(ctx, run, []string{"stage", "verify"},
-		func(ctx context.Context, progress mover.Progress) (mover.Staged, error) {
-			if stagedBefore(run) {
-				return mover.Staged{Paths: paths(plan)}, nil
-			}
-			return m.Stage(ctx, request, progress)
-		}, nil)
+	staged, err := a.stage(ctx, m.Stage)
 	if err != nil {
 		return err
 	}
 	return run.Step(ctx, "template", func(ctx context.Context) error {
-		written, err := m.Template(ctx, request, func(r mover.Report) { run.Progress(r.Done, r.Total) })
+		var written mover.Templated
+		err := a.whileAway(ctx, "template", func() (err error) {
+			written, err = m.Template(ctx, request, func(r mover.Report) { run.Progress(r.Done, r.Total) })
+			return err
+		})
 		if err != nil {
 			return err
 		}

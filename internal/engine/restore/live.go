@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/mover"
@@ -91,33 +90,6 @@ func (a *attempt) copyBehind(ctx context.Context) error {
 			}
 		})
 	})
-}
-
-// note says for people what a task waits for. That it cannot be said fails nothing.
-func (a *attempt) note(task, words string) {
-	if long, ok := a.run.(backstay.LongRun); ok {
-		_ = long.Note(task, words)
-	}
-}
-
-// awayRetry is how long a mover that does not answer is waited for at a time.
-const awayRetry = time.Second
-
-// whileAway repeats fn while the host cannot be reached: the VM runs there, and
-// what fn does it does from where it was.
-func (a *attempt) whileAway(ctx context.Context, task string, fn func() error) error {
-	for {
-		err := fn()
-		if !backstay.IsCode(err, backstay.CodeHostAway) || ctx.Err() != nil {
-			return err
-		}
-		a.note(task, backstay.AsError(err).Error())
-		select {
-		case <-time.After(awayRetry):
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
 }
 
 // endLive decides what of a live restore that failed stays. Before the VM ran

@@ -72,20 +72,18 @@ func (o original) run(ctx context.Context, a *attempt) error {
 	if err := run.Step(ctx, "safety", func(ctx context.Context) error { return a.safety(ctx, &state, plan.SafetyPoint) }); err != nil {
 		return err
 	}
-	staged, err := mover.Phases(ctx, run, []string{"stage", "verify"},
-		func(ctx context.Context, progress mover.Progress) (mover.Staged, error) {
-			if stagedBefore(run) {
-				return mover.Staged{}, nil
-			}
-			return m.StageReplace(ctx, a.request, progress)
-		}, nil)
+	staged, err := a.stage(ctx, m.StageReplace)
 	if err != nil {
 		return err
 	}
-	if err := run.Step(ctx, "switch", func(ctx context.Context) error { return o.switchDisks(ctx, a, staged) }); err != nil {
+	if err := run.Step(ctx, "switch", func(ctx context.Context) error {
+		return a.whileAway(ctx, "switch", func() error { return o.switchDisks(ctx, a, staged) })
+	}); err != nil {
 		return err
 	}
-	return run.Step(ctx, "start", func(ctx context.Context) error { return a.startAgain(ctx, state, plan.Start) })
+	return run.Step(ctx, "start", func(ctx context.Context) error {
+		return a.whileAway(ctx, "start", func() error { return a.startAgain(ctx, state, plan.Start) })
+	})
 }
 
 // recheck repeats the pre-flight checks: the job may have waited since. It chooses

@@ -200,6 +200,39 @@ func TestCancelledAnywhereAReplaceLeavesTheVMOldOrNew(t *testing.T) {
 	}
 }
 
+// A mover that is killed in the switch comes back in a moment; whoever asked for
+// the restore is not to be told that it failed.
+func TestAReplaceGoesOnWhenTheMoverIsBack(t *testing.T) {
+	patient := awhile
+	awhile.pause = time.Millisecond
+	defer func() { awhile = patient }()
+	for _, call := range []string{"StageReplace", "SwitchDisks", "Start"} {
+		t.Run(call, func(t *testing.T) {
+			w := newReplaceWorld(t)
+			cut := 0
+			w.host.Hook = func(_ context.Context, method string) error {
+				if method == call && cut < 3 {
+					cut++
+					return backstay.Errorf(backstay.CodeHostAway, "the mover went away")
+				}
+				return nil
+			}
+			params := w.plan(backstay.RestoreRequest{Stop: true, Start: true})
+			err := w.live(params)
+			if call == "StageReplace" { // nothing of it was begun, so there is nothing to wait for
+				if !backstay.IsCode(err, backstay.CodeHostAway) || !w.onOld() {
+					t.Errorf("%v, on its old disks %v", err, w.onOld())
+				}
+				return
+			}
+			must(t, err)
+			if w.onOld() {
+				t.Error("the VM is on its old disks")
+			}
+		})
+	}
+}
+
 func TestWithoutASafetyPointNothingIsReplaced(t *testing.T) {
 	w := newReplaceWorld(t)
 	started := false

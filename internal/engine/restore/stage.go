@@ -10,16 +10,19 @@ import (
 	"github.com/backstay/backstay/internal/mover"
 )
 
+// stager is the call of a mover that writes the planned disks.
+type stager func(context.Context, mover.StageRequest, mover.Progress) (mover.Staged, error)
+
 // stage writes and verifies the planned disks as the tasks stage and verify. What
 // holds it up is noted with the task, and copies in the vault that were damaged are
 // warned of.
-func (a *attempt) stage(ctx context.Context) (mover.Staged, error) {
+func (a *attempt) stage(ctx context.Context, write stager) (mover.Staged, error) {
 	staged, err := mover.Phases(ctx, a.run, []string{"stage", "verify"},
 		func(ctx context.Context, progress mover.Progress) (mover.Staged, error) {
 			if stagedBefore(a.run) {
 				return mover.Staged{Paths: paths(a.request.Plan)}, nil
 			}
-			return a.stageOn(ctx, progress)
+			return a.stageOn(ctx, write, progress)
 		}, noter(a.run))
 	if err != nil {
 		return staged, err
@@ -38,11 +41,11 @@ var awhile = struct{ pause, total time.Duration }{2 * time.Second, 2 * time.Minu
 
 // stageOn stages, and goes on when a mover that went away is back: what it wrote is
 // durable. Before it began there is nothing to wait for.
-func (a *attempt) stageOn(ctx context.Context, progress mover.Progress) (mover.Staged, error) {
+func (a *attempt) stageOn(ctx context.Context, write stager, progress mover.Progress) (mover.Staged, error) {
 	last, waited := mover.Report{}, time.Duration(0)
 	for {
 		begun := false
-		staged, err := a.mover.Stage(ctx, a.request, func(r mover.Report) {
+		staged, err := write(ctx, a.request, func(r mover.Report) {
 			last, begun = r, true
 			progress(r)
 		})
@@ -55,12 +58,47 @@ func (a *attempt) stageOn(ctx context.Context, progress mover.Progress) (mover.S
 		note := last
 		note.Note = "host " + string(a.request.Plan.Host) + " cannot be reached; the restore goes on when it can"
 		progress(note)
-		select {
-		case <-time.After(awhile.pause):
-		case <-ctx.Done():
-			return mover.Staged{}, context.Cause(ctx)
+		if err := pause(ctx, awhile.pause); err != nil {
+			return mover.Staged{}, err
 		}
 		waited += awhile.pause
+	}
+}
+
+// pause waits, and returns why ctx ended if it did.
+func pause(ctx context.Context, long time.Duration) error {
+	wait := time.NewTimer(long)
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// whileAway repeats a call of the mover, which goes on from where it was, while the
+// host cannot be reached: for as long as it takes if the VM runs there already, else
+// for a while.
+func (a *attempt) whileAway(ctx context.Context, task string, call func() error) error {
+	var waited time.Duration
+	for {
+		err := call()
+		if !backstay.IsCode(err, backstay.CodeHostAway) || ctx.Err() != nil || waited >= awhile.total && task != copyTask {
+			return err
+		}
+		a.note(task, backstay.AsError(err).Error()+"; the restore goes on when it can")
+		if err := pause(ctx, awhile.pause); err != nil {
+			return err
+		}
+		waited += awhile.pause
+	}
+}
+
+// note says for people what a task waits for. That it cannot be said fails nothing.
+func (a *attempt) note(task, words string) {
+	if long, ok := a.run.(backstay.LongRun); ok {
+		_ = long.Note(task, words)
 	}
 }
 

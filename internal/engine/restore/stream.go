@@ -58,7 +58,7 @@ func (c carrier) run(ctx context.Context) {
 		if err != nil {
 			// The restore itself fails where its host is away; what was lost on the way is
 			// asked for anew.
-			pause(ctx)
+			_ = pause(ctx, carryPause) // the loop sees that ctx ended
 			continue
 		}
 		if len(next.Asks) > 0 {
@@ -78,8 +78,7 @@ func (c carrier) serve(ctx context.Context, next mover.Exchanged) mover.Served {
 			return served
 		}
 		if backstay.IsCode(err, backstay.CodeHostAway) {
-			pause(patient)
-			if patient.Err() == nil {
+			if pause(patient, carryPause) == nil {
 				continue
 			}
 			err = backstay.Errorf(backstay.CodeHostAway, "host %s went away while point %s was read from it", c.plan.StreamedFrom, c.plan.Point).Because(err).
@@ -89,15 +88,6 @@ func (c carrier) serve(ctx context.Context, next mover.Exchanged) mover.Served {
 			served.Pieces = append(served.Pieces, mover.StreamPiece{ID: ask.ID, Error: backstay.AsError(err)})
 		}
 		return served
-	}
-}
-
-func pause(ctx context.Context) {
-	wait := time.NewTimer(carryPause)
-	defer wait.Stop()
-	select {
-	case <-wait.C:
-	case <-ctx.Done():
 	}
 }
 

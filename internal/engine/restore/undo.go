@@ -143,7 +143,9 @@ func (r *Runner) Undo(ctx context.Context, run backstay.Run, params backstay.Und
 	if err := run.Step(ctx, "plan", func(ctx context.Context) error { return a.lookAgain(ctx, params) }); err != nil {
 		return err
 	}
-	return run.Step(ctx, "remove", func(ctx context.Context) error { return a.takeBack(ctx, params) })
+	return run.Step(ctx, "remove", func(ctx context.Context) error {
+		return a.whileAway(ctx, "remove", func() error { return a.takeBack(ctx, params) })
+	})
 }
 
 func (a *attempt) undoReplace(ctx context.Context, params backstay.UndoParams) error {
@@ -162,10 +164,14 @@ func (a *attempt) undoReplace(ctx context.Context, params backstay.UndoParams) e
 	if err := run.Step(ctx, "safety", func(ctx context.Context) error { return a.safety(ctx, &state, params.SafetyPoint) }); err != nil {
 		return err
 	}
-	if err := run.Step(ctx, "switch", func(ctx context.Context) error { return a.takeBack(ctx, params) }); err != nil {
+	if err := run.Step(ctx, "switch", func(ctx context.Context) error {
+		return a.whileAway(ctx, "switch", func() error { return a.takeBack(ctx, params) })
+	}); err != nil {
 		return err
 	}
-	return run.Step(ctx, "start", func(ctx context.Context) error { return a.startAgain(ctx, state, params.Start) })
+	return run.Step(ctx, "start", func(ctx context.Context) error {
+		return a.whileAway(ctx, "start", func() error { return a.startAgain(ctx, state, params.Start) })
+	})
 }
 
 // lookAgain sees that it can still be done: the job may have waited since.
