@@ -444,8 +444,23 @@ func (h *Host) finishSwitch(ctx context.Context, j *replaceJournal) (time.Time, 
 	if keep <= 0 {
 		keep = time.Duration(backstay.DefaultKeepOld)
 	}
-	j.NewXML, j.Until = domain.InactiveXML, h.now().UTC().Add(keep)
+	j.NewXML, j.Switched = domain.InactiveXML, h.now().UTC()
+	if j.Until, err = h.keepUntil(j, j.Switched.Add(keep)); err != nil {
+		return time.Time{}, err
+	}
 	return j.Until, j.enter(replaceSwitched)
+}
+
+// keepUntil is the end of a replace's undo: not before those of earlier ones of the
+// VM, which cannot be taken back before it.
+func (h *Host) keepUntil(j *replaceJournal, until time.Time) (time.Time, error) {
+	journals, err := h.replaceJournals()
+	for _, o := range journals {
+		if o.VM == j.VM && o.Job != j.Job && o.Stage == replaceSwitched && o.Until.After(until) {
+			until = o.Until
+		}
+	}
+	return until, err
 }
 
 // endWriting ends the journal with which whole files were written.

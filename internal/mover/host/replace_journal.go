@@ -58,6 +58,8 @@ type replaceJournal struct {
 	// KeepOld is for how long the undo is kept, and Until is its end.
 	KeepOld time.Duration `json:"keepOld"`
 	Until   time.Time     `json:"until,omitzero"`
+	// Switched is when the VM was put on the new disks.
+	Switched time.Time `json:"switched,omitzero"`
 	secretNotes
 	// By is the job of the undo, once one has begun.
 	By backstay.JobID `json:"by,omitempty"`
@@ -155,6 +157,14 @@ func (j *replaceJournal) of(plan backstay.RestorePlan) error {
 		return backstay.Errorf(backstay.CodeInternal, "job %s replaced the disks of %s with point %s before, and is now asked for another plan", j.Job, j.VM, j.Point)
 	}
 	return nil
+}
+
+// switchedAt is when the VM was put on the new disks.
+func (j *replaceJournal) switchedAt() time.Time {
+	if j.Switched.IsZero() { // written before it was noted
+		return j.Until.Add(-j.KeepOld)
+	}
+	return j.Switched
 }
 
 // enter makes a stage durable.

@@ -28,7 +28,7 @@ func (h *Host) Undo(ctx context.Context, r mover.UndoRequest) (mover.Undone, err
 	return undone, nil
 }
 
-func cannotUndo(r mover.UndoRequest, format string, args ...any) error {
+func cannotUndo(r mover.UndoRequest, format string, args ...any) *backstay.Error {
 	return backstay.Errorf(backstay.CodeCannotUndo, "the restore %s of %s cannot be taken back", r.Job, r.Plan.Name).Becausef(format, args...)
 }
 
@@ -149,6 +149,12 @@ func (h *Host) mayUndo(r mover.UndoRequest, j *replaceJournal, domain *hyperviso
 	if !j.onNew(domain) {
 		return cannotUndo(r, "the VM is not on the disks that it was given then; if a later restore replaced them, take that one back first")
 	}
+	if later, err := h.laterReplace(j, domain); err != nil {
+		return err
+	} else if later != "" {
+		// Its layers may stand on this one's, with disks that are not in this one.
+		return cannotUndo(r, "job %s replaced disks of the VM after it", later).Do("take that one back first: `backstay restore undo %s`", later)
+	}
 	if h.now().After(j.Until) {
 		return cannotUndo(r, "its time ended at %s", j.Until.Format("2006-01-02 15:04 MST"))
 	}
@@ -158,6 +164,21 @@ func (h *Host) mayUndo(r mover.UndoRequest, j *replaceJournal, domain *hyperviso
 		}
 	}
 	return nil
+}
+
+// laterReplace returns the job of a replace that came after this one and that the
+// VM is on; "" if there is none.
+func (h *Host) laterReplace(j *replaceJournal, domain *hypervisor.Domain) (backstay.JobID, error) {
+	journals, err := h.replaceJournals()
+	if err != nil {
+		return "", err
+	}
+	for _, o := range journals {
+		if o.VM == j.VM && o.Job != j.Job && o.Stage == replaceSwitched && o.switchedAt().After(j.switchedAt()) && o.onNew(domain) {
+			return o.Job, nil
+		}
+	}
+	return "", nil
 }
 
 func (h *Host) takeBack(ctx context.Context, by backstay.JobID, j *replaceJournal, domain *hypervisor.Domain) (undone mover.Undone, err error) {
