@@ -201,6 +201,17 @@ func (j *replaceJournal) remove() error {
 func (j *replaceJournal) newFiles() []string { return slices.Sorted(maps.Values(j.New)) }
 func (j *replaceJournal) oldFiles() []string { return slices.Sorted(maps.Values(j.Old)) }
 
+// detached are the files of disks that were taken out of the VM with nothing in
+// their places: they stay their owner's.
+func (j *replaceJournal) detached() (files []string) {
+	for target, file := range j.Old {
+		if _, replaced := j.New[target]; !replaced {
+			files = append(files, file)
+		}
+	}
+	return files
+}
+
 // cutOff is where tests end the process: it is asked before each durable change
 // that a replace or its undo makes outside the snapshot tier.
 var cutOff = func(path string) error { return nil }

@@ -266,6 +266,9 @@ func (h *Host) forgetOld(ctx context.Context, job backstay.JobID) (removed []str
 	default:
 		return nil, nil // it is going on
 	}
+	if err := h.tier.KeepContent(j.detached()); err != nil {
+		return nil, err
+	}
 	if removed, err = h.tier.EndUse(ctx, snapshot.UserUndo, j.Job); err != nil {
 		return removed, err
 	}

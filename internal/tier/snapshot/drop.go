@@ -208,7 +208,7 @@ func (b *book) planDrop(p *PointRecord, target backstay.DiskTarget, seen surroun
 		return plan, inUse(p.ID, who...)
 	case len(children) == 0 && plan.use != nil:
 		return plan, inUse(p.ID, fmt.Sprintf("%s of VM %s, which backstay did not make, stands on %s", plan.use.active(), plan.use.vm.Name, l.File))
-	case len(children) == 0 && l.Bottom:
+	case len(children) == 0 && (l.Bottom || l.Kept):
 		return plan, nil
 	case len(seen.unknown) > 0:
 		return plan, inUse(p.ID, seen.unknown...)
@@ -342,7 +342,7 @@ func (t *Tier) deleteLeaf(id backstay.PointID, l *Layer) error {
 		if now == nil {
 			return nil
 		}
-		if now.Bottom || len(record.Without(now.Points, id)) > 0 || len(now.Users) > 0 || len(b.Children(l.ID)) > 0 {
+		if now.Bottom || now.Kept || len(record.Without(now.Points, id)) > 0 || len(now.Users) > 0 || len(b.Children(l.ID)) > 0 {
 			return inUse(id, "something came to stand on "+l.File)
 		}
 		if err := record.RemoveFile(l.File); err != nil {

@@ -116,10 +116,29 @@ func (t *Tier) KeepFor(job backstay.JobID, files []string) error {
 	})
 }
 
+// KeepContent lets what is on the layers of these files outlive the undo that needs
+// them and the points below, although no VM is on them: as points go, it is merged
+// down towards its owner's own file. Safe to repeat.
+func (t *Tier) KeepContent(files []string) error {
+	return t.change(func(b *book) error {
+		for _, file := range files {
+			l := b.ByFile(file)
+			if l == nil || l.Bottom || l.Kept {
+				continue
+			}
+			l.Kept = true
+			if err := b.Put(l); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // EndUse takes a job's entries of one kind, UserRestore or UserUndo, off all
 // layers, and removes those of the layers that nothing needs any more: no VM, no
 // point, no layer above, no other user. A file that a VM had before its protection
-// is its owner's and stays. Safe to repeat.
+// is its owner's and stays, as does a layer of KeepContent. Safe to repeat.
 func (t *Tier) EndUse(ctx context.Context, kind UserKind, job backstay.JobID) (removed []string, err error) {
 	user := User{Kind: kind, ID: string(job)}
 	b, err := t.load()
@@ -152,7 +171,7 @@ func (t *Tier) endUse(id backstay.LayerID, user User, needed bool) (removed []st
 			return nil
 		}
 		others := slices.DeleteFunc(slices.Clone(l.Users), user.Same)
-		if needed || l.Bottom || len(l.Points) > 0 || len(others) > 0 || len(b.Children(id)) > 0 {
+		if needed || l.Bottom || l.Kept || len(l.Points) > 0 || len(others) > 0 || len(b.Children(id)) > 0 {
 			l.Users = others
 			return b.Put(l)
 		}

@@ -259,6 +259,7 @@ func (t *Tier) recordMerge(m *mergeIntent) error {
 			}
 		}
 		into.Size, into.Stamp = child.Size, nil
+		into.Kept = into.Kept || child.Kept && !into.Bottom
 		if len(into.Points) > 0 || len(b.Children(child.ID)) > 0 { // it is frozen
 			stamp, err := record.StampOf(into.File)
 			if err != nil {

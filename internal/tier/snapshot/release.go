@@ -34,15 +34,9 @@ func (t *Tier) Release(ctx context.Context, vm backstay.VMID, progress Progress)
 			return nil, inUse(p.ID, "it is pinned")
 		}
 	}
-	var stuck error
-	for _, p := range points {
-		err := t.Drop(ctx, p.ID, progress)
-		switch {
-		case backstay.IsCode(err, backstay.CodeLayerInUse), halfDropped(err):
-			stuck = cmp.Or(stuck, err)
-		case err != nil && !backstay.IsCode(err, backstay.CodeUnknownPoint):
-			return nil, fmt.Errorf("release VM %s: %w", vm, err)
-		}
+	stuck, err := t.dropAll(ctx, points, progress)
+	if err != nil {
+		return nil, fmt.Errorf("release VM %s: %w", vm, err)
 	}
 	if stuck != nil {
 		if notes, err = t.leave(ctx, vm, stuck, progress); err != nil {
@@ -50,6 +44,28 @@ func (t *Tier) Release(ctx context.Context, vm backstay.VMID, progress Progress)
 		}
 	}
 	return notes, t.forget(vm)
+}
+
+// dropAll drops points, again and again as long as that frees others: a branch that
+// the VM left may end only with its last point. It returns what keeps the rest.
+func (t *Tier) dropAll(ctx context.Context, points []*PointRecord, progress Progress) (stuck, err error) {
+	for {
+		var rest []*PointRecord
+		stuck = nil
+		for _, p := range points {
+			err := t.Drop(ctx, p.ID, progress)
+			switch {
+			case backstay.IsCode(err, backstay.CodeLayerInUse), halfDropped(err):
+				rest, stuck = append(rest, p), cmp.Or(stuck, err)
+			case err != nil && !backstay.IsCode(err, backstay.CodeUnknownPoint):
+				return nil, err
+			}
+		}
+		if len(rest) == 0 || len(rest) == len(points) {
+			return stuck, nil
+		}
+		points = rest
+	}
 }
 
 // pointsOf returns the recorded points of a VM, oldest first.

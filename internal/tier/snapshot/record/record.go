@@ -41,6 +41,9 @@ type Layer struct {
 	// Left marks a layer that the VM it was made for has left, for a copy: it goes
 	// when nothing stands on it any more.
 	Left bool `json:"left,omitempty"`
+	// Kept marks a layer of a disk that a restore took out of its VM: its content is
+	// its owner's. It is never removed, only merged into the layer below.
+	Kept bool `json:"kept,omitempty"`
 	// Points are those that rest on this layer; a layer with points is frozen.
 	Points []backstay.PointID `json:"points"`
 	Users  []User             `json:"users"`
