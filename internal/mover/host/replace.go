@@ -546,7 +546,7 @@ func (h *Host) putBack(ctx context.Context, j *replaceJournal, domain *hyperviso
 		}
 		return h.hv.Redefine(ctx, j.VM, xml)
 	}
-	return j.TPM.put(false)
+	return j.TPM.exchange(domain, false)
 }
 
 // discardReplace removes what a replace made and the VM is not on: files first,

@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/hypervisor"
 	"github.com/backstay/backstay/internal/tier"
 )
 
@@ -99,6 +101,20 @@ func inode(path string) (uint64, error) {
 		return 0, &os.PathError{Op: "stat", Path: path, Err: err}
 	}
 	return st.Ino, nil
+}
+
+// exchange is put for a VM that may run: a TPM that is in use would write what it
+// has in memory over the state that it is given.
+func (x *tpmExchange) exchange(d *hypervisor.Domain, point bool) error {
+	if x == nil || x.New == 0 {
+		return nil
+	}
+	at, err := inode(x.Folder)
+	if err == nil && (at == x.New) != point && d.VM.State != backstay.VMShutOff {
+		return backstay.Errorf(backstay.CodeNotShutOff, "VM %s is not shut off", d.VM.Name).Becausef("it is %s, and its TPM is in use", d.VM.State).
+			Do("shut it off; the rest is done then")
+	}
+	return x.put(point)
 }
 
 // put lets the VM's TPM have the point's state, or its own again. Safe to repeat.

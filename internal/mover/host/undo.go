@@ -341,10 +341,30 @@ func (h *Host) sweepReplace(ctx context.Context, job backstay.JobID, vm backstay
 		_, err := h.finishSwitch(ctx, j)
 		return nil, err
 	case j.Stage == replaceUndoing && on:
-		_, err := h.tier.EndUse(ctx, snapshot.UserUndo, j.By)
-		return nil, errors.Join(err, j.TPM.put(true), j.enter(replaceSwitched))
+		return nil, h.stayOnNew(ctx, j, &domain)
 	case j.Stage == replaceUndoing:
 		return h.finishUndo(ctx, j)
 	}
-	return h.abandonReplace(ctx, j)
+	removed, err := h.abandonReplace(ctx, j)
+	if backstay.IsCode(err, backstay.CodeNotShutOff) {
+		h.log.Info("a restore that was cut off is taken back when its VM is shut off", "vm", vm, "job", job, "reason", err)
+		return removed, nil
+	}
+	return removed, err
+}
+
+// stayOnNew ends an undo that was cut off before the VM was off its new disks.
+func (h *Host) stayOnNew(ctx context.Context, j *replaceJournal, domain *hypervisor.Domain) error {
+	err := j.TPM.exchange(domain, true)
+	if backstay.IsCode(err, backstay.CodeNotShutOff) {
+		h.log.Info("an undo that was cut off is ended when its VM is shut off", "vm", j.VM, "job", j.By, "reason", err)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if _, err := h.tier.EndUse(ctx, snapshot.UserUndo, j.By); err != nil {
+		return err
+	}
+	return j.enter(replaceSwitched)
 }
