@@ -368,6 +368,37 @@ func TestARetryIsANewJobWithTheSameParameters(t *testing.T) {
 	}
 }
 
+// A restore that ran again would shut its VM down, and put it on disks of a plan
+// that is of another time.
+func TestARestoreThatSucceededIsNotRunAgain(t *testing.T) {
+	fail := false
+	w := newWorld(t, func(context.Context, backstay.Run) error {
+		if fail {
+			return backstay.Errorf(backstay.CodeVaultAway, "away")
+		}
+		return nil
+	})
+	s := w.start(func(o *job.Options) {
+		for _, kind := range []backstay.JobKind{backstay.JobRestore, backstay.JobDeploy, backstay.JobUndo} {
+			o.Runners[kind], o.Tasks[kind] = w.runner, []string{"plan"}
+		}
+	})
+	for _, kind := range []backstay.JobKind{backstay.JobRestore, backstay.JobDeploy, backstay.JobUndo} {
+		for _, fail = range []bool{false, true} {
+			first := s.ended(s.submit("a", func(r *job.Request) { r.Kind = kind }))
+			again, err := s.Retry(t.Context(), first.ID, "bob")
+			if fail {
+				if err != nil {
+					t.Errorf("%s that %s: %v", kind, first.State, err)
+				}
+				s.ended(again.ID)
+			} else if !backstay.IsCode(err, backstay.CodeJobEnded) {
+				t.Errorf("%s that %s was run again as %q: %v", kind, first.State, again.ID, err)
+			}
+		}
+	}
+}
+
 func TestAJobThatHasNotEndedIsNotRetried(t *testing.T) {
 	w := newWorld(t, steps(nil))
 	s := w.server(nil)

@@ -301,8 +301,13 @@ func (q *Queue) Cancel(ctx context.Context, id backstay.JobID) (backstay.Job, er
 	return rec.Job, nil
 }
 
+// onceOnly are the kinds that are not run again once they succeeded.
+var onceOnly = []backstay.JobKind{backstay.JobRestore, backstay.JobDeploy, backstay.JobUndo}
+
 // Retry queues a job that ended anew, as a new job of the given user with the
-// same parameters. One that has not ended is CodeConflict.
+// same parameters. One that has not ended is CodeConflict. One that did what it was
+// asked for and whose plan is of that time's state is CodeJobEnded: a restore that
+// runs again would shut a VM down for nothing.
 func (q *Queue) Retry(ctx context.Context, id backstay.JobID, user string) (backstay.Job, error) {
 	rec, err := q.record(ctx, id)
 	if err != nil {
@@ -311,6 +316,11 @@ func (q *Queue) Retry(ctx context.Context, id backstay.JobID, user string) (back
 	if !rec.Job.State.Ended() {
 		return backstay.Job{}, backstay.Errorf(backstay.CodeConflict, "job %s is still %s", id, rec.Job.State).
 			Becausef("a job is run again only once it has ended")
+	}
+	done := rec.Job.State == backstay.JobSucceeded || rec.Job.State == backstay.JobWarning
+	if done && slices.Contains(onceOnly, rec.Kind) {
+		return backstay.Job{}, backstay.Errorf(backstay.CodeJobEnded, "the %s %s is not run again: it ended as %s", rec.Kind, id, rec.Job.State).
+			Becausef("it did what it was asked for, and its plan is of the state that was there then").Do("ask for a new one")
 	}
 	request := Request{
 		Kind: rec.Kind, Target: rec.Target, Point: rec.Point, User: user, Params: rec.Params,

@@ -21,6 +21,9 @@ func (s *server) startDeploy(ctx context.Context, in *deployInput) (*started[api
 	if err != nil {
 		return nil, err
 	}
+	if err := mayDeploy(ctx, request, parameters); err != nil {
+		return nil, err
+	}
 	out := &started[api.DeployResponse]{Status: http.StatusOK, Body: api.DeployResponse{Plan: plan, Parameters: parameters}}
 	if request.DryRun {
 		return out, nil

@@ -51,8 +51,9 @@ func (s *server) registerJobs() {
 	s.registerFollow()
 }
 
-// ownersJobs are what deletes in a vault, or takes an older state of one as good.
-var ownersJobs = []backstay.JobKind{backstay.JobExpire, backstay.JobReclaim, backstay.JobRebuild}
+// ownersJobs are what deletes in a vault, takes an older state of one as good, or
+// may remove what a guest wrote.
+var ownersJobs = []backstay.JobKind{backstay.JobExpire, backstay.JobReclaim, backstay.JobRebuild, backstay.JobUndo}
 
 // retryJob queues a job again. What only an owner may start, only an owner may
 // start again.

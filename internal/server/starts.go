@@ -158,6 +158,9 @@ func (s *server) startRestore(ctx context.Context, in *restoreInput) (*started[a
 	if err := plan.Refusal(); err != nil {
 		return nil, err
 	}
+	if err := mayWrite(ctx, plan); err != nil {
+		return nil, err
+	}
 	job, err := s.submit(ctx, restoreJob(request, plan))
 	if err != nil {
 		return nil, err

@@ -28,6 +28,9 @@ func (s *server) undoJob(ctx context.Context, in *undoInput) (*started[api.UndoR
 	if in.Body.DryRun {
 		return out, nil
 	}
+	if err := mayUndo(ctx, plan); err != nil {
+		return nil, err
+	}
 	job, err := s.submit(ctx, JobRequest{
 		Kind: backstay.JobUndo, Target: label(plan.VM), Point: params.Plan.Point, VMs: []backstay.VMID{plan.VM.UUID},
 		Host: plan.VM.Host, Tasks: plan.Tasks, Params: params,

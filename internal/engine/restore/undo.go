@@ -62,7 +62,8 @@ func (r *Runner) PlanUndo(ctx context.Context, id backstay.JobID, wish backstay.
 func (r *Runner) undoable(ctx context.Context, id backstay.JobID) (params backstay.UndoParams, job backstay.Job, err error) {
 	record, err := r.Catalog.Jobs.Job(ctx, id)
 	if errors.Is(err, catalog.ErrNotFound) {
-		return params, job, backstay.Errorf(backstay.CodeUnknownJob, "there is no job %s", id)
+		return params, job, backstay.Errorf(backstay.CodeUnknownJob, "there is no job %q", id).
+			Becausef("the catalogue of this region does not have it")
 	}
 	if err != nil {
 		return params, job, fmt.Errorf("read job %s: %w", id, err)

@@ -3,6 +3,7 @@ package servertest
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	backstay "github.com/backstay/backstay"
@@ -120,26 +121,30 @@ func (p planner) PlanBackup(ctx context.Context, id backstay.VMID) (api.BackupPl
 	return plan, nil
 }
 
-// PlanDeploy knows one folder, with one parameter.
+// PlanDeploy knows one folder, with two parameters: a name and a disk.
 func (p planner) PlanDeploy(_ context.Context, r backstay.DeployRequest) (backstay.RestorePlan, []backstay.Parameter, error) {
 	if r.Folder != "/srv/restored" {
 		return backstay.RestorePlan{}, nil, backstay.Errorf(backstay.CodeNoTemplate, "no VM can be made of what is in %s", r.Folder).Becausef("there is no manifest")
 	}
-	name := "web01"
+	values := map[string]string{"name": "web01", "disk.vda.path": r.Folder + "/vda.qcow2"}
 	for key, value := range r.Set {
-		if key != "name" || value == "" {
+		if values[key] == "" || value == "" {
 			return backstay.RestorePlan{}, nil, backstay.Errorf(backstay.CodeUsage, "the parameter %s has no valid value", key).Becausef("%q is none", value)
 		}
-		name = value
+		values[key] = value
 	}
+	name := values["name"]
 	plan := backstay.RestorePlan{
 		Kind: backstay.DeployPlan, Point: "01K9ZQ4T5V0000000000000001", Host: "local", Source: backstay.VMRef{Name: "web01", Host: "local"}, Name: name,
 		UUID: "99999999-9999-4999-8999-999999999999", Folder: r.Folder, Start: !r.NoStart, Probe: r.Probe, Tasks: []string{"plan", "switch", "start"},
-		Disks:       []backstay.PlannedDisk{{Target: "vda", Path: r.Folder + "/vda.qcow2", Format: "qcow2", Action: backstay.DiskKept}},
+		Disks:       []backstay.PlannedDisk{{Target: "vda", Path: values["disk.vda.path"], Format: "qcow2", Action: backstay.DiskKept}},
 		Differences: []backstay.Difference{{Path: "/domain/name", From: "web01", To: name}},
 		Preflight:   []backstay.Check{{Name: "name", OK: true, Detail: "no VM has it"}},
 	}
-	return plan, []backstay.Parameter{{Name: "name", Type: backstay.TypeString, Value: name, Default: "web01", Description: "name of the VM"}}, nil
+	return plan, []backstay.Parameter{
+		{Name: "name", Type: backstay.TypeString, Value: name, Default: "web01", Description: "name of the VM"},
+		{Name: "disk.vda.path", Type: backstay.TypePath, Value: values["disk.vda.path"], Default: r.Folder + "/vda.qcow2", Description: "the restored disk vda"},
+	}, nil
 }
 
 func (p planner) PlanRestore(ctx context.Context, r backstay.RestoreRequest) (backstay.RestorePlan, error) {
@@ -156,6 +161,9 @@ func (p planner) PlanRestore(ctx context.Context, r backstay.RestoreRequest) (ba
 		UUID: "99999999-9999-4999-8999-999999999999", Firmware: point.Firmware, Start: !r.NoStart, Probe: r.Probe, Bytes: 20 * gib,
 		Disks: []backstay.PlannedDisk{{Target: "vda", Path: "/var/lib/libvirt/images/" + r.Name + "-vda.qcow2", Format: "qcow2", Size: 10 * gib}},
 		NICs:  []backstay.PlannedNIC{{MAC: "52:54:00:12:34:56", Kind: "network", Network: "default", LinkDown: r.Isolated}},
+	}
+	if strings.HasPrefix(r.To, "/dev/") {
+		plan.Disks[0].Path, plan.Disks[0].Device = r.To, true
 	}
 	if plan.Tier == "" {
 		plan.Tier = backstay.SnapshotTier
