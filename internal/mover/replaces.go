@@ -56,6 +56,9 @@ type UndoRequest struct {
 	Job  backstay.JobID       `json:"job"`
 	By   backstay.JobID       `json:"by"`
 	Plan backstay.RestorePlan `json:"plan"`
+	// Safety is the point that has what the guest wrote since the restore, "" for
+	// none: nothing may have been written after it.
+	Safety backstay.PointID `json:"safety,omitempty"`
 	// Look only tells whether it can be done now.
 	Look bool `json:"look"`
 }

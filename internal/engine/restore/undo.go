@@ -182,7 +182,7 @@ func (a *attempt) lookAgain(ctx context.Context, params backstay.UndoParams) err
 }
 
 func (a *attempt) takeBack(ctx context.Context, params backstay.UndoParams) error {
-	if _, err := a.mover.Undo(ctx, mover.UndoRequest{Job: params.Job, By: a.run.Job().ID, Plan: params.Plan}); err != nil {
+	if _, err := a.mover.Undo(ctx, mover.UndoRequest{Job: params.Job, By: a.run.Job().ID, Plan: params.Plan, Safety: params.SafetyPoint}); err != nil {
 		return err
 	}
 	if params.Plan.Kind != backstay.ReplaceDisks {

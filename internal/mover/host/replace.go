@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -361,6 +362,9 @@ func (h *Host) switchDisks(ctx context.Context, r mover.StageRequest) (switched 
 // that it names is in its place.
 func (h *Host) redefine(ctx context.Context, r mover.StageRequest, j *replaceJournal, domain *hypervisor.Domain) (warnings []string, err error) {
 	if err := mayRedefine(domain); err != nil {
+		return nil, err
+	}
+	if err := h.unwritten(ctx, r.Plan.SafetyPoint, domain, slices.Collect(maps.Keys(j.Old))); err != nil {
 		return nil, err
 	}
 	point, err := h.definitionOf(ctx, r)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -136,6 +137,11 @@ func (h *Host) undoReplace(ctx context.Context, r mover.UndoRequest) (undone mov
 	}
 	if err := mayRedefine(&domain); err != nil {
 		return undone, err
+	}
+	if j.Stage == replaceSwitched {
+		if err := h.unwritten(ctx, r.Safety, &domain, slices.Collect(maps.Keys(j.New))); err != nil {
+			return undone, err
+		}
 	}
 	// What was begun must not stop half-way; it takes a moment.
 	return h.takeBack(context.WithoutCancel(ctx), r.By, j, &domain)
