@@ -284,7 +284,7 @@ func (h *Host) discard(ctx context.Context, j *restoreJournal) error {
 		}
 	}
 	if j.Tier == backstay.SnapshotTier {
-		if err := h.tier.RemoveUser(snapshot.UserVM, string(j.VM)); err != nil {
+		if err := h.tier.RemoveVM(j.VM, j.Job); err != nil {
 			return err
 		}
 	}

@@ -208,6 +208,12 @@ func (t *Tier) RemoveUser(kind UserKind, id string) error {
 	return t.removeUsers(func(u User) bool { return u.Kind == kind && u.ID == id })
 }
 
+// RemoveVM takes the VM that a restore was to make off all layers. What another
+// restore made of the same VM stays. No error if there is none.
+func (t *Tier) RemoveVM(vm backstay.VMID, job backstay.JobID) error {
+	return t.removeUsers(func(u User) bool { return u.Kind == UserVM && u.ID == string(vm) && u.Job == job })
+}
+
 // usable returns the layer of a disk of a point, if both may be used.
 func (b *book) usable(id backstay.PointID, target backstay.DiskTarget) (*Layer, error) {
 	p := b.Points[id]

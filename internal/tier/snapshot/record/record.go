@@ -80,8 +80,12 @@ type User struct {
 	Overlay string `json:"overlay,omitempty"`
 }
 
-// Same tells whether two entries are of the same user.
-func (u User) Same(o User) bool { return u.Kind == o.Kind && u.ID == o.ID }
+// Same tells whether two entries are of the same user. Of a VM each file of its own
+// that stands on the layer counts: two restores may make a VM of the same UUID, of
+// which one fails.
+func (u User) Same(o User) bool {
+	return u.Kind == o.Kind && u.ID == o.ID && (u.Kind != UserVM || u.Overlay == o.Overlay)
+}
 
 // PointState says whether a recorded point may be offered.
 type PointState string
