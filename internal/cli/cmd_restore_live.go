@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/client"
@@ -31,6 +32,10 @@ func (a *app) abandonCommand() *cobra.Command {
 		func(ctx context.Context, c *client.Client, id backstay.JobID) error {
 			job, err := c.Job(ctx, id)
 			if err != nil {
+				return err
+			}
+			if !slices.ContainsFunc(job.Tasks, func(t backstay.Task) bool { return t.Name == "copy" }) || job.State == backstay.JobSucceeded || job.State == backstay.JobWarning {
+				_, err := c.AbandonRestore(ctx, id) // refuses, with the reason
 				return err
 			}
 			if err := a.confirm("throw away the VM %s with all that its guest wrote since it was started", job.Target); err != nil {

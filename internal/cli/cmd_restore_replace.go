@@ -15,7 +15,9 @@ func (a *app) replaceDisksCommand() *cobra.Command {
 	var host, waitFor string
 	var disks []string
 	timeout, keep := duration(0), duration(0)
-	c := &cobra.Command{
+	var c *cobra.Command
+	set := func(flag string) bool { return c.Flags().Changed(flag) }
+	c = &cobra.Command{
 		Use: "replace-disks POINT", Short: "Put the disks of a point into the VM that it is of",
 		Long: "Put the disks of a point into the VM that it is of. The VM keeps its name, UUID,\naddresses, devices, policy and points; disks that were added since are detached\nand kept, and those that it lost return. A safety point of the present state is\ntaken first, and the old disks are kept: `backstay restore undo JOB` puts\neverything back. The VM must be shut off, or --stop shuts it off.",
 		Example: "  backstay restore replace-disks web01@latest --stop --start\n" +
@@ -23,17 +25,20 @@ func (a *app) replaceDisksCommand() *cobra.Command {
 			"  backstay restore replace-disks web01@2025-04-01T02:00:00Z --tier vault --full\n" +
 			"  backstay restore replace-disks web01@latest --dry-run",
 		Args: exactly("POINT"), ValidArgsFunction: a.completePoints(),
-		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) (err error) {
+		RunE: a.call(func(ctx context.Context, api *client.Client, args []string) (err error) {
 			r.Point, r.Host, r.KeepOld = backstay.PointID(args[0]), backstay.HostName(host), backstay.Duration(keep)
 			for _, d := range disks {
 				r.Disks = append(r.Disks, backstay.DiskTarget(d))
+			}
+			if !r.Start && (set("wait-for") || set("timeout")) {
+				return backstay.Errorf(backstay.CodeUsage, "nothing is waited for: the VM is not started").Becausef("--wait-for and --timeout are about its start").Do("say --start too, or leave them out")
 			}
 			if r.Start {
 				if r.Probe, err = probe(waitFor, timeout); err != nil {
 					return err
 				}
 			}
-			return a.restore(ctx, c, r)
+			return a.restore(ctx, api, r)
 		}),
 	}
 	f := c.Flags()

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"path"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -111,7 +113,10 @@ func (a *app) summary(w io.Writer, job backstay.Job) {
 	}
 	backupLines(w, r.Backups)
 	if r.Folder != "" && job.Kind == backstay.JobRestore {
-		fmt.Fprintf(w, "%d disks and %d files in %s\nmake a VM of them with: backstay deploy %s\n", len(r.Disks), len(r.Files), r.Folder, r.Folder)
+		fmt.Fprintf(w, "%d disk(s) and %d other file(s) in %s\n", len(r.Disks), len(r.Files), r.Folder)
+		if slices.ContainsFunc(r.Files, func(f string) bool { return path.Base(f) == "template.xml" }) {
+			fmt.Fprintf(w, "make a VM of them with: backstay deploy %s\n", r.Folder)
+		}
 	}
 	if r.VM != nil {
 		fmt.Fprintf(w, "VM %s (%s)\n", vmLabel(*r.VM), r.VM.UUID)
@@ -131,6 +136,15 @@ func (a *app) summary(w io.Writer, job backstay.Job) {
 	}
 	if r.UpSeconds > 0 {
 		fmt.Fprintf(w, "up after %.1f s\n", r.UpSeconds)
+	}
+	if r.DownSeconds > 0 {
+		fmt.Fprintf(w, "down for %.1f s\n", r.DownSeconds)
+	}
+	if r.SafetyPoint != "" {
+		fmt.Fprintf(w, "what was there before is recovery point %s\n", r.SafetyPoint)
+	}
+	if r.UndoUntil != nil {
+		fmt.Fprintf(w, "take it back until %s with: backstay restore undo %s\n", r.UndoUntil.Format("2006-01-02 15:04 MST"), job.ID)
 	}
 	for _, d := range sortedKeys(r.SHA256) {
 		fmt.Fprintf(w, "disk %s sha256 %s\n", d, r.SHA256[d])

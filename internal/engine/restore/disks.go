@@ -21,11 +21,12 @@ func (disksOnly) check(r backstay.RestoreRequest, _ Facts) error {
 	case r.To == "":
 		return backstay.Errorf(backstay.CodeUsage, "where the disks shall go is not said").Becausef("it can be a folder, a pool or a block device of the host").Do("give --to")
 	case !validTo(r.To):
-		return backstay.Errorf(backstay.CodeUsage, "disks cannot go to %q", r.To).Becausef("it is no path without . and ..").Do("give --to a folder, a pool or a block device")
+		return backstay.Errorf(backstay.CodeUsage, "disks cannot go to %q", r.To).Becausef("it is neither the name of a pool nor an absolute path below / without . and ..").Do("give --to a folder, a pool or a block device")
 	case r.Format != "" && !slices.Contains(imageFormats, r.Format):
 		return backstay.Errorf(backstay.CodeUsage, "disks cannot be written as %q", r.Format).Becausef("there are %s", strings.Join(imageFormats, ", ")).Do("give another --format")
 	case r.OSDisk && len(r.Disks) > 0:
 		return backstay.Errorf(backstay.CodeUsage, "either the disk of the operating system is wanted, or the ones that are named").
+			Becausef("both were asked for").
 			Do("leave out --os-disk-only or --disk")
 	}
 	return nil
@@ -171,7 +172,7 @@ func (disksOnly) preflight(r backstay.RestoreRequest, f Facts, plan backstay.Res
 	checks = append(checks, checkFolder(r, f, to))
 	if to.device != "" {
 		checks = append(checks, checkDevice(f, plan, to))
-	} else if to.folder != nowhere {
+	} else if info := f.Paths[to.folder]; to.folder != nowhere && (info.Exists || info.Folder) { // elsewhere no room is known
 		checks = append(checks, checkFolderRoom(f, plan, to))
 	}
 	for _, d := range plan.Disks {
@@ -224,7 +225,10 @@ func checkFolder(r backstay.RestoreRequest, f Facts, to destination) backstay.Ch
 	case info.Exists && !info.Empty:
 		return refuse("folder", backstay.CodeFileExists, "%s exists already", to.folder)
 	case !info.Exists && !info.Folder:
-		return refuse("folder", backstay.CodeFolderMissing, "the folder %s does not exist on host %s", path.Dir(to.folder), f.Host.Name)
+		if strings.HasPrefix(to.folder, "/dev/") {
+			return refuseDo("folder", backstay.CodeFolderMissing, "name another with --to", "host %s has neither a block device nor a folder %s", f.Host.Name, r.To)
+		}
+		return refuseDo("folder", backstay.CodeFolderMissing, "make the folder, or name another with --to", "the folder %s does not exist on host %s", path.Dir(to.folder), f.Host.Name)
 	}
 	return ok("folder", "all goes to %s", to.folder)
 }

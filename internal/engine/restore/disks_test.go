@@ -124,6 +124,9 @@ func TestPreflightOfDisksRefuses(t *testing.T) {
 		"no parent": {func(_ *backstay.RestoreRequest, f *Facts) {
 			set(f, "/srv/new", func(i *mover.PathInfo) { i.Folder = false })
 		}, backstay.CodeFolderMissing},
+		"no such device": {func(r *backstay.RestoreRequest, f *Facts) {
+			r.To, f.Paths["/dev/none"] = "/dev/none", mover.PathInfo{Path: "/dev/none"}
+		}, backstay.CodeFolderMissing},
 		"no room": {func(_ *backstay.RestoreRequest, f *Facts) {
 			set(f, "/srv/new", func(i *mover.PathInfo) { i.Available = 3 << 30 })
 		}, backstay.CodeNoSpace},

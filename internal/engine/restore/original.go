@@ -18,6 +18,10 @@ func (original) check(r backstay.RestoreRequest, f Facts) error {
 	if err := checkProbe(r.Probe); err != nil {
 		return err
 	}
+	if r.Full && r.Tier == backstay.SnapshotTier {
+		return backstay.Errorf(backstay.CodeUsage, "from the snapshot tier no whole disks are written").Becausef("the new disks stand on the point's layers there").
+			Do("leave out --full, or say --tier vault")
+	}
 	if r.KeepOld < 0 {
 		return backstay.Errorf(backstay.CodeUsage, "old disks cannot be kept for less than no time").Becausef("--keep-old is negative").Do("leave out --keep-old")
 	}

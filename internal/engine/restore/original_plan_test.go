@@ -55,6 +55,10 @@ func TestReplacingDisksIsRefusedBeforeAnythingIsTouched(t *testing.T) {
 			r.Tier = backstay.VaultTier
 			set(f, "/data/web01-data.raw", func(i *mover.PathInfo) { i.Available = 1 << 20 })
 		}, backstay.CodeNoSpace, "free"},
+		"whole disks of a point that is in no vault": {func(r *backstay.RestoreRequest, f *Facts) {
+			r.Full = true
+			f.Point.DropTier(backstay.VaultTier)
+		}, backstay.CodeTierMissing, "--full"},
 		"the vault is away": {func(r *backstay.RestoreRequest, f *Facts) { r.Tier = backstay.VaultTier; f.VaultProblem = "gone" }, backstay.CodeVaultUnreadable, "vault show"},
 		"the host is away":  {func(_ *backstay.RestoreRequest, f *Facts) { f.Host.State = "unreachable" }, backstay.CodeNotConnected, "mover"},
 		"not in the tier": {func(r *backstay.RestoreRequest, f *Facts) {
@@ -72,6 +76,15 @@ func TestReplacingDisksIsRefusedBeforeAnythingIsTouched(t *testing.T) {
 		})
 	}
 	r := replaceRequest()
+	r.Full = true
+	if p := plan(t, r, replaceFacts()); p.Tier != backstay.VaultTier {
+		t.Errorf("whole disks are read from the %s tier", p.Tier)
+	}
+	r.Tier = backstay.SnapshotTier
+	if _, err := NewPlan(r, replaceFacts()); !backstay.IsCode(err, backstay.CodeUsage) {
+		t.Errorf("whole disks from the snapshot tier: %v", err)
+	}
+	r = replaceRequest()
 	r.Disks = []backstay.DiskTarget{"vdz"}
 	if _, err := NewPlan(r, replaceFacts()); !backstay.IsCode(err, backstay.CodeDiskUnknown) {
 		t.Errorf("a disk that the point does not have: %v", err)

@@ -98,6 +98,8 @@ func ChooseTier(r backstay.RestoreRequest, p backstay.RecoveryPoint, host backst
 		return r.Tier, "asked for"
 	case r.Live:
 		return backstay.VaultTier, "a live restore starts from the vault"
+	case r.Full:
+		return backstay.VaultTier, "whole disks are written from the vault"
 	case !p.Has(backstay.SnapshotTier):
 		return backstay.VaultTier, "the point is not in the snapshot tier"
 	case host != p.VM.Host && p.Has(backstay.VaultTier):

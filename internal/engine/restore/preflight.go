@@ -29,6 +29,10 @@ func refuseDo(name string, code backstay.Code, action, format string, args ...an
 
 func checkTier(f Facts, plan backstay.RestorePlan) backstay.Check {
 	switch {
+	case !f.Point.Has(plan.Tier) && plan.Live:
+		return refuseDo("tier", backstay.CodeTierMissing, "leave out --live", "the point is not in its vault, from which a live restore starts")
+	case !f.Point.Has(plan.Tier) && plan.Full && f.Point.Has(backstay.SnapshotTier):
+		return refuseDo("tier", backstay.CodeTierMissing, "leave out --full", "the point is not in its vault, from which whole disks are written")
 	case !f.Point.Has(plan.Tier):
 		return refuse("tier", backstay.CodeTierMissing, "the point is not in the %s tier, or cannot be read there any more", plan.Tier)
 	case plan.Tier == backstay.SnapshotTier && f.Host.Name != f.Point.VM.Host && plan.StreamedFrom == "":

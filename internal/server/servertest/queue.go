@@ -151,6 +151,8 @@ func end(j *backstay.Job, play Play) {
 	case backstay.JobRestore, backstay.JobDeploy:
 		j.Result.VM = &backstay.VMRef{Name: j.Target[len("local/"):], UUID: "99999999-9999-4999-8999-999999999999", Host: "local"}
 		j.Result.UpSeconds = 12.5
+		until := Now.Add(14 * 24 * time.Hour)
+		j.Result.UndoUntil = &until
 	case backstay.JobRepair:
 		j.Result.Repaired = 2
 	case backstay.JobRebuild:
