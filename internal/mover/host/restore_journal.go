@@ -121,7 +121,7 @@ func (j *restoreJournal) disk(target backstay.DiskTarget) *diskProgress {
 
 // unfinished tells whether a later life can go on from what an attempt wrote.
 func (j *restoreJournal) unfinished(plan backstay.RestorePlan) bool {
-	if j.Abandoned || j.Staged != nil || len(j.Disks) == 0 {
+	if j.Abandoned || j.Staged != nil || len(j.Disks) == 0 || len(j.Disks) != len(plan.Disks) {
 		return false
 	}
 	return !slices.ContainsFunc(plan.Disks, func(p backstay.PlannedDisk) bool {

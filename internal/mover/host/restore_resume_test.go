@@ -275,6 +275,11 @@ func TestARetryGoesOnFromWhatAVaultThatStayedAwayLeft(t *testing.T) {
 	if _, err := w.host.Stage(t.Context(), other, nil); !backstay.IsCode(err, backstay.CodePreflight) {
 		t.Errorf("another plan took over: %v", err)
 	}
+	fewer := r // of which the other disk would stay as it was left, half written
+	fewer.Job, fewer.Plan.Disks = r.Job+"3", r.Plan.Disks[:1]
+	if _, err := w.host.Stage(t.Context(), fewer, nil); !backstay.IsCode(err, backstay.CodePreflight) {
+		t.Errorf("a plan of fewer disks took over: %v", err)
+	}
 	_, err = w.host.Sweep(t.Context(), nil)
 	must(t, err)
 	retry := r
