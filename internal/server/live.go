@@ -45,7 +45,8 @@ func taskOf(job backstay.Job, name string) *backstay.Task {
 
 // runsAlready tells whether the VM of a live restore that goes on may have written.
 func runsAlready(job backstay.Job) bool {
-	return isLive(job) && !job.State.Ended() && taskOf(job, copyTask).State != backstay.TaskPending
+	start := taskOf(job, "start")
+	return isLive(job) && !job.State.Ended() && start != nil && start.State != backstay.TaskPending
 }
 
 // refuseCancel keeps a cancel from throwing away what a guest wrote: who means

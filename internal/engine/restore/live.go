@@ -98,7 +98,7 @@ func (alternate) endLive(ctx context.Context, a *attempt, failure error) error {
 	if errors.Is(context.Cause(ctx), backstay.ErrStopping) {
 		return failure
 	}
-	if !errors.Is(context.Cause(ctx), backstay.ErrCancelled) && began(a.run, copyTask) {
+	if !errors.Is(context.Cause(ctx), backstay.ErrCancelled) && a.mayHaveRun(context.WithoutCancel(ctx), failure) {
 		return failure
 	}
 	if err := a.mover.Abandon(context.WithoutCancel(ctx), a.request); err != nil {
@@ -108,6 +108,24 @@ func (alternate) endLive(ctx context.Context, a *attempt, failure error) error {
 		return err
 	}
 	return failure
+}
+
+// mayHaveRun tells whether the guest of a live restore may have written by now. One
+// that was started may run although the call that did so failed.
+func (a *attempt) mayHaveRun(ctx context.Context, failure error) bool {
+	switch {
+	case began(a.run, copyTask):
+		return true
+	case !began(a.run, "start"):
+		return false
+	case !backstay.IsCode(failure, backstay.CodeStartFailed):
+		return true
+	}
+	source, err := a.mover.Source(ctx, a.request.Plan.UUID)
+	if err != nil {
+		return !backstay.IsCode(err, backstay.CodeUnknownVM)
+	}
+	return source.State == backstay.VMRunning
 }
 
 // began tells whether a task of the job was begun in any of its lives.

@@ -181,10 +181,16 @@ func (r *Runner) Run(ctx context.Context, run backstay.Run, params backstay.Rest
 	a := &attempt{Runner: r, run: run, mover: m, request: mover.StageRequest{Job: run.Job().ID, Plan: params.Plan, Services: r.services()}, wish: params.Request}
 	if params.Plan.Tier == backstay.VaultTier {
 		access, err := r.Vault(ctx, params.Plan.Vault)
-		if err != nil {
+		switch {
+		case err == nil:
+			a.request.Vault = &access
+		case params.Plan.Live && taskDone(run, "start"): // its export has what it needs
+			if err := run.Warn("the disks are copied in with what the host knows of the vault: " + backstay.AsError(err).Error()); err != nil {
+				return err
+			}
+		default:
 			return w.end(ctx, a, err) // an earlier life may have left something
 		}
-		a.request.Vault = &access
 	}
 	if params.Plan.StreamedFrom != "" {
 		stop, err := r.carry(ctx, a)

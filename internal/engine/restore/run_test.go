@@ -23,6 +23,7 @@ type world struct {
 	catalog *catalog.Catalog
 	job     backstay.Job
 	done    map[string]bool
+	begun   string // the task that was begun last
 
 	mover.Mover
 	facts           Facts
@@ -116,12 +117,16 @@ func (w *world) Job() backstay.Job {
 	for name := range w.done {
 		j.Tasks = append(j.Tasks, backstay.Task{Name: name, State: backstay.TaskSucceeded})
 	}
+	if w.begun != "" && !w.done[w.begun] {
+		j.Tasks = append(j.Tasks, backstay.Task{Name: w.begun, State: backstay.TaskRunning})
+	}
 	return j
 }
 func (w *world) Step(ctx context.Context, name string, fn func(context.Context) error) error {
 	if w.done[name] {
 		return nil
 	}
+	w.begun = name
 	if err := fn(ctx); err != nil {
 		return err
 	}

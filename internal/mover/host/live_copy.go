@@ -196,9 +196,8 @@ func (c *copying) look(ctx context.Context, d backstay.PlannedDisk) (done bool, 
 	case ctx.Err() != nil:
 		return false, "", fmt.Errorf("copy disk %s: %w", d.Target, context.Cause(ctx))
 	case errors.Is(err, hypervisor.ErrNoVM):
-		return false, "", backstay.Errorf(backstay.CodeRestoreFailed, "the disks of VM %s are not complete", c.plan.Name).
-			Becausef("it was undefined while they were copied").
-			Do("define it again and say `backstay restore finish %s`, or `backstay restore abandon %s`", c.journal.Job, c.journal.Job)
+		// Its disks hold what its guest wrote: nothing but an abandon ends this.
+		return false, fmt.Sprintf("the VM was undefined, and its disks are not complete: define it again, or say `backstay restore abandon %s`", c.journal.Job), nil
 	case err != nil:
 		return false, "host: " + err.Error(), nil
 	}
