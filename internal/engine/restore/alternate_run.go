@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"time"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/mover"
@@ -43,8 +42,7 @@ func (w alternate) run(ctx context.Context, a *attempt) error {
 	}
 	if err := run.Update(func(j *backstay.Job) {
 		j.Result.VM = &backstay.VMRef{Name: plan.Name, UUID: plan.UUID, Host: plan.Host}
-		until := a.Now().UTC().Add(time.Duration(backstay.DefaultKeepOld)) // the mover keeps the journal at least so long
-		j.Result.UndoUntil = &until
+		j.Result.UndoUntil = a.undoUntil()
 	}); err != nil {
 		return err
 	}

@@ -279,7 +279,7 @@ func (r *Runner) deploy(ctx context.Context, run backstay.Run, m mover.Mover, pa
 		}
 		return run.Update(func(j *backstay.Job) {
 			j.Result.VM = &backstay.VMRef{Name: plan.Name, UUID: plan.UUID, Host: plan.Host}
-			j.Result.Disks, j.Result.Folder = paths(plan), plan.Folder
+			j.Result.Disks, j.Result.Folder, j.Result.UndoUntil = paths(plan), plan.Folder, r.undoUntil()
 		})
 	})
 	if err != nil {

@@ -323,7 +323,7 @@ func TestKilledAnywhereADeployGoesOnToAWholeVM(t *testing.T) {
 			t.Fatalf("%s: the first life was not ended", at)
 		}
 		must(t, w.life(t))
-		if !w.defined || !w.running || w.job.Result.VM == nil || w.job.Result.Folder != "/srv/new" {
+		if !w.defined || !w.running || w.job.Result.VM == nil || w.job.Result.Folder != "/srv/new" || w.job.Result.UndoUntil == nil {
 			t.Errorf("%s: defined %v, running %v, result %+v", at, w.defined, w.running, w.job.Result)
 		}
 	}

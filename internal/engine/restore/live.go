@@ -66,7 +66,12 @@ func (alternate) runLive(ctx context.Context, a *attempt) error {
 	if err := run.Step(ctx, "start", func(ctx context.Context) error { return a.startLive(ctx) }); err != nil {
 		return err
 	}
-	return run.Step(ctx, copyTask, func(ctx context.Context) error { return a.copyBehind(ctx) })
+	return run.Step(ctx, copyTask, func(ctx context.Context) error {
+		if err := a.copyBehind(ctx); err != nil {
+			return err
+		}
+		return run.Update(func(j *backstay.Job) { j.Result.UndoUntil = a.undoUntil() })
+	})
 }
 
 // startLive starts the VM. One that runs and does not come up in time is no reason
@@ -81,8 +86,10 @@ func (a *attempt) startLive(ctx context.Context) error {
 
 func (a *attempt) copyBehind(ctx context.Context) error {
 	var said string
-	return a.whileAway(ctx, copyTask, func() error {
+	var total int64
+	err := a.whileAway(ctx, copyTask, func() error {
 		return a.mover.CopyBehind(ctx, a.request, func(r mover.Report) {
+			total = r.Total
 			a.run.Progress(r.Done, r.Total)
 			if r.Note != said {
 				said = r.Note
@@ -90,6 +97,10 @@ func (a *attempt) copyBehind(ctx context.Context) error {
 			}
 		})
 	})
+	if err == nil && total > 0 {
+		a.run.Progress(total, total) // nothing reports the last bytes
+	}
+	return err
 }
 
 // endLive decides what of a live restore that failed stays. Before the VM ran

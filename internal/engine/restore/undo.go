@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/catalog"
@@ -56,6 +57,13 @@ func (r *Runner) PlanUndo(ctx context.Context, id backstay.JobID, wish backstay.
 	plan.Tasks = []string{"plan", "stop", "safety", "switch", "start"}
 	plan.Effects = comebacks(of, source, params)
 	return plan, params, nil
+}
+
+// undoUntil is until when a VM can be removed again that is made now: the mover
+// keeps its journal at least so long.
+func (r *Runner) undoUntil() *time.Time {
+	until := r.Now().UTC().Add(time.Duration(backstay.DefaultKeepOld))
+	return &until
 }
 
 // undoable finds the restore that is to be taken back.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -79,19 +80,25 @@ func (h *Host) openImage(ctx context.Context, d *backstay.ImageDisk, folders []s
 // followed first: one in an allowed folder could lead anywhere.
 func placeOfImage(path string, folders []string) (string, error) {
 	if !filepath.IsAbs(path) {
-		return "", unfit(path, errors.New("its path on the host does not start with a slash"))
+		return "", unfit(path, errors.New("its path on the host does not start with a slash")).Do("give the whole path")
 	}
 	real, err := filepath.EvalSymlinks(path)
-	if err != nil {
+	gone := errors.Is(err, fs.ErrNotExist)
+	if gone {
+		real = filepath.Clean(path) // outside of the folders not even that it is missing is told
+	} else if err != nil {
 		return "", unfit(path, err)
 	}
 	allowed := len(folders) == 0 || slices.ContainsFunc(folders, func(folder string) bool {
 		inside, err := filepath.EvalSymlinks(folder)
-		return err == nil && strings.HasPrefix(real, strings.TrimSuffix(inside, "/")+"/")
+		return err == nil && (strings.HasPrefix(real, strings.TrimSuffix(inside, "/")+"/") || gone && strings.HasPrefix(real, strings.TrimSuffix(folder, "/")+"/"))
 	})
 	if !allowed {
 		return "", backstay.Errorf(backstay.CodeNotAllowed, "the image %s may not be read with this token", path).
 			Becausef("it lies in none of the host's pools").Do("put it into a pool, or use a token of an owner")
+	}
+	if gone {
+		return "", unfit(path, errors.New("the host does not have it")).Do("name a file that the host has, or another --host")
 	}
 	info, err := os.Stat(real)
 	if err != nil {
@@ -153,7 +160,7 @@ func (h *Host) standsAlone(ctx context.Context, d backstay.ImageDisk) error {
 	return nil
 }
 
-func unfit(path string, err error) error {
+func unfit(path string, err error) *backstay.Error {
 	return backstay.Errorf(backstay.CodeImageUnfit, "the image %s cannot be backed up", path).Because(err)
 }
 

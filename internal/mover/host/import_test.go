@@ -39,6 +39,8 @@ func TestAnImageIsOpenedOnTheOperatorsWordOrItsOwnBytes(t *testing.T) {
 		{"inside of the allowed folder", backstay.ImageDisk{Path: file("inside", "boot")}, w.path("out"), "raw", ""},
 		{"beside a folder of that beginning", backstay.ImageDisk{Path: file("beside", "boot")}, w.path("ou"), "", backstay.CodeNotAllowed},
 		{"a link that leads out", backstay.ImageDisk{Path: w.path("out/link.raw")}, w.path("out"), "", backstay.CodeNotAllowed},
+		{"a file that is missing in the allowed folder", backstay.ImageDisk{Path: w.path("out/none")}, w.path("out"), "", backstay.CodeImageUnfit},
+		{"a file that is missing elsewhere", backstay.ImageDisk{Path: "/etc/none"}, w.path("out"), "", backstay.CodeNotAllowed},
 		{"a disk that a VM writes to", backstay.ImageDisk{Path: w.path("vms/web01.raw")}, "", "", backstay.CodeConflict},
 	} {
 		t.Run(c.name, func(t *testing.T) {
