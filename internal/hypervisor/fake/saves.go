@@ -44,3 +44,21 @@ func (h *Host) SetAutostart(ctx context.Context, id backstay.VMID, on bool) erro
 	v.starts = on
 	return nil
 }
+
+// Unplug takes a disk from a running VM until it is started again, as its owner
+// would: the persistent definition keeps it.
+func (h *Host) Unplug(id backstay.VMID, target backstay.DiskTarget) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	v := h.vms[id]
+	if v.live == nil {
+		return fmt.Errorf("unplug disk %s of VM %s: it does not run", target, id)
+	}
+	disk := v.live.diskElement(target)
+	if disk == nil {
+		return fmt.Errorf("unplug disk %s of VM %s: there is none", target, id)
+	}
+	disk.Parent().RemoveChild(disk)
+	h.changed(id)
+	return nil
+}

@@ -1,10 +1,13 @@
 package snapshot
 
 import (
+	"cmp"
 	"context"
+	"encoding/xml"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -89,7 +92,25 @@ func usesIn(domain *hypervisor.Domain, files []string) []chainUse {
 	if len(found) == 0 && (slices.ContainsFunc(domain.SnapshotFiles, named) || slices.ContainsFunc(domain.Mirrors, named)) {
 		found = append(found, chainUse{vm: domain.VM, domain: domain}) // in no chain, and needed all the same
 	}
+	if len(found) == 0 && domain.VM.State != backstay.VMShutOff && slices.ContainsFunc(slices.Collect(maps.Values(domain.Elements)), func(e string) bool { return named(sourceIn(e)) }) {
+		// A disk that was unplugged until the VM is started again.
+		found = append(found, chainUse{vm: domain.VM, domain: domain})
+	}
 	return found
+}
+
+// sourceIn is the file that a disk's element of a definition names.
+func sourceIn(element string) string {
+	var disk struct {
+		Source struct {
+			File string `xml:"file,attr"`
+			Dev  string `xml:"dev,attr"`
+		} `xml:"source"`
+	}
+	if xml.Unmarshal([]byte(element), &disk) != nil {
+		return ""
+	}
+	return cmp.Or(disk.Source.File, disk.Source.Dev)
 }
 
 // inOurWords names the files of a chain as the records do: another VM may come to
