@@ -416,6 +416,22 @@ func TestTheFirmwareAndTheTPMAreThoseOfThePoint(t *testing.T) {
 	if left, _ := filepath.Glob(w.path("hv/*/*replaced*")); len(left) > 0 {
 		t.Errorf("%v are left", left)
 	}
+	again := r
+	again.Job = secondJob
+	again.Plan.Disks = []backstay.PlannedDisk{r.Plan.Disks[0]}
+	again.Plan.Disks[0].Path += ".again.qcow2"
+	must(t, replaceNow(t.Context(), w, again))
+	w.again(30 * 24 * time.Hour)
+	_, err = w.host.EndUndos(t.Context())
+	must(t, err)
+	sees("of the point")
+	if _, err := os.Stat(nvram); err != nil {
+		t.Errorf("the firmware variables that were the owner's went with the undo's time: %v", err)
+	}
+	ours, _ := filepath.Glob(w.path("hv/*/*replaced*"))
+	if len(ours) != 1 { // the one that the VM has now
+		t.Errorf("%v are left", ours)
+	}
 }
 
 // TestANewVMIsTakenBackWithItsDisks, unless somebody stands on them.

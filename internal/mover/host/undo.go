@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -278,7 +279,11 @@ func (h *Host) forgetOld(ctx context.Context, job backstay.JobID) (removed []str
 	if removed, err = h.tier.EndUse(ctx, snapshot.UserUndo, j.Job); err != nil {
 		return removed, err
 	}
-	if err := h.discardState(ctx, j, j.OldNVRAM); err != nil {
+	nvram := j.OldNVRAM
+	if !strings.Contains(filepath.Base(nvram), replacedMark) {
+		nvram = "" // the file is its owner's, and no replace made it
+	}
+	if err := h.discardState(ctx, j, nvram); err != nil {
 		return removed, err
 	}
 	return removed, j.remove()
