@@ -80,6 +80,10 @@ func TestJSONOutputIsAsTheOpenAPIDocumentSays(t *testing.T) {
 		"token list":                            "[]Token",
 		"backup web01 --dry-run":                "BackupPlan",
 		"restore create-vm web01@latest --name new --dry-run": "RestorePlan",
+		"restore replace-disks web01@latest --stop --dry-run": "RestorePlan",
+		"restore disks web01@latest --to /srv/new --dry-run":  "RestorePlan",
+		"deploy /srv/restored --dry-run":                      "DeployResponse",
+		"deploy /srv/restored --no-wait":                      "Job",
 		"restore create-vm web01@latest --name new --no-wait": "Job",
 		"policy create p --every 1h --daily 3":                "Policy",
 		"point pin web01@latest":                              "RecoveryPoint",
@@ -221,7 +225,7 @@ func (d apiDoc) check(schema map[string]any, v any, at string) (problems []strin
 		}
 		return []string{fmt.Sprintf("%s: %v fits none of anyOf", at, v)}
 	}
-	if !typeFits(schema["type"], v) {
+	if typ, ok := schema["type"]; ok && !typeFits(typ, v) { // without a type any value fits
 		return []string{fmt.Sprintf("%s: %v is not of type %v", at, v, schema["type"])}
 	}
 	switch v := v.(type) {

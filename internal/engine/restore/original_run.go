@@ -179,7 +179,7 @@ func (a *attempt) safety(ctx context.Context, state *replaceState, id backstay.P
 		return backstay.Errorf(backstay.CodeSafetyPoint, "the safety point of %s could not be taken, so its disks stay as they are", a.request.Plan.Name).Because(err)
 	}
 	err = a.Catalog.Points.ChangePoint(ctx, id, func(p *backstay.RecoveryPoint) error {
-		p.Job, p.Expires = point.Job, point.Expires
+		p.Job, p.Expires, p.ConsistencyReason = point.Job, point.Expires, point.ConsistencyReason
 		return nil
 	})
 	if errors.Is(err, catalog.ErrNotFound) {
@@ -238,6 +238,7 @@ func (a *attempt) takeSafety(ctx context.Context, id backstay.PointID) (backstay
 	}
 	point := mover.PointOf(taken, item.Vault, a.Now())
 	point.Job, point.VM.Host = a.run.Job().ID, plan.Host
+	point.ConsistencyReason = fmt.Sprintf("safety point of job %s; %s", point.Job, point.ConsistencyReason)
 	point.Disks = append(point.Disks, out...)
 	keep := plan.KeepOld
 	if keep <= 0 {

@@ -175,7 +175,7 @@ func TestKilledAnywhereAReplaceGoesOnAndTakesOneSafetyPoint(t *testing.T) {
 			}
 			p, err := w.catalog.Points.Point(t.Context(), params.Plan.SafetyPoint)
 			must(t, err)
-			if !p.Has(backstay.SnapshotTier) || p.Expires == nil || p.Vault != "default" || p.Job != w.job.ID {
+			if !p.Has(backstay.SnapshotTier) || p.Expires == nil || p.Vault != "default" || p.Job != w.job.ID || !strings.HasPrefix(p.ConsistencyReason, "safety point of job "+string(w.job.ID)) {
 				t.Errorf("the safety point is %+v", p)
 			}
 		})
