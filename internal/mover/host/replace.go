@@ -527,6 +527,10 @@ func (h *Host) abandonReplace(ctx context.Context, j *replaceJournal) (removed [
 	if err != nil && !gone {
 		return nil, err
 	}
+	if gone && (j.Stage == replaceSwitching || j.Stage == replaceSwitched) {
+		return nil, backstay.Errorf(backstay.CodeUnknownVM, "VM %s is not there any more", j.Name).
+			Becausef("it may have been on its new disks, with what its guest wrote to them").Do("define it again; nothing is removed until then")
+	}
 	if !gone && j.OldXML != "" {
 		if err := h.putBack(ctx, j, &domain); err != nil {
 			return nil, err
