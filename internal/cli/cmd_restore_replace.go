@@ -95,7 +95,7 @@ func undoTable(w io.Writer, p backstay.UndoPlan) {
 	row(w, "undo of", p.Job)
 	row(w, "VM", vmLabel(p.VM))
 	if p.Until != nil {
-		row(w, "possible until", p.Until.Format("2006-01-02 15:04 MST"))
+		row(w, "possible until", p.Until.Local().Format("2006-01-02 15:04 MST"))
 	}
 	for _, effect := range p.Effects {
 		row(w, "will", effect)

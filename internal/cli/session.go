@@ -138,6 +138,11 @@ func (a *app) complete(list func(ctx context.Context, c *client.Client) ([]strin
 	}
 }
 
+// fixedWords are what flags of these names take, whose type does not say so.
+var fixedWords = map[string][]string{
+	"output": {"table", "json", "yaml"}, "format": {"qcow2", "raw", "vmdk", "vhdx"}, "bus": {"virtio", "sata"}, "firmware": {"bios", "uefi"},
+}
+
 // completeFlags offers the words that a flag takes, and what the server lists
 // for a flag that names something there.
 func (a *app) completeFlags(c *cobra.Command) {
@@ -164,14 +169,14 @@ func (a *app) completeFlags(c *cobra.Command) {
 			return out, err
 		},
 	}
-	for _, name := range []string{"policy", "vault", "host", "tier", "consistency", "role", "redundancy", "output"} {
+	for _, name := range []string{"policy", "vault", "host", "tier", "consistency", "role", "redundancy", "output", "format", "bus", "firmware"} {
 		f := c.LocalFlags().Lookup(name)
 		if f == nil || c.Name() == "init" { // what init names is not there yet
 			continue
 		}
 		words := strings.Split(f.Value.Type(), "|")
-		if name == "output" {
-			words = []string{"table", "json", "yaml"}
+		if some := fixedWords[name]; some != nil && f.Value.Type() == "string" {
+			words = some
 		}
 		fn := cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)
 		if list := lists[name]; list != nil {

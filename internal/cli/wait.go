@@ -144,7 +144,7 @@ func (a *app) summary(w io.Writer, job backstay.Job) {
 		fmt.Fprintf(w, "what was there before is recovery point %s\n", r.SafetyPoint)
 	}
 	if r.UndoUntil != nil {
-		fmt.Fprintf(w, "take it back until %s with: backstay restore undo %s\n", r.UndoUntil.Format("2006-01-02 15:04 MST"), job.ID)
+		fmt.Fprintf(w, "take it back until %s with: backstay restore undo %s\n", r.UndoUntil.Local().Format("2006-01-02 15:04 MST"), job.ID)
 	}
 	for _, d := range sortedKeys(r.SHA256) {
 		fmt.Fprintf(w, "disk %s sha256 %s\n", d, r.SHA256[d])
