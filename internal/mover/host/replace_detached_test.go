@@ -52,14 +52,23 @@ func TestADetachedDiskKeepsItsContent(t *testing.T) {
 // keptLayer is the file into which what the detached disk had was merged.
 func (w *testWorld) keptLayer() string {
 	w.t.Helper()
-	file := w.path("vms/data.qcow2")
-	layers, err := filepath.Glob(w.path("vms/.backstay/layers/*"))
-	must(w.t, err)
-	for _, path := range layers {
-		var l record.Layer
-		if must(w.t, record.ReadJSON(path, &l)); l.Kept {
-			file = l.File
+	for _, l := range w.layerRecords() {
+		if l.Kept {
+			return l.File
 		}
 	}
-	return file
+	return w.path("vms/data.qcow2")
+}
+
+// layerRecords reads the records of all layers.
+func (w *testWorld) layerRecords() (all []record.Layer) {
+	w.t.Helper()
+	paths, err := filepath.Glob(w.path("vms/.backstay/layers/*"))
+	must(w.t, err)
+	for _, path := range paths {
+		var l record.Layer
+		must(w.t, record.ReadJSON(path, &l))
+		all = append(all, l)
+	}
+	return all
 }

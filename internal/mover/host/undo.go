@@ -198,6 +198,11 @@ func (h *Host) takeBack(ctx context.Context, by backstay.JobID, j *replaceJourna
 		if err := h.tier.KeepFor(by, now); err != nil {
 			return undone, err
 		}
+		if j.By != "" && j.By != by { // it failed, with the VM still on them
+			if _, err := h.tier.EndUse(ctx, snapshot.UserUndo, j.By); err != nil {
+				return undone, err
+			}
+		}
 		j.By = by
 		if err := j.enter(replaceUndoing); err != nil {
 			return undone, err
