@@ -43,6 +43,15 @@ internal/tier/raw        -> . internal/tier internal/direct
 internal/tier/content    -> . internal/tier
 internal/tier/tripwire   -> . internal/tier
 internal/tier/pull       -> . internal/tier internal/hypervisor internal/nbd internal/quiesce internal/tier/snapshot/record
+internal/items           -> .
+internal/fileindex       -> .
+internal/guest           -> . internal/guest/wire internal/items internal/nbd
+internal/guest/wire      -> .
+internal/guest/inside    -> . internal/guest/wire internal/items
+internal/guest/image     ->
+internal/guest/guesttest -> . internal/guest internal/guest/wire internal/guest/image internal/items internal/nbd
+internal/tier/luks       -> . internal/tier
+internal/filemount       -> . api client internal/items internal/nbd
 internal/live            -> . internal/mover internal/nbd internal/tier
 internal/quiesce         -> . internal/hypervisor
 internal/tier/snapshot   -> . internal/tier internal/hypervisor internal/quiesce internal/nbd internal/keyring internal/tier/snapshot/*
@@ -51,21 +60,22 @@ internal/tier/vault      -> . internal/tier internal/blob internal/tier/vault/*
 internal/tier/vault/*    -> . internal/blob internal/tier/vault/*
 internal/mover           -> .
 internal/mover/rpc       -> . internal/mover
-internal/mover/host      -> . internal/mover internal/deploy internal/live internal/quiesce internal/pace internal/tier internal/tier/* internal/hypervisor internal/blob internal/keyring internal/nbd internal/undo
+internal/mover/host      -> . internal/mover internal/guest internal/guest/wire internal/items internal/fileindex internal/deploy internal/live internal/quiesce internal/pace internal/tier internal/tier/* internal/hypervisor internal/blob internal/keyring internal/nbd internal/undo
 internal/mover/movertest -> . internal/mover
 internal/engine/*        -> . internal/mover internal/catalog
 internal/job             -> . internal/catalog
-internal/server          -> . api internal/job internal/catalog
+internal/server          -> . api internal/items internal/job internal/catalog
 internal/server/servertest -> . api internal/server internal/catalog internal/catalog/sqlite
 internal/recover         -> . internal/tier internal/tier/vault internal/tier/content internal/tier/raw internal/blob internal/blob/* internal/nbd
 internal/recover/recovertest -> . internal/tier internal/tier/vault internal/blob internal/blob/replica
 internal/config          -> .
 internal/codespage       -> .
-internal/cli             -> . api client internal/config internal/recover internal/blob/unit internal/blob/conform
+internal/cli             -> . api client internal/items internal/filemount internal/config internal/recover internal/blob/unit internal/blob/conform
 internal/daemon          -> . api client internal/*
 internal/sandbox         -> . internal/config internal/blob internal/sandbox/*
 internal/sandbox/*       -> . internal/sandbox/*
 cmd/backstay             -> internal/cli internal/daemon
+cmd/small-machine        -> internal/guest/image internal/guest/inside
 cmd/sandbox              -> internal/sandbox internal/cli internal/daemon
 `
 

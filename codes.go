@@ -106,6 +106,17 @@ const (
 	CodeDeviceUnfit     Code = "device-not-usable"
 	CodeDeployFailed    Code = "deploy-failed"
 	CodeImageUnfit      Code = "image-not-possible"
+	CodeUnknownSession  Code = "unknown-session"
+	CodeSessionEnded    Code = "session-ended"
+	CodeUnknownVolume   Code = "unknown-volume"
+	CodeUnknownFile     Code = "unknown-file"
+	CodeVolumeLocked    Code = "volume-locked"
+	CodeVolumeKey       Code = "volume-key-wrong"
+	CodeVolumeUnread    Code = "volume-unreadable"
+	CodeFileUnfit       Code = "file-not-possible"
+	CodeMachineFailed   Code = "small-machine-failed"
+	CodePutFailed       Code = "put-failed"
+	CodeNotIndexed      Code = "not-indexed"
 )
 
 type codeEntry struct {
@@ -180,6 +191,17 @@ var codes = map[Code]codeEntry{
 	CodeVMHeld:          {KindRefused, "end what the cause names, or make a new VM of the point: `backstay restore create-vm POINT --name NEW`"},
 	CodeSafetyPoint:     {KindFailed, "nothing was replaced; mend the cause, or leave the safety point out with --no-safety-point"},
 	CodeCannotUndo:      {KindRefused, "see the cause; the safety point, if there is one, can be restored like any other"},
+	CodeUnknownSession:  {KindNotFound, "list the open sessions with `backstay files sessions`, or open a new one"},
+	CodeSessionEnded:    {KindRefused, "run the command again: it opens a new session"},
+	CodeUnknownVolume:   {KindNotFound, "list the volumes of the point with `backstay files ls POINT`"},
+	CodeUnknownFile:     {KindNotFound, "list the folder with `backstay files ls POINT PATH`"},
+	CodeVolumeLocked:    {KindRefused, "give its key with --passphrase-file, --key-file or --recovery-key-file"},
+	CodeVolumeKey:       {KindRefused, "see that the key is that of this volume, as it was when the point was taken"},
+	CodeVolumeUnread:    {KindRefused, "see the reason with `backstay files ls POINT`; the whole disk can be had with `backstay restore disks` or `backstay files nbd`"},
+	CodeFileUnfit:       {KindRefused, "leave it out, or take the folder above it"},
+	CodeMachineFailed:   {KindFailed, "try again; if it stays so, the file systems of the point are damaged: restore its disks instead"},
+	CodePutFailed:       {KindFailed, "see the cause; what was there before in the guest is as it was"},
+	CodeNotIndexed:      {KindNotFound, "list the points with `backstay point list VM`, and look into one with `backstay files ls POINT`"},
 	CodeImageUnfit:      {KindRefused, "make one file of it that needs no other, e.g. `qemu-img convert -O qcow2`, or name its format with --format"},
 	CodeCatalogNewer:    {KindRefused, "start the newer release again, or restore the catalogue's file from before the upgrade"},
 

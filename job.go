@@ -20,6 +20,8 @@ const (
 	JobReclaim JobKind = "reclaim"
 	JobRepair  JobKind = "repair"
 	JobRebuild JobKind = "rebuild"
+	JobIndex   JobKind = "index" // the files of a point, for find
+	JobPut     JobKind = "put"   // files of a point into a running guest
 )
 
 // JobState is where a job stands. queued → running → one of the ended states;

@@ -77,3 +77,21 @@ type UndoParams struct {
 	// empty for none.
 	SafetyPoint PointID `json:"safetyPoint,omitempty"`
 }
+
+// IndexParams ask to list the files of a point.
+type IndexParams struct {
+	Point PointID `json:"point"`
+	VM    VMID    `json:"vm"`
+}
+
+// PutParams ask to put files of a point into a running guest.
+type PutParams struct {
+	Session FileSessionID `json:"session"`
+	Volume  VolumeID      `json:"volume"`
+	Paths   []FilePath    `json:"paths"`
+	VM      VMID          `json:"vm"`
+	// To is the folder in the guest; "" puts each file where it was.
+	To FilePath `json:"to,omitempty"`
+	// Conflict says what happens to a file that is there already.
+	Conflict Conflict `json:"conflict"`
+}

@@ -72,8 +72,11 @@ func (r Role) Covers(need Role) bool {
 
 // Token is a key to the API. Its secret is shown once and never kept.
 type Token struct {
-	ID      string    `json:"id"`
-	Name    string    `json:"name"`
-	Role    Role      `json:"role"`
+	ID   string `json:"id"`
+	Name string `json:"name"`
+	Role Role   `json:"role"`
+	// Files lets the token open recovery points and take files out of them, beside what
+	// its role lets it do. No role has that by itself.
+	Files   bool      `json:"files"`
 	Created time.Time `json:"created"`
 }

@@ -1,0 +1,63 @@
+package wire
+
+import (
+	backstay "github.com/backstay/backstay"
+)
+
+// The operations on the files of a volume. Paths begin with "/" and are those of
+// the volume; none of them is followed out of it, nor through a symbolic link
+// that is not its last name.
+const (
+	OpList = "list" // ListRequest → Folder
+	OpStat = "stat" // PathRequest → backstay.FileEntry
+	OpRead = "read" // ReadRequest → stream: bytes of a file
+	OpTake = "take" // TakeRequest → stream: items
+	OpWalk = "walk" // WalkRequest → stream: rows, for the index
+)
+
+// PathRequest names one file.
+type PathRequest struct {
+	Volume backstay.VolumeID `json:"volume"`
+	Path   backstay.FilePath `json:"path"`
+}
+
+// ListRequest asks for a part of a folder.
+type ListRequest struct {
+	PathRequest
+	// After is the Next of the answer before; "" to begin.
+	After string `json:"after,omitempty"`
+	// Limit is the most entries that are wanted; 0 means MaxEntries, which no answer exceeds.
+	Limit int `json:"limit,omitempty"`
+}
+
+// MaxEntries is the most entries of one answer.
+const MaxEntries = 10_000
+
+// Folder is a part of a folder, sorted by name as far as one answer reaches.
+type Folder struct {
+	Entries []backstay.FileEntry `json:"entries"`
+	Next    string               `json:"next,omitempty"` // "" if that was all
+}
+
+// ReadRequest asks for bytes of a file.
+type ReadRequest struct {
+	PathRequest
+	Offset int64 `json:"offset"`
+	Length int64 `json:"length"` // -1: to the end
+}
+
+// TakeRequest asks for files and folders, with all that is in them.
+type TakeRequest struct {
+	Volume backstay.VolumeID   `json:"volume"`
+	Paths  []backstay.FilePath `json:"paths"`
+	// Strip is the folder to which the paths of the items are relative; every path lies
+	// in it. "" means the parent of each.
+	Strip backstay.FilePath `json:"strip,omitempty"`
+}
+
+// WalkRequest asks for all files of a volume.
+type WalkRequest struct {
+	Volume backstay.VolumeID `json:"volume"`
+	// HashUpTo is the size in bytes up to which files are hashed.
+	HashUpTo int64 `json:"hashUpTo"`
+}
