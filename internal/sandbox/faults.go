@@ -27,6 +27,7 @@ import (
 //	corrupt-put    the next pack is changed on its way, in one copy; the file goes
 //	full           every put fails: no room
 //	read-only      every put fails: not writable
+//	count-gets     every get adds a line with the bytes that it brought
 //
 // "at-NAME" appears beside a file when somebody waits at it or was hit by it.
 const FaultsEnv = "BACKSTAY_SANDBOX_FAULTS"
@@ -142,7 +143,11 @@ func (u *faultyUnit) Get(ctx context.Context, name string, offset, length int64)
 			return nil, err
 		}
 	}
-	return u.Store.Get(ctx, name, offset, length)
+	data, err := u.Store.Get(ctx, name, offset, length)
+	if err == nil {
+		u.faults.got(len(data))
+	}
+	return data, err
 }
 
 // Describe implements blob.Describer.

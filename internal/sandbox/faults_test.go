@@ -79,3 +79,29 @@ func TestACorruptedPutHitsOneObjectAndIsNoticed(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestGetsAreCountedWhileTheyAreToBe(t *testing.T) {
+	w := planned(t)
+	unit := Faults(w.faultsFolder()).Unit("file:///copy1", mem.New())
+	if err := unit.Put(t.Context(), "a", make([]byte, 1000)); err != nil {
+		t.Fatal(err)
+	}
+	get := func(offset, length int64) {
+		t.Helper()
+		if _, err := unit.Get(t.Context(), "a", offset, length); err != nil {
+			t.Fatal(err)
+		}
+	}
+	get(0, -1)
+	if err := w.CountGets(); err != nil {
+		t.Fatal(err)
+	}
+	get(0, -1)
+	get(10, 7)
+	if requests, size, err := w.Gets(); err != nil || requests != 2 || size != 1007 {
+		t.Errorf("%d gets of %d bytes, %v", requests, size, err)
+	}
+	if _, _, err := w.Gets(); err == nil {
+		t.Error("gets are told that were not counted")
+	}
+}
