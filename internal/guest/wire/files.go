@@ -12,7 +12,7 @@ const (
 	OpStat = "stat" // PathRequest → backstay.FileEntry
 	OpRead = "read" // ReadRequest → stream: bytes of a file
 	OpTake = "take" // TakeRequest → stream: items
-	OpWalk = "walk" // WalkRequest → stream: rows, for the index
+	OpWalk = "walk" // WalkRequest → stream of RowWriter, for the index
 )
 
 // PathRequest names one file.
@@ -55,9 +55,9 @@ type TakeRequest struct {
 	Strip backstay.FilePath `json:"strip,omitempty"`
 }
 
-// WalkRequest asks for all files of a volume.
+// WalkRequest asks for the rows of all that is below a folder of a volume. Nothing is
+// read of files: OpHash does that, for those that changed.
 type WalkRequest struct {
 	Volume backstay.VolumeID `json:"volume"`
-	// HashUpTo is the size in bytes up to which files are hashed.
-	HashUpTo int64 `json:"hashUpTo"`
+	Path   backstay.FilePath `json:"path"` // "/" for all of it
 }
