@@ -53,14 +53,15 @@ internal/guest/guesttest -> . internal/guest internal/guest/wire internal/guest/
 internal/tier/luks       -> . internal/tier
 internal/filemount       -> . api client internal/items internal/nbd
 internal/live            -> . internal/mover internal/nbd internal/tier
-internal/quiesce         -> . internal/hypervisor
+internal/guestagent      -> . internal/hypervisor
+internal/quiesce         -> . internal/hypervisor internal/guestagent
 internal/tier/snapshot   -> . internal/tier internal/hypervisor internal/quiesce internal/nbd internal/keyring internal/tier/snapshot/*
 internal/tier/snapshot/* -> .
 internal/tier/vault      -> . internal/tier internal/blob internal/tier/vault/*
 internal/tier/vault/*    -> . internal/blob internal/tier/vault/*
 internal/mover           -> .
 internal/mover/rpc       -> . internal/mover
-internal/mover/host      -> . internal/mover internal/guest internal/guest/wire internal/items internal/fileindex internal/deploy internal/live internal/quiesce internal/pace internal/tier internal/tier/* internal/hypervisor internal/blob internal/keyring internal/nbd internal/undo
+internal/mover/host      -> . internal/mover internal/guest internal/guest/wire internal/guestagent internal/items internal/fileindex internal/deploy internal/live internal/quiesce internal/pace internal/tier internal/tier/* internal/hypervisor internal/blob internal/keyring internal/nbd internal/undo
 internal/mover/movertest -> . internal/mover
 internal/engine/*        -> . internal/mover internal/catalog
 internal/job             -> . internal/catalog

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/guestagent"
 	"github.com/backstay/backstay/internal/hypervisor"
 )
 
@@ -93,7 +94,7 @@ func (h Hook) check(which string) error {
 	switch {
 	case h.Path == "":
 		return fmt.Errorf("%s names no path", which)
-	case !path.IsAbs(h.Path) || path.Clean(h.Path) != h.Path || len(h.Path) > longestPath || printable(h.Path, longestPath) != h.Path:
+	case !path.IsAbs(h.Path) || path.Clean(h.Path) != h.Path || len(h.Path) > longestPath || guestagent.Printable(h.Path, longestPath) != h.Path:
 		return fmt.Errorf("the path of %s is not a plain absolute one", which)
 	case h.TimeoutSeconds < 0 || h.Retries < 0 || h.RetryDelaySeconds < 0:
 		return fmt.Errorf("%s has a number below 0", which)
@@ -107,7 +108,7 @@ func (h Hook) check(which string) error {
 // readConfig reads the guest's configuration, after seeing that only root can
 // have written it, and sees that only root can have written the scripts.
 func (a agent) readConfig(ctx context.Context) (*Config, error) {
-	if ok, err := a.allows(ctx, "guest-exec", "guest-exec-status"); err != nil || !ok {
+	if ok, err := a.Allows(ctx, "guest-exec", "guest-exec-status"); err != nil || !ok {
 		if err == nil {
 			err = backstay.Errorf(backstay.CodeHookForbidden, "the guest does not let its agent run programs")
 		}
@@ -116,13 +117,13 @@ func (a agent) readConfig(ctx context.Context) (*Config, error) {
 	if err := a.ownedByRoot(ctx, HooksFile, 0o077, "the configuration of the hooks", backstay.CodeHookConfig); err != nil {
 		return nil, err
 	}
-	read, err := a.run(ctx, "cat", HooksFile)
-	if err != nil || read.code != 0 {
+	read, err := a.Run(ctx, "cat", HooksFile)
+	if err != nil || read.Code != 0 {
 		return nil, toolError("cat", read, err)
 	}
-	c, err := ParseConfig([]byte(read.out))
+	c, err := ParseConfig([]byte(read.Out))
 	if err != nil {
-		return nil, backstay.Errorf(backstay.CodeHookConfig, "%s in the guest cannot be used", HooksFile).Because(fromGuest{err})
+		return nil, backstay.Errorf(backstay.CodeHookConfig, "%s in the guest cannot be used", HooksFile).Because(guestagent.Error{Err: err})
 	}
 	if err := a.ownedByRoot(ctx, c.Pre.Path, 0o022, "the pre hook", backstay.CodeHookMissing); err != nil {
 		return nil, err
@@ -136,7 +137,7 @@ func toolError(tool string, e ended, err error) error {
 		return err
 	}
 	if err == nil {
-		err = fmt.Errorf("it ended with code %d: %s", e.code, lastWords(e.err))
+		err = fmt.Errorf("it ended with code %d: %s", e.Code, lastWords(e.Err))
 	}
 	return backstay.Errorf(backstay.CodeHookForbidden, "the hooks cannot be looked at with %s in the guest", tool).Because(err).
 		Do("install the usual tools in the guest, and let its agent run them")
@@ -163,11 +164,11 @@ func (a agent) ownedByRoot(ctx context.Context, file string, forbidden uint64, w
 		}
 	}
 	slices.Reverse(parts)
-	looked, err := a.run(ctx, "stat", append([]string{"-c", "%u %f %s %n"}, parts...)...)
-	if err != nil || looked.code > 1 {
+	looked, err := a.Run(ctx, "stat", append([]string{"-c", "%u %f %s %n"}, parts...)...)
+	if err != nil || looked.Code > 1 {
 		return toolError("stat", looked, err)
 	}
-	lines := strings.Split(strings.TrimSuffix(looked.out, "\n"), "\n")
+	lines := strings.Split(strings.TrimSuffix(looked.Out, "\n"), "\n")
 	for i, part := range parts {
 		if i >= len(lines) || lines[i] == "" {
 			return backstay.Errorf(missing, "%s is not in the guest", what).Becausef("there is no %s", part)

@@ -7,9 +7,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/guestagent"
 	"github.com/backstay/backstay/internal/hypervisor"
 )
 
@@ -35,7 +35,7 @@ func (a agent) tryHook(ctx context.Context, which string, h Hook, poll, most tim
 	failed := func(code backstay.Code, words string) *backstay.Error {
 		return backstay.Errorf(code, "the %s hook %s %s", which, h.Path, words)
 	}
-	pid, err := a.start(ctx, h.Path, h.Args)
+	pid, err := a.Start(ctx, h.Path, h.Args)
 	if err != nil {
 		if strings.Contains(err.Error(), "No such file") {
 			return failed(backstay.CodeHookMissing, "is not there").Because(err)
@@ -43,17 +43,17 @@ func (a agent) tryHook(ctx context.Context, which string, h Hook, poll, most tim
 		return failed(backstay.CodeHookFailed, "could not be started").Because(err)
 	}
 	timeout := min(h.timeout(), most)
-	e, err := a.wait(ctx, pid, timeout, poll)
+	e, err := a.Wait(ctx, pid, timeout, poll)
 	switch {
 	case errors.Is(err, errStillRuns):
 		a.kill(ctx, pid)
 		return failed(backstay.CodeHookTimeout, "took too long").Becausef("it had not ended after %v", timeout)
 	case err != nil:
 		return failed(backstay.CodeHookFailed, "was lost sight of").Because(err)
-	case e.signal != 0:
-		return failed(backstay.CodeHookFailed, "failed").Becausef("it was ended by signal %d%s", e.signal, said(e))
-	case e.code != 0:
-		return failed(backstay.CodeHookFailed, "failed").Becausef("it ended with code %d%s", e.code, said(e))
+	case e.Signal != 0:
+		return failed(backstay.CodeHookFailed, "failed").Becausef("it was ended by signal %d%s", e.Signal, said(e))
+	case e.Code != 0:
+		return failed(backstay.CodeHookFailed, "failed").Becausef("it ended with code %d%s", e.Code, said(e))
 	}
 	return nil
 }
@@ -62,13 +62,13 @@ func (a agent) tryHook(ctx context.Context, which string, h Hook, poll, most tim
 func (a agent) kill(ctx context.Context, pid int) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*agentPatience)
 	defer cancel()
-	_, _ = a.start(ctx, "kill", []string{"-TERM", strconv.Itoa(pid)})
+	_, _ = a.Start(ctx, "kill", []string{"-TERM", strconv.Itoa(pid)})
 }
 
 func said(e ended) string {
-	words := lastWords(e.err)
+	words := lastWords(e.Err)
 	if words == "" {
-		words = lastWords(e.out)
+		words = lastWords(e.Out)
 	}
 	if words == "" {
 		return ""
@@ -78,9 +78,8 @@ func said(e ended) string {
 
 // How much of what a guest says is shown and looked at, in bytes.
 const (
-	mostWords   = 200 // of a hook's output
-	mostOfError = 500 // of an error of the guest agent's
-	mostLooked  = 4 << 10
+	mostWords  = 200 // of a hook's output
+	mostLooked = 4 << 10
 )
 
 // looksSecret finds what a hook's output should not have had in it (I10).
@@ -93,31 +92,10 @@ var looksSecret = []*regexp.Regexp{
 // lastWords is the last line of what a program said, fit to be shown.
 func lastWords(output string) string {
 	lines := strings.Split(strings.TrimSpace(output), "\n")
-	line := printable(lines[len(lines)-1], mostLooked)
+	line := guestagent.Printable(lines[len(lines)-1], mostLooked)
 	for _, secret := range looksSecret[:2] {
 		line = secret.ReplaceAllString(line, "${1}***")
 	}
 	line = looksSecret[2].ReplaceAllString(line, "${1}***@")
-	return shown(line, mostWords)
-}
-
-// printable has no character that does something to a terminal, turns the
-// direction of text or hides; what is behind the first most bytes is cut off.
-func printable(words string, most int) string {
-	words = words[:min(len(words), most)]
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) || r == unicode.ReplacementChar {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(words, " "))
-}
-
-// shown are words of the guest's as people may see them.
-func shown(words string, most int) string {
-	cut := strings.TrimSpace(printable(words, most))
-	if len(words) > most {
-		cut += "…"
-	}
-	return cut
+	return guestagent.Shown(line, mostWords)
 }

@@ -11,6 +11,7 @@ import (
 	"unicode"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/guestagent"
 	"github.com/backstay/backstay/internal/hypervisor"
 )
 
@@ -65,7 +66,7 @@ func TestWhatAGuestSaysDoesNothingToTheTerminalsThatShowIt(t *testing.T) {
 			t.Errorf("%s: %s, %v", name, o.Consistency, err)
 		}
 		for _, words := range append(o.Notes, o.Reason) {
-			if len(words) > 3*mostOfError || strings.ContainsFunc(words, func(r rune) bool { return !unicode.IsPrint(r) }) {
+			if len(words) > 3*guestagent.MostOfError || strings.ContainsFunc(words, func(r rune) bool { return !unicode.IsPrint(r) }) {
 				t.Errorf("%s is shown as %d bytes: %.200q", name, len(words), words)
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/guestagent"
 	"github.com/backstay/backstay/internal/hypervisor"
 )
 
@@ -111,7 +112,7 @@ func ladder(wish backstay.Consistency, fallback []backstay.Consistency) []backst
 // guest: CodeInconsistent if nothing that is allowed can be had, or the hook's
 // own code if its configuration forbids to go on without it.
 func Begin(ctx context.Context, guests hypervisor.Guests, r Request) (*Session, error) {
-	s := &Session{Request: r, guests: guests, agent: agent{guests, r.VM.ID}, log: r.Log, rungs: ladder(r.Wish, r.Fallback)}
+	s := &Session{Request: r, guests: guests, agent: agent{guestagent.Agent{Guests: guests, VM: r.VM.ID}}, log: r.Log, rungs: ladder(r.Wish, r.Fallback)}
 	if s.Journal == nil {
 		s.Journal = func(Debt) error { return nil }
 	}
@@ -210,7 +211,7 @@ func (s *Session) crashReason() string {
 // agent's own, or the VSS of Windows.
 func (s *Session) readyApplication(ctx context.Context) error {
 	s.freeze = true
-	windows, err := s.agent.windows(ctx)
+	windows, err := s.agent.Windows(ctx)
 	switch {
 	case err != nil:
 		return err
@@ -260,7 +261,7 @@ func (s *Session) choose(ctx context.Context) error {
 	if len(s.Rules.SkipMounts) == 0 {
 		return nil
 	}
-	have, err := s.agent.mounts(ctx)
+	have, err := s.agent.Mounts(ctx)
 	if err != nil {
 		return fmt.Errorf("%sthe mount points cannot be listed: %w", notFrozen, err)
 	}
@@ -354,7 +355,7 @@ func (s *Session) tryFreeze(ctx context.Context) error {
 		// It may be frozen, or become so when the agent wakes up: the guard sees to it.
 		s.guard.Fire()
 		s.guard, s.debt.Asked = nil, false
-		return fmt.Errorf("%s%s", notFrozen, shown(plain(err), mostOfError))
+		return fmt.Errorf("%s%s", notFrozen, guestagent.Shown(plain(err), guestagent.MostOfError))
 	}
 	s.held, s.froze = true, n
 	return nil

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/guestagent"
 	"github.com/backstay/backstay/internal/hypervisor"
 )
 
@@ -34,5 +35,5 @@ func Settle(ctx context.Context, guests hypervisor.Guests, vm backstay.VMID, d D
 // start of the server waits for it.
 func RunPost(ctx context.Context, guests hypervisor.Guests, vm backstay.VMID, post Hook) error {
 	post.Retries = 0
-	return agent{guests, vm}.runHook(ctx, "post", post, time.Second, time.Minute)
+	return agent{guestagent.Agent{Guests: guests, VM: vm}}.runHook(ctx, "post", post, time.Second, time.Minute)
 }
