@@ -44,7 +44,7 @@ internal/tier/content    -> . internal/tier
 internal/tier/tripwire   -> . internal/tier
 internal/tier/pull       -> . internal/tier internal/hypervisor internal/nbd internal/quiesce internal/tier/snapshot/record
 internal/items           -> .
-internal/fileindex       -> .
+internal/fileindex       -> . internal/guest/wire
 internal/guest           -> . internal/guest/wire internal/items internal/nbd
 internal/guest/wire      -> .
 internal/guest/inside    -> . internal/guest/wire internal/items
