@@ -62,7 +62,7 @@ internal/tier/vault/*    -> . internal/blob internal/tier/vault/*
 internal/mover           -> .
 internal/mover/rpc       -> . internal/mover
 internal/mover/host      -> . internal/mover internal/guest internal/guest/wire internal/guestagent internal/items internal/fileindex internal/deploy internal/live internal/quiesce internal/pace internal/tier internal/tier/* internal/hypervisor internal/blob internal/keyring internal/nbd internal/undo
-internal/mover/movertest -> . internal/mover
+internal/mover/movertest -> . internal/mover internal/items
 internal/engine/*        -> . internal/mover internal/catalog
 internal/job             -> . internal/catalog
 internal/server          -> . api internal/items internal/job internal/catalog

@@ -108,6 +108,7 @@ const (
 	CodeImageUnfit      Code = "image-not-possible"
 	CodeUnknownSession  Code = "unknown-session"
 	CodeSessionEnded    Code = "session-ended"
+	CodeSessionLimit    Code = "too-many-sessions"
 	CodeUnknownVolume   Code = "unknown-volume"
 	CodeUnknownFile     Code = "unknown-file"
 	CodeVolumeLocked    Code = "volume-locked"
@@ -193,6 +194,7 @@ var codes = map[Code]codeEntry{
 	CodeCannotUndo:      {KindRefused, "see the cause; the safety point, if there is one, can be restored like any other"},
 	CodeUnknownSession:  {KindNotFound, "list the open sessions with `backstay files sessions`, or open a new one"},
 	CodeSessionEnded:    {KindRefused, "run the command again: it opens a new session"},
+	CodeSessionLimit:    {KindRefused, "end one that nobody needs any more, see `backstay files sessions`, or raise `files: sessions:` in the configuration"},
 	CodeUnknownVolume:   {KindNotFound, "list the volumes of the point with `backstay files ls POINT`"},
 	CodeUnknownFile:     {KindNotFound, "list the folder with `backstay files ls POINT PATH`"},
 	CodeVolumeLocked:    {KindRefused, "give its key with --passphrase-file, --key-file or --recovery-key-file"},

@@ -112,6 +112,7 @@ var meanings = map[Code]string{
 	CodeDiskUnknown:     "the point does not hold a disk of that target",
 	CodeUnknownSession:  "there is no such session of item-level restore",
 	CodeSessionEnded:    "the session of item-level restore has ended: it expired, was revoked, or had to give way",
+	CodeSessionLimit:    "as many sessions of item-level restore are open on the host as it takes",
 	CodeUnknownVolume:   "the point has no volume of that name",
 	CodeUnknownFile:     "the volume has no such file or folder",
 	CodeVolumeLocked:    "the volume is encrypted, and was not opened",

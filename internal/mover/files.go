@@ -14,6 +14,8 @@ type OpenFilesRequest struct {
 	Point   backstay.PointID
 	Tier    backstay.Tier
 	Vault   *VaultAccess // with VaultTier
+	// User is who opens it, for those who must be told what a session holds.
+	User string
 	// Disks are those that are wanted; empty means all of the point.
 	Disks []backstay.DiskTarget
 	// Raw wants the disks only as they are (FileRead with a disk): no small machine is

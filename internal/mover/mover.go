@@ -301,4 +301,5 @@ type Mover interface {
 	Adopts
 	Secrets
 	Deploys
+	Files
 }

@@ -50,8 +50,10 @@ type Options struct {
 	// Exports serve VMs that are restored live; nil if that is never asked for.
 	Exports live.Exports
 	OnHeld  func(context.Context, backstay.VMID)
-	Log     *slog.Logger
-	Now     func() time.Time
+	// Sessions is how many small machines may be open at a time; 0 means MaxSessions.
+	Sessions int
+	Log      *slog.Logger
+	Now      func() time.Time
 }
 
 // Host is a mover for the machine it runs on. Its methods may be called
@@ -74,6 +76,7 @@ type Host struct {
 	pacer   *pacer
 	pulls   *pull.Puller
 	streams streams
+	files   fileSessions
 	vms     keyedMutex // one changing call at a time for each VM
 }
 
@@ -108,6 +111,7 @@ func New(o Options) (*Host, error) {
 		pulls: pulls, sockets: cmp.Or(o.SocketDir, "/run/backstay"), exports: o.Exports,
 		hv: o.Hypervisor, images: o.Images, keys: o.Keyring, state: o.StateDir,
 		openVault: o.OpenVault, openKeyService: o.OpenKeyService, name: o.Name, log: o.Log, now: o.Now, tier: t, pacer: pacer,
+		files:   fileSessions{most: cmp.Or(o.Sessions, MaxSessions), open: map[backstay.FileSessionID]*fileSession{}},
 		streams: streams{serving: map[backstay.JobID]*serving{}, desks: map[backstay.JobID]*desk{}},
 	}, nil
 }

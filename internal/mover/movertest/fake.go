@@ -32,12 +32,17 @@ type Fake struct {
 	Saved            bool
 	LibvirtSnapshots []string
 
+	// Volumes are those of each of its points.
+	Volumes []FakeVolume
+
 	mu     sync.Mutex
 	points map[backstay.PointID]*fakePoint
 	staged map[string]backstay.JobID
 	vms    map[backstay.VMID]string
 
-	replaces map[backstay.JobID]*fakeReplace
+	replaces      map[backstay.JobID]*fakeReplace
+	sessions      map[backstay.FileSessionID]*fakeSession
+	endedSessions map[backstay.FileSessionID]string // the reasons
 	// templates are those of the folders in which there are disks.
 	templates map[string]backstay.RestorePlan
 }
@@ -65,7 +70,8 @@ func NewFake(key []byte) *Fake {
 			},
 		},
 		points: map[backstay.PointID]*fakePoint{}, staged: map[string]backstay.JobID{},
-		vms: map[backstay.VMID]string{vm: "web01"},
+		vms:     map[backstay.VMID]string{vm: "web01"},
+		Volumes: fakeVolumes(), sessions: map[backstay.FileSessionID]*fakeSession{}, endedSessions: map[backstay.FileSessionID]string{},
 	}
 }
 

@@ -67,6 +67,8 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		"ReplacedDisksComeBack":                   testReplace,
 		"AVMIsMadeOfRestoredDisksAlone":           testDeploy,
 		"AHeldVMIsTakenAndLetGo":                  testHold,
+		"ARawSessionReadsTheDisks":                testRawSession,
+		"ACancelledReadEndsAndTheSessionStays":    testCancelledRead,
 		"ALetGoOfNothingIsNoError":                testHoldNothing,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })

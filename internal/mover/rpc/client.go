@@ -275,7 +275,7 @@ func (c *Client) GiveSecrets(ctx context.Context, r mover.GiveRequest) error {
 // call makes one call: R is its result, P what is reported on the way.
 func call[R, P any](ctx context.Context, c *Client, method string, request any, progress func(P)) (R, error) {
 	var result R
-	raw, err := c.exchange(ctx, method, request, func(raw json.RawMessage) error {
+	raw, err := c.exchange(ctx, method, request, heard{progress: func(raw json.RawMessage) error {
 		var p P
 		if err := json.Unmarshal(raw, &p); err != nil {
 			return fmt.Errorf("decode progress: %w", err)
@@ -284,7 +284,7 @@ func call[R, P any](ctx context.Context, c *Client, method string, request any, 
 			progress(p)
 		}
 		return nil
-	})
+	}})
 	if err != nil {
 		return result, err
 	}

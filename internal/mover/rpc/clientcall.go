@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -21,10 +22,17 @@ var (
 	errGaveUp     = errors.New("the host did not end the cancelled call in time")
 )
 
+// heard takes what comes before a call's result.
+type heard struct {
+	progress func(json.RawMessage) error
+	// bytes takes those that a call streams; nil if it streams none.
+	bytes io.Writer
+}
+
 // exchange sends the request, passes on what is reported, and returns the
 // result. When ctx ends it asks the host to cancel and waits, for a while, until
 // the host has: only then nothing of the call goes on.
-func (c *Client) exchange(ctx context.Context, method string, request any, progress func(json.RawMessage) error) (json.RawMessage, error) {
+func (c *Client) exchange(ctx context.Context, method string, request any, heard heard) (json.RawMessage, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, cancelled(ctx)
 	}
@@ -64,7 +72,7 @@ func (c *Client) exchange(ctx context.Context, method string, request any, progr
 
 	watchdog := time.AfterFunc(c.tm.silence, func() { cut(errHostSilent) })
 	defer watchdog.Stop()
-	raw, err := c.receive(req, watchdog, progress)
+	raw, err := c.receive(ctx, req, watchdog, heard)
 	return raw, c.explain(ctx, conn, err)
 }
 
@@ -98,7 +106,7 @@ func (c *Client) signs(ctx context.Context, ended <-chan struct{}, w *io.PipeWri
 }
 
 // receive reads the answer's lines up to the last one.
-func (c *Client) receive(req *http.Request, watchdog *time.Timer, progress func(json.RawMessage) error) (json.RawMessage, error) {
+func (c *Client) receive(ctx context.Context, req *http.Request, watchdog *time.Timer, heard heard) (json.RawMessage, error) {
 	res, err := c.http.Do(req)
 	if err != nil {
 		return nil, c.away(err)
@@ -107,13 +115,10 @@ func (c *Client) receive(req *http.Request, watchdog *time.Timer, progress func(
 	if res.StatusCode != http.StatusOK {
 		return nil, c.refused(res)
 	}
-	in := json.NewDecoder(res.Body)
+	in := bufio.NewReaderSize(res.Body, lineBuffer)
 	for {
-		var a answer
-		if err := in.Decode(&a); err != nil {
-			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-				err = errCut
-			}
+		a, err := readAnswer(in)
+		if err != nil {
 			return nil, c.away(err)
 		}
 		watchdog.Stop() // what progress takes is not the host's silence
@@ -123,12 +128,30 @@ func (c *Client) receive(req *http.Request, watchdog *time.Timer, progress func(
 		case a.Result != nil:
 			return a.Result, nil
 		case a.Progress != nil:
-			if err := progress(a.Progress); err != nil {
+			if err := heard.progress(a.Progress); err != nil {
+				return nil, err
+			}
+		case a.Bytes != 0:
+			if err := c.pass(ctx, in, a.Bytes, heard.bytes, watchdog); err != nil {
 				return nil, err
 			}
 		}
 		watchdog.Reset(c.tm.silence)
 	}
+}
+
+// lineBuffer is how much of an answer is read at once, in bytes.
+const lineBuffer = 64 << 10
+
+func readAnswer(in *bufio.Reader) (a answer, err error) {
+	line, err := in.ReadBytes('\n')
+	if err == nil {
+		err = json.Unmarshal(line, &a)
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = errCut
+	}
+	return a, err
 }
 
 func (c *Client) refused(res *http.Response) error {

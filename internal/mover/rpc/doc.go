@@ -9,6 +9,11 @@
 // client's side reports CodeHostAway. GET /mover/v1/hello tells the protocol's
 // number, and every call names it, so that unlike versions fail with words.
 //
+// A call whose result is bytes, ReadFile and TakeFiles, sends them between the
+// lines: a line tells how many follow it. They end with the last line and by
+// nothing else, so a connection that is cut is never taken for their end. Whoever
+// reads slowly holds the host up, not the other calls.
+//
 // A call that is cancelled returns when the host has undone it, not before, so
 // that what comes next does not meet it half way.
 //
@@ -19,7 +24,7 @@ package rpc
 import "time"
 
 // Protocol is the number of the protocol that this package speaks.
-const Protocol = 1
+const Protocol = 2
 
 const (
 	pathPrefix     = "/mover/v1/"

@@ -258,7 +258,7 @@ func TestASilentHostIsAway(t *testing.T) {
 	tm := quick()
 	tm.silence = 100 * time.Millisecond
 	release := make(chan struct{})
-	url := fakeHost(t, "1", func(w http.ResponseWriter, _ *http.Request) {
+	url := fakeHost(t, protocolNumber(), func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = fmt.Fprintln(w, `{}`)
 		_ = http.NewResponseController(w).Flush()
 		<-release
@@ -272,7 +272,7 @@ func TestASilentHostIsAway(t *testing.T) {
 
 // TestAHostThatDiesInTheMiddleIsAway, and progress that came before was told.
 func TestAHostThatDiesInTheMiddleIsAway(t *testing.T) {
-	url := fakeHost(t, "1", func(w http.ResponseWriter, r *http.Request) {
+	url := fakeHost(t, protocolNumber(), func(w http.ResponseWriter, r *http.Request) {
 		_, _ = fmt.Fprintln(w, `{"progress":{"phase":"transfer","done":1,"total":2}}`)
 		_ = http.NewResponseController(w).Flush()
 		conn, _, err := http.NewResponseController(w).Hijack()
@@ -289,9 +289,9 @@ func TestAHostThatDiesInTheMiddleIsAway(t *testing.T) {
 
 // TestAnotherProtocolIsRefusedInWords on either side.
 func TestAnotherProtocolIsRefusedInWords(t *testing.T) {
-	url := fakeHost(t, "2", func(http.ResponseWriter, *http.Request) { t.Error("a call was made all the same") })
+	url := fakeHost(t, "1", func(http.ResponseWriter, *http.Request) { t.Error("a call was made all the same") })
 	_, err := dial(url, quick()).Facts(t.Context())
-	if !backstay.IsCode(err, backstay.CodeHostAway) || !strings.Contains(err.Error(), "protocol 2") {
+	if !backstay.IsCode(err, backstay.CodeHostAway) || !strings.Contains(err.Error(), "protocol 1") {
 		t.Errorf("client: %v", err)
 	}
 

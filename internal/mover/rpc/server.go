@@ -83,6 +83,7 @@ func handler(base context.Context, m mover.Mover, log *slog.Logger, tm timing) h
 	registerSecrets(s, m)
 	registerImports(s, m)
 	registerStreams(s, m)
+	registerFiles(s, m)
 	handle(s, "Adopt", func(ctx context.Context, r mover.AdoptRequest, _ func(none)) (none, error) {
 		return none{}, m.Adopt(ctx, r)
 	})
@@ -226,6 +227,13 @@ type side struct {
 // handle serves one method: Q is its request, R its result, P what it reports
 // on the way.
 func handle[Q, R, P any](s *side, method string, fn func(context.Context, Q, func(P)) (R, error)) {
+	serveMethod(s, method, func(ctx context.Context, c *serverCall, request Q) (any, error) {
+		return fn(ctx, request, func(p P) { c.progress(p) })
+	})
+}
+
+// serveMethod serves one method, whose request is a Q.
+func serveMethod[Q any](s *side, method string, fn func(context.Context, *serverCall, Q) (any, error)) {
 	s.mux.HandleFunc("POST "+pathPrefix+method, func(w http.ResponseWriter, r *http.Request) {
 		if got := r.Header.Get(protocolHeader); got != strconv.Itoa(Protocol) {
 			http.Error(w, fmt.Sprintf("protocol %d is spoken here, not %q", Protocol, got), http.StatusConflict)
@@ -238,7 +246,7 @@ func handle[Q, R, P any](s *side, method string, fn func(context.Context, Q, fun
 			return
 		}
 		c.run(func(ctx context.Context) (any, error) {
-			return fn(ctx, request, func(p P) { c.progress(p) })
+			return fn(ctx, c, request)
 		})
 	})
 }

@@ -25,8 +25,9 @@ type serverCall struct {
 	body   io.Reader
 	in     *json.Decoder
 
-	mu    sync.Mutex // guards out, phase and last
+	mu    sync.Mutex // guards out, raw, phase and last
 	out   *json.Encoder
+	raw   io.Writer // below out
 	phase string
 	last  time.Time
 }
@@ -45,7 +46,7 @@ func newServerCall(s *side, method string, w http.ResponseWriter, r *http.Reques
 	body := &limitedBody{r: r.Body, left: maxRequest}
 	return &serverCall{
 		side: s, method: method, ctx: ctx, cancel: cancel,
-		rc: http.NewResponseController(w), in: json.NewDecoder(body), body: body, out: json.NewEncoder(w),
+		rc: http.NewResponseController(w), in: json.NewDecoder(body), body: body, out: json.NewEncoder(w), raw: w,
 	}
 }
 

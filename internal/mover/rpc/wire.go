@@ -10,6 +10,8 @@ import (
 // answer is one line from the host's side; at most one field is set, and none
 // in a beat.
 type answer struct {
+	// Bytes is how many bytes follow the line, of what a call streams.
+	Bytes    int64           `json:"bytes,omitempty"`
 	Progress json.RawMessage `json:"progress,omitempty"`
 	Result   json.RawMessage `json:"result,omitempty"`
 	Error    *backstay.Error `json:"error,omitempty"`

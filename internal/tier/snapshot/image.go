@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
+	"time"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor"
@@ -26,11 +28,56 @@ type image struct {
 // image is closed the job counts as a user of the layer, so that it is not
 // merged. ctx bounds opening and Extents.
 func (p *Point) OpenDisk(ctx context.Context, target backstay.DiskTarget, job backstay.JobID) (tier.Image, error) {
+	return p.openAs(ctx, target, User{Kind: UserTransfer, ID: readerID(string(job), p.Record.ID, target), Job: job})
+}
+
+// OpenDiskFor is OpenDisk for a session that shows the disk to somebody until a
+// certain time. Others see who keeps the layer from being merged.
+func (p *Point) OpenDiskFor(ctx context.Context, target backstay.DiskTarget, s Session) (tier.Image, error) {
+	return p.openAs(ctx, target, User{
+		Kind: UserMount, ID: readerID(string(s.ID), p.Record.ID, target), By: s.By, Until: s.Until.UTC(), Host: p.tier.host,
+	})
+}
+
+// Session is a session of item-level restore that reads disks of points.
+type Session struct {
+	ID    backstay.FileSessionID
+	By    string // who opened it
+	Until time.Time
+}
+
+// ForgetSessions removes the entries of sessions that are open no more: those of
+// this host that this process does not have, and of others those whose time is over.
+// A session survives no process (I9).
+func (t *Tier) ForgetSessions() error {
+	b, err := t.load()
+	if err != nil {
+		return err
+	}
+	for _, l := range b.Layers {
+		if slices.ContainsFunc(l.Users, t.goneSession) {
+			return t.removeUsers(t.goneSession)
+		}
+	}
+	return nil
+}
+
+// goneSession tells whether a user is a session that is open no more. It is asked
+// while no entry can be made.
+func (t *Tier) goneSession(u User) bool {
+	if u.Kind != UserMount || t.isReading(u.ID) {
+		return false
+	}
+	return u.Host == t.host || u.Host == "" || t.now().After(u.Until)
+}
+
+func (p *Point) openAs(ctx context.Context, target backstay.DiskTarget, u User) (tier.Image, error) {
 	d, ok := p.Disk(target)
 	if !ok {
 		return nil, backstay.Errorf(backstay.CodeNotRestorable, "disk %s is not part of point %s", target, p.Record.ID)
 	}
-	leave, err := p.tier.startReading(p.Record.ID, target, job)
+	u.Since = p.tier.now().UTC()
+	leave, err := p.tier.startReading(p.Record.ID, target, u)
 	if err != nil {
 		return nil, err
 	}
@@ -58,14 +105,14 @@ func (t *Tier) openLayer(ctx context.Context, d PointLayers) (*image, error) {
 	return &image{ctx: ctx, export: export, client: client, size: d.Size}, nil
 }
 
-// readerID names one reading of one disk by a job.
-func readerID(job backstay.JobID, p backstay.PointID, target backstay.DiskTarget) string {
+// readerID names one reading of one disk by a job or a session.
+func readerID(job string, p backstay.PointID, target backstay.DiskTarget) string {
 	return fmt.Sprintf("%s/%s/%s", job, p, target)
 }
 
-// startReading registers a job as a reader of one disk, and returns what ends that.
-func (t *Tier) startReading(p backstay.PointID, target backstay.DiskTarget, job backstay.JobID) (leave func() error, err error) {
-	id := readerID(job, p, target)
+// startReading registers a reader of one disk, and returns what ends that.
+func (t *Tier) startReading(p backstay.PointID, target backstay.DiskTarget, u User) (leave func() error, err error) {
+	id := u.ID
 	t.mu.Lock()
 	t.reading[id]++
 	t.mu.Unlock()
@@ -78,7 +125,7 @@ func (t *Tier) startReading(p backstay.PointID, target backstay.DiskTarget, job 
 		delete(t.reading, id)
 		return true
 	}
-	if err := t.AddUser(p, target, User{Kind: UserTransfer, ID: id, Job: job, Since: t.now().UTC()}); err != nil {
+	if err := t.AddUser(p, target, u); err != nil {
 		done()
 		return nil, err
 	}
@@ -86,7 +133,7 @@ func (t *Tier) startReading(p backstay.PointID, target backstay.DiskTarget, job 
 		if !done() {
 			return nil
 		}
-		return t.RemoveUser(UserTransfer, id)
+		return t.RemoveUser(u.Kind, id)
 	}), nil
 }
 

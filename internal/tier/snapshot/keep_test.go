@@ -292,29 +292,41 @@ func TestACoarserMapCoversTheWholeOne(t *testing.T) {
 	}
 }
 
-// TestWhatASessionShowsIsNeitherMergedNorLeft: it ends with its job.
+// TestWhatASessionShowsIsNeitherMergedNorLeft: who wants to is told of it, and no
+// entry of it outlives the process that has it open.
 func TestWhatASessionShowsIsNeitherMergedNorLeft(t *testing.T) {
 	w := newWorld(t, true)
 	first, at := w.take()
 	second, _ := w.take()
-	must(t, w.tier.AddUser(second, "vda", User{Kind: UserMount, ID: "files-7", Job: "job-7"}))
+	point, err := w.tier.Open(background, second)
+	must(t, err)
+	image, err := point.OpenDiskFor(background, "vda", Session{ID: "files-7", By: "ann", Until: w.tier.now().Add(time.Hour)})
+	must(t, err)
 	_, releaseErr := w.tier.Release(background, vmID, nil)
 	for name, err := range map[string]error{
 		"drop": w.tier.Drop(background, first, nil), "release": releaseErr,
 	} {
-		if !backstay.IsCode(err, backstay.CodeLayerInUse) || !strings.Contains(err.Error(), "session files-7 shows") {
+		if !backstay.IsCode(err, backstay.CodeLayerInUse) || !strings.Contains(err.Error(), "session files-7 of ann, open until") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	if w.point(first) != at {
 		t.Error("the point changed")
 	}
-	_, err := w.tier.Sweep(background, SweepOptions{Live: []backstay.JobID{"job-7"}})
-	must(t, err)
+	w.sweep()
+	must(t, w.tier.ForgetSessions())
 	if err := w.tier.Drop(background, first, nil); !backstay.IsCode(err, backstay.CodeLayerInUse) {
 		t.Errorf("the sweep took a session that goes on: %v", err)
 	}
-	w.sweep()
+	// The end of the process: nobody closes anything.
+	w.tier.reading = map[string]int{}
+	must(t, w.tier.AddUser(second, "vda", User{Kind: UserMount, ID: "files-8/x/vda", Host: "elsewhere", Until: w.tier.now().Add(time.Hour)}))
+	must(t, w.tier.ForgetSessions())
+	if err := w.tier.Drop(background, first, nil); !backstay.IsCode(err, backstay.CodeLayerInUse) || strings.Contains(err.Error(), "files-7") || !strings.Contains(err.Error(), "files-8") {
+		t.Errorf("after the process with one of two sessions had ended: %v", err)
+	}
+	must(t, w.tier.RemoveUser(UserMount, "files-8/x/vda"))
+	must(t, image.Close())
 	must(t, w.tier.Drop(background, first, nil))
 	w.clean()
 }

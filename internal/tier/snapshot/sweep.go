@@ -172,8 +172,8 @@ func halfDropped(err error) bool {
 	return errors.As(err, &e) && e.Code == backstay.CodeSnapshotFailed && backstay.IsCode(e.Unwrap(), backstay.CodeLayerInUse)
 }
 
-// sweepUsers removes the entries of readers whose job is over, and of VMs that
-// are gone with their overlay.
+// sweepUsers removes the entries of readers whose job is over, of sessions that are
+// open no more, and of VMs that are gone with their overlay.
 func (t *Tier) sweepUsers(ctx context.Context, live []backstay.JobID) error {
 	here, err := t.present(ctx)
 	if err != nil {
@@ -183,6 +183,8 @@ func (t *Tier) sweepUsers(ctx context.Context, live []backstay.JobID) error {
 		switch {
 		case slices.Contains(live, u.Job), u.Kind == UserRestore, u.Kind == UserUndo:
 			return false // whoever made the latter two has a journal of them
+		case u.Kind == UserMount:
+			return t.goneSession(u)
 		case u.Kind != UserVM:
 			return !t.isReading(u.ID)
 		}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/hypervisor"
@@ -294,7 +295,8 @@ func userInWords(u User, l *Layer) string {
 	case UserTransfer:
 		return fmt.Sprintf("job %s reads %s", u.ID, l.File)
 	case UserMount:
-		return fmt.Sprintf("session %s shows what is on %s", u.ID, l.File)
+		session, _, _ := strings.Cut(u.ID, "/")
+		return fmt.Sprintf("item-level restore session %s of %s, open until %s, reads %s", session, u.By, u.Until.UTC().Format(time.RFC3339), l.File)
 	case UserRestore:
 		return fmt.Sprintf("job %s is putting its VM on %s", u.ID, l.File)
 	case UserUndo:

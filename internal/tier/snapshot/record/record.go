@@ -71,11 +71,16 @@ const (
 // User is something other than the layer's own VM that needs the layer as it is.
 type User struct {
 	Kind UserKind `json:"kind"`
-	// ID is the VM's UUID, or the job's id.
+	// ID is the VM's UUID, or the job's id, or begins with the session's and a slash.
 	ID string `json:"id"`
 	// Job is the job that made the entry.
 	Job   backstay.JobID `json:"job,omitempty"`
 	Since time.Time      `json:"since"`
+	// By is who opened a session, Until when it ends at the latest, and Host where
+	// it is open.
+	By    string            `json:"by,omitempty"`
+	Until time.Time         `json:"until,omitzero"`
+	Host  backstay.HostName `json:"host,omitempty"`
 	// Overlay is the file that the VM writes to.
 	Overlay string `json:"overlay,omitempty"`
 }
