@@ -1,4 +1,4 @@
-# build   bin/backstay and bin/sandbox
+# build   bin/backstay and bin/sandbox, and in bin/machine what small machines start from (out of Debian's packages, cached)
 # demo    bring a sandbox up and do the main job on a real VM (root; DEMO_EXIT=1 takes it down again)
 # test    the fast tests, then the integration tests with real libvirt, QEMU and guests (root)
 # bench   measure backstay and its peers on one image (root; BENCH_IMAGE=FILE for one of yours, BENCH="flags", see test/bench);
@@ -22,6 +22,7 @@ INTEGRATION = $$(grep -rl '^//go:build integration' --include='*_test.go' . | xa
 
 build:
 	$(GOBUILD) -o bin/ ./cmd/...
+	@bin/small-machine build bin/machine || echo "make: bin/machine was not built; without it no files can be taken out of points" >&2
 
 deps:
 	@scripts/install-deps

@@ -39,6 +39,7 @@ internal/deploy          -> .
 internal/undo            ->
 internal/tier            -> .
 internal/direct          ->
+internal/debian          ->
 internal/tier/raw        -> . internal/tier internal/direct
 internal/tier/content    -> . internal/tier
 internal/tier/tripwire   -> . internal/tier
@@ -48,7 +49,7 @@ internal/fileindex       -> . internal/guest/wire
 internal/guest           -> . internal/guest/wire internal/items internal/nbd
 internal/guest/wire      -> .
 internal/guest/inside    -> . internal/guest/wire internal/items
-internal/guest/image     ->
+internal/guest/image     -> internal/debian
 internal/guest/guesttest -> . internal/guest internal/guest/wire internal/guest/image internal/items internal/nbd
 internal/tier/luks       -> . internal/tier
 internal/filemount       -> . api client internal/items internal/nbd
@@ -74,9 +75,10 @@ internal/codespage       -> .
 internal/cli             -> . api client internal/items internal/filemount internal/config internal/recover internal/blob/unit internal/blob/conform
 internal/daemon          -> . api client internal/*
 internal/sandbox         -> . internal/config internal/blob internal/sandbox/*
-internal/sandbox/*       -> . internal/sandbox/*
+internal/sandbox/*       -> . internal/sandbox/* internal/debian
 cmd/backstay             -> internal/cli internal/daemon
-cmd/small-machine        -> internal/guest/image internal/guest/inside
+cmd/small-machine        -> internal/guest/image
+cmd/small-machine-init   -> internal/guest/inside
 cmd/sandbox              -> internal/sandbox internal/cli internal/daemon
 `
 

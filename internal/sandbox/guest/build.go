@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/backstay/backstay/internal/debian"
 )
 
 const busybox = "/bin/busybox"
@@ -47,7 +49,7 @@ func build(ctx context.Context, in inputs, work string) (string, error) {
 
 // initramfs packs busybox, the drivers in load order, and our init.
 func initramfs(in inputs) ([]byte, error) {
-	modules, err := moduleFiles(in.modules, drivers)
+	modules, err := debian.ModuleFiles(in.modules, drivers)
 	if err != nil {
 		return nil, err
 	}
@@ -61,23 +63,23 @@ func initramfs(in inputs) ([]byte, error) {
 	}
 	var packed bytes.Buffer
 	zip := gzip.NewWriter(&packed)
-	c := &cpioWriter{w: zip}
+	c := debian.NewArchive(zip)
 	for _, dir := range []string{"bin", "lib", "lib/mod", "proc", "sys", "dev", "newroot"} {
-		c.folder(dir)
+		c.Folder(dir)
 	}
-	c.program("bin/busybox", shell)
+	c.Program("bin/busybox", shell)
 	for _, applet := range strings.Fields("sh mount switch_root insmod findfs sleep echo") {
-		c.link("bin/"+applet, "busybox")
+		c.Link("bin/"+applet, "busybox")
 	}
 	for i, path := range modules {
 		module, err := os.ReadFile(path)
 		if err != nil {
 			return nil, err
 		}
-		c.program(fmt.Sprintf("lib/mod/%03d-%s", i, filepath.Base(path)), module)
+		c.Program(fmt.Sprintf("lib/mod/%03d-%s", i, filepath.Base(path)), module)
 	}
-	c.program("init", init)
-	if err := c.close(); err != nil {
+	c.Program("init", init)
+	if err := c.Close(); err != nil {
 		return nil, err
 	}
 	if err := zip.Close(); err != nil {
@@ -131,7 +133,7 @@ func installBusybox(ctx context.Context, root string) error {
 	if err := copyFile(busybox, filepath.Join(root, "bin/busybox"), 0o755); err != nil {
 		return err
 	}
-	names, err := run(ctx, busybox, "--list-full")
+	names, err := debian.Run(ctx, busybox, "--list-full")
 	if err != nil {
 		return err
 	}
@@ -153,7 +155,7 @@ func installAgent(in inputs, root string) error {
 	if err := copyFile(agent, filepath.Join(root, "usr/sbin/qemu-ga"), 0o755); err != nil {
 		return err
 	}
-	libs, err := libraries(agent)
+	libs, err := debian.Libraries(agent, "/")
 	if err != nil {
 		return err
 	}
@@ -185,7 +187,7 @@ func compileTicker(ctx context.Context, work string) (string, error) {
 		}
 	}
 	out := filepath.Join(work, "ticker.bin")
-	_, err := run(ctx, "env", "-u", "GOFLAGS", "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOWORK=off",
+	_, err := debian.Run(ctx, "env", "-u", "GOFLAGS", "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOWORK=off",
 		"go", "build", "-C", dir, "-buildvcs=false", "-trimpath", "-ldflags=-s -w", "-o", out, ".")
 	if err != nil {
 		return "", fmt.Errorf("compile ticker: %w", err)

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/backstay/backstay/internal/debian"
 )
 
 // The image: a master boot record, then the boot partition, then the root.
@@ -35,7 +37,7 @@ func makeExt4(ctx context.Context, path string, o ext4Options) error {
 	if o.From != "" {
 		args = append(args, "-d", o.From)
 	}
-	_, err := run(ctx, "mke2fs", append(args, path)...)
+	_, err := debian.Run(ctx, "mke2fs", append(args, path)...)
 	return err
 }
 
@@ -55,10 +57,10 @@ func bootPartition(ctx context.Context, in inputs, path, initrd string) error {
 		return err
 	}
 	hidden := strconv.Itoa(firstMiB << 20 / sector)
-	if _, err := run(ctx, "mkfs.vfat", "-n", "GUESTESP", "-h", hidden, path); err != nil {
+	if _, err := debian.Run(ctx, "mkfs.vfat", "-n", "GUESTESP", "-h", hidden, path); err != nil {
 		return err
 	}
-	if _, err := run(ctx, "mmd", "-i", path, "::EFI", "::EFI/BOOT", "::EFI/debian"); err != nil {
+	if _, err := debian.Run(ctx, "mmd", "-i", path, "::EFI", "::EFI/BOOT", "::EFI/debian"); err != nil {
 		return err
 	}
 	work := filepath.Dir(path)
@@ -77,11 +79,11 @@ func bootPartition(ctx context.Context, in inputs, path, initrd string) error {
 		{in.kernel, "vmlinuz"}, {initrd, "initrd.gz"}, {loader, "EFI/BOOT/BOOTX64.EFI"},
 		{filepath.Join(work, "syslinux.cfg"), "syslinux.cfg"}, {filepath.Join(work, "grub.cfg"), "EFI/debian/grub.cfg"},
 	} {
-		if _, err := run(ctx, "mcopy", "-i", path, file[0], "::"+file[1]); err != nil {
+		if _, err := debian.Run(ctx, "mcopy", "-i", path, file[0], "::"+file[1]); err != nil {
 			return err
 		}
 	}
-	_, err := run(ctx, "syslinux", "--install", path)
+	_, err := debian.Run(ctx, "syslinux", "--install", path)
 	return err
 }
 

@@ -18,7 +18,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/backstay/backstay/internal/debian"
 )
 
 // sources is everything of ours that goes into an image: the files that are
@@ -62,7 +62,7 @@ func Image(ctx context.Context, cacheDir string) (string, error) {
 	if err := os.MkdirAll(cacheDir, 0o755); err != nil {
 		return "", fmt.Errorf("create cache folder: %w", err)
 	}
-	unlock, err := lock(filepath.Join(cacheDir, "lock"))
+	unlock, err := debian.Lock(filepath.Join(cacheDir, "lock"))
 	if err != nil {
 		return "", err
 	}
@@ -122,26 +122,6 @@ func removeStale(cacheDir, keep string) error {
 	return nil
 }
 
-// lock takes the cache's lock and returns what releases it. The kernel releases
-// it too when the process dies.
-func lock(path string) (func(), error) {
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("open cache lock: %w", err)
-	}
-	for {
-		err = unix.Flock(int(file.Fd()), unix.LOCK_EX)
-		if err != unix.EINTR {
-			break
-		}
-	}
-	if err != nil {
-		file.Close()
-		return nil, fmt.Errorf("lock cache: %w", err)
-	}
-	return func() { file.Close() }, nil
-}
-
 // key names the image by the hash of what goes into it.
 func (in inputs) key() (string, error) {
 	h := sha256.New()
@@ -156,6 +136,7 @@ func (in inputs) key() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("hash sources: %w", err)
 	}
+	fmt.Fprintln(h, debian.Key())
 	for _, v := range in.versions {
 		fmt.Fprintln(h, v)
 	}

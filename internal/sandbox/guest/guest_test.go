@@ -1,43 +1,9 @@
 package guest
 
 import (
-	"bytes"
 	"encoding/binary"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"testing"
 )
-
-func TestInitramfsFormatIsWhatCpioReads(t *testing.T) {
-	var b bytes.Buffer
-	c := &cpioWriter{w: &b}
-	c.folder("bin")
-	c.program("bin/a", []byte("hello"))
-	c.link("bin/b", "a")
-	if err := c.close(); err != nil {
-		t.Fatal(err)
-	}
-	if b.Len()%4 != 0 {
-		t.Errorf("archive is %d bytes long, which is no multiple of 4", b.Len())
-	}
-	for _, want := range []string{"bin/a\x00", "hello", "TRAILER!!!\x00"} {
-		if !bytes.Contains(b.Bytes(), []byte(want)) {
-			t.Errorf("archive does not hold %q", want)
-		}
-	}
-	// Each header begins on a multiple of 4.
-	for at := 0; ; {
-		i := bytes.Index(b.Bytes()[at:], []byte("070701"))
-		if i < 0 {
-			break
-		}
-		if (at+i)%4 != 0 {
-			t.Errorf("header at %d", at+i)
-		}
-		at += i + 6
-	}
-}
 
 func TestBootRecordHasTwoPartitionsSideBySide(t *testing.T) {
 	record := bootRecord([]byte("code"))
@@ -65,24 +31,5 @@ func TestKeyChangesWithWhatGoesIn(t *testing.T) {
 	}
 	if a == b {
 		t.Error("two versions of the agent give one key")
-	}
-}
-
-func TestLibrariesOfAProgramIncludeItsLoader(t *testing.T) {
-	program, err := exec.LookPath("mount")
-	if err != nil {
-		t.Fatal(err)
-	}
-	libs, err := libraries(program)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var loader, libc bool
-	for path := range libs {
-		loader = loader || strings.HasPrefix(filepath.Base(path), "ld-linux")
-		libc = libc || strings.HasPrefix(filepath.Base(path), "libc.so")
-	}
-	if !loader || !libc {
-		t.Errorf("libraries of %s lack loader or libc: %v", program, libs)
 	}
 }

@@ -1,0 +1,342 @@
+package guest
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/guest/wire"
+)
+
+// channel carries calls to a machine and what comes back, several at a time. It
+// believes nothing that comes: what does not fit ends the channel, and with it the
+// machine.
+type channel struct {
+	conn net.Conn
+
+	write sync.Mutex // held while one frame is written
+
+	mu     sync.Mutex
+	calls  map[uint32]*call // guarded by mu
+	last   uint32           // the number of the newest call; guarded by mu
+	err    error            // why the channel ended; guarded by mu
+	ended  chan struct{}    // closed when err is set
+	broken func(error)      // told once, outside mu
+}
+
+// writeLimit is how long a machine may take to accept a frame.
+const writeLimit = 2 * time.Minute
+
+// call is one call as its client sees it.
+type call struct {
+	ch *channel
+	id uint32
+
+	mu     sync.Mutex
+	answer []byte        // in its parts so far; guarded by mu
+	data   [][]byte      // of a stream, not yet read; guarded by mu
+	held   int           // bytes of data; guarded by mu
+	done   bool          // nothing more will come; guarded by mu
+	err    error         // of a call that is done; nil if it went well; guarded by mu
+	news   chan struct{} // tells that one of these changed
+}
+
+func newChannel(conn net.Conn, broken func(error)) *channel {
+	return &channel{conn: conn, calls: map[uint32]*call{}, ended: make(chan struct{}), broken: broken}
+}
+
+// errProtocol tells of a machine that does not keep to the protocol.
+var errProtocol = errors.New("it does not answer as it should")
+
+// read takes what the machine sends until the channel ends.
+func (ch *channel) read(in *bufio.Reader) {
+	for {
+		f, err := wire.ReadFrame(in)
+		if err == nil {
+			err = ch.take(f)
+		}
+		if err != nil {
+			ch.end(err)
+			return
+		}
+	}
+}
+
+// end fails every call, now and later, with the first reason given.
+func (ch *channel) end(err error) {
+	ch.mu.Lock()
+	if ch.err != nil {
+		ch.mu.Unlock()
+		return
+	}
+	ch.err = err
+	calls := ch.calls
+	ch.calls = nil
+	close(ch.ended)
+	ch.mu.Unlock()
+	ch.broken(err)
+	for _, c := range calls {
+		c.finish(err)
+	}
+}
+
+func (ch *channel) take(f wire.Frame) error {
+	ch.mu.Lock()
+	c := ch.calls[f.Call]
+	if c != nil && (f.Kind == wire.FrameAnswer || f.Kind == wire.FrameEnd || f.Kind == wire.FrameError) {
+		delete(ch.calls, f.Call)
+	}
+	last := ch.last
+	ch.mu.Unlock()
+	if c == nil {
+		if f.Call == 0 || f.Call > last {
+			return fmt.Errorf("%w: a frame of a call that was never made", errProtocol)
+		}
+		return nil // the client has left it
+	}
+	return c.take(f)
+}
+
+func (c *call) take(f wire.Frame) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer c.tell()
+	switch f.Kind {
+	case wire.FramePart, wire.FrameAnswer:
+		if len(c.answer)+len(f.Body) > wire.MaxAnswer {
+			return fmt.Errorf("%w: an answer is too long", errProtocol)
+		}
+		c.answer = append(c.answer, f.Body...)
+		c.done = f.Kind == wire.FrameAnswer
+	case wire.FrameData:
+		if c.held += len(f.Body); c.held > wire.Window {
+			return fmt.Errorf("%w: more data than it was asked for", errProtocol)
+		}
+		if len(f.Body) > 0 {
+			c.data = append(c.data, f.Body)
+		}
+	case wire.FrameEnd:
+		c.done = true
+	case wire.FrameError:
+		var e wire.Error
+		if err := json.Unmarshal(f.Body, &e); err != nil {
+			return fmt.Errorf("%w: %w", errProtocol, err)
+		}
+		c.done, c.err = true, errorOf(e)
+	default:
+		return fmt.Errorf("%w: a frame %q", errProtocol, f.Kind)
+	}
+	return nil
+}
+
+// errorOf makes an error of what a machine said; a code that does not exist is
+// none.
+func errorOf(e wire.Error) error {
+	err := backstay.Errorf(e.Code, "%s", e.Message)
+	if e.Cause != "" {
+		err.Becausef("%s", e.Cause)
+	}
+	return err
+}
+
+// tell wakes the reader; the caller holds mu.
+func (c *call) tell() {
+	select {
+	case c.news <- struct{}{}:
+	default:
+	}
+}
+
+func (c *call) finish(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.done {
+		c.done, c.err = true, err
+	}
+	c.tell()
+}
+
+// begin sends a request.
+func (ch *channel) begin(op string, q any) (*call, error) {
+	body, err := json.Marshal(q)
+	if err != nil {
+		return nil, fmt.Errorf("write request: %w", err)
+	}
+	request, err := json.Marshal(wire.Request{Op: op, Body: body})
+	if err != nil {
+		return nil, fmt.Errorf("write request: %w", err)
+	}
+	clear(body) // it may hold a key
+	defer clear(request)
+	if len(request) > wire.MaxRequest {
+		return nil, fmt.Errorf("a request of %d bytes is too long", len(request))
+	}
+	ch.mu.Lock()
+	if ch.err != nil {
+		ch.mu.Unlock()
+		return nil, ch.err
+	}
+	if len(ch.calls) >= wire.MaxCalls {
+		ch.mu.Unlock()
+		return nil, backstay.Errorf(backstay.CodeMachineFailed, "the small machine has %d calls to answer already", wire.MaxCalls).Do("wait until some have ended")
+	}
+	ch.last++
+	c := &call{ch: ch, id: ch.last, news: make(chan struct{}, 1)}
+	ch.calls[c.id] = c
+	ch.mu.Unlock()
+	if err := ch.send(wire.Parts(c.id, wire.FrameRequest, request)...); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (ch *channel) send(frames ...wire.Frame) error {
+	for _, f := range frames {
+		if err := ch.sendOne(f); err != nil {
+			ch.end(err)
+			return err
+		}
+	}
+	return nil
+}
+
+func (ch *channel) sendOne(f wire.Frame) error {
+	ch.write.Lock()
+	defer ch.write.Unlock()
+	if err := ch.conn.SetWriteDeadline(time.Now().Add(writeLimit)); err != nil {
+		return err
+	}
+	return wire.WriteFrame(ch.conn, f)
+}
+
+// leave forgets a call, and asks the machine to end it.
+func (c *call) leave() {
+	c.ch.mu.Lock()
+	_, open := c.ch.calls[c.id]
+	delete(c.ch.calls, c.id)
+	c.ch.mu.Unlock()
+	if open {
+		// That it cannot be sent ends the channel, which whoever calls next is told.
+		_ = c.ch.send(wire.Frame{Call: c.id, Kind: wire.FrameCancel})
+	}
+}
+
+func (c *call) grant(n int) error {
+	return c.ch.send(wire.Frame{Call: c.id, Kind: wire.FrameCredit, Body: binary.BigEndian.AppendUint32(nil, uint32(n))})
+}
+
+// ask makes a call and waits for its answer.
+func ask[R any](ctx context.Context, ch *channel, op string, q any) (R, error) {
+	var r R
+	c, err := ch.begin(op, q)
+	if err != nil {
+		return r, err
+	}
+	for {
+		c.mu.Lock()
+		done, answer, err := c.done, c.answer, c.err
+		c.mu.Unlock()
+		if done && err == nil {
+			if err = json.Unmarshal(answer, &r); err != nil {
+				err = fmt.Errorf("%w: %w", errProtocol, err)
+			}
+		}
+		if done {
+			return r, err
+		}
+		select {
+		case <-c.news:
+		case <-ctx.Done():
+			c.leave()
+			return r, ctx.Err()
+		}
+	}
+}
+
+// open makes a call whose answer is a stream, and waits for the first of it.
+func open(ctx context.Context, ch *channel, op string, q any) (*stream, error) {
+	c, err := ch.begin(op, q)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.grant(wire.Window); err != nil {
+		return nil, err
+	}
+	s := &stream{ctx: ctx, c: c}
+	if err := s.wait(); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return s, nil
+}
+
+// stream reads the data of a call.
+type stream struct {
+	ctx   context.Context
+	c     *call
+	chunk []byte // what is being read
+	owed  int    // bytes that were read and not granted again
+}
+
+// wait returns when there is something to read; io.EOF means that all was read.
+func (s *stream) wait() error {
+	for len(s.chunk) == 0 {
+		s.c.mu.Lock()
+		if len(s.c.data) > 0 {
+			s.chunk = s.c.data[0]
+			s.c.data[0] = nil
+			s.c.data = s.c.data[1:]
+			s.c.held -= len(s.chunk)
+			s.c.mu.Unlock()
+			return s.repay()
+		}
+		done, err := s.c.done, s.c.err
+		s.c.mu.Unlock()
+		if done && err == nil {
+			return io.EOF
+		}
+		if done {
+			return err
+		}
+		select {
+		case <-s.c.news:
+		case <-s.ctx.Done():
+			s.c.leave()
+			return s.ctx.Err()
+		}
+	}
+	return nil
+}
+
+// repay lets the machine send as much as was taken, not too often.
+func (s *stream) repay() error {
+	s.owed += len(s.chunk)
+	if s.owed < wire.Window/4 {
+		return nil
+	}
+	n := s.owed
+	s.owed = 0
+	return s.c.grant(n)
+}
+
+func (s *stream) Read(p []byte) (int, error) {
+	if err := s.wait(); err != nil {
+		return 0, err
+	}
+	n := copy(p, s.chunk)
+	s.chunk = s.chunk[n:]
+	return n, nil
+}
+
+// Close ends the call if it has not ended.
+func (s *stream) Close() error {
+	s.c.leave()
+	return nil
+}

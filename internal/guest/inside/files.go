@@ -1,0 +1,4 @@
+package inside
+
+// addFiles adds the operations on files.
+func addFiles(s *server, w *world) {}

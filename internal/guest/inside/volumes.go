@@ -1,0 +1,42 @@
+package inside
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/backstay/backstay/internal/guest/wire"
+)
+
+// addVolumes adds the operations on disks and volumes.
+func addVolumes(s *server, w *world) {
+	handle(s, wire.OpAttached, func(ctx context.Context, q wire.AttachedRequest) (struct{}, error) {
+		_, err := diskOf(ctx, q.Serial)
+		return struct{}{}, err
+	})
+	handle(s, wire.OpScan, func(context.Context, struct{}) (wire.Scanned, error) {
+		return wire.Scanned{}, nil
+	})
+}
+
+// diskOf waits for the disk with a serial number and returns its name below /dev.
+func diskOf(ctx context.Context, serial string) (string, error) {
+	for {
+		pages, _ := filepath.Glob("/sys/block/sd*/device/vpd_pg80")
+		for _, page := range pages {
+			// Four bytes of header, then the number.
+			text, err := os.ReadFile(page)
+			if err == nil && len(text) > 4 && strings.TrimRight(string(text[4:]), "\x00 ") == serial {
+				return filepath.Base(filepath.Dir(filepath.Dir(page))), nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return "", fmt.Errorf("wait for disk %s: %w", serial, ctx.Err())
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}

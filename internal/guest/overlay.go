@@ -1,0 +1,54 @@
+package guest
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// overlay makes a file without a name in a folder that takes what a machine writes
+// to a disk of so many bytes: an empty qcow2 of version 3. It is gone when the last
+// process that has it open is.
+func overlay(dir string, size int64) (*os.File, error) {
+	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("make overlay in %s: %w", dir, err)
+	}
+	file := os.NewFile(uintptr(fd), "overlay")
+	if _, err := file.WriteAt(emptyQCOW2(size), 0); err != nil {
+		file.Close()
+		return nil, fmt.Errorf("make overlay in %s: %w", dir, err)
+	}
+	return file, nil
+}
+
+// emptyQCOW2 is the beginning of an image that holds nothing, in clusters of 64 KiB:
+// header, table of reference counts, first block of them, and the L1 table. Offsets
+// are those of the format's specification.
+func emptyQCOW2(size int64) []byte {
+	const (
+		cluster = 64 << 10
+		perL1   = cluster / 8 * cluster // bytes of the disk for one entry of the L1 table
+	)
+	entries := (size + perL1 - 1) / perL1
+	clusters := 3 + (entries*8+cluster-1)/cluster
+	b := make([]byte, clusters*cluster)
+	be := binary.BigEndian
+	copy(b, "QFI\xfb")
+	be.PutUint32(b[4:], 3)
+	be.PutUint32(b[20:], 16) // bits of a cluster
+	be.PutUint64(b[24:], uint64(size))
+	be.PutUint32(b[36:], uint32(entries))
+	be.PutUint64(b[40:], 3*cluster) // L1 table
+	be.PutUint64(b[48:], cluster)   // table of reference counts
+	be.PutUint32(b[56:], 1)         // of one cluster
+	be.PutUint32(b[96:], 4)         // counts of 16 bits
+	be.PutUint32(b[100:], 104)      // length of the header
+	be.PutUint64(b[cluster:], 2*cluster)
+	for i := range clusters {
+		be.PutUint16(b[2*cluster+2*i:], 1)
+	}
+	return b
+}

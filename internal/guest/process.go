@@ -1,0 +1,201 @@
+package guest
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// process is QEMU with the three channels to it.
+type process struct {
+	cmd     *exec.Cmd
+	channel net.Conn      // to our program in the machine
+	monitor *net.UnixConn // QMP
+	console *words        // what the machine and QEMU print
+	ended   chan struct{} // closed when it has ended
+}
+
+// The files that QEMU is given besides the standard ones, by number.
+const (
+	fdChannel = 3 + iota
+	fdMonitor
+	fdConsole
+	fdKernel
+	fdInitrd
+)
+
+// launch starts QEMU.
+func launch(o Options) (*process, error) {
+	p := &process{console: &words{}, ended: make(chan struct{})}
+	var theirs, ours []*os.File
+	closeAll := func(files []*os.File) {
+		for _, f := range files {
+			f.Close()
+		}
+	}
+	defer func() { closeAll(theirs); closeAll(ours) }()
+	for range 3 {
+		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return nil, fmt.Errorf("make a channel: %w", err)
+		}
+		ours = append(ours, os.NewFile(uintptr(fds[0]), "channel"))
+		theirs = append(theirs, os.NewFile(uintptr(fds[1]), "channel"))
+	}
+	for _, name := range []string{"vmlinux", "initrd"} {
+		file, err := os.Open(filepath.Join(o.Parts, name))
+		if err != nil {
+			return nil, fmt.Errorf("find the parts of a small machine: %w", err)
+		}
+		theirs = append(theirs, file)
+	}
+	conns := make([]*net.UnixConn, 3)
+	for i, f := range ours {
+		conn, err := net.FileConn(f)
+		if err != nil {
+			return nil, err
+		}
+		conns[i] = conn.(*net.UnixConn)
+	}
+	p.channel, p.monitor = conns[0], conns[1]
+	go p.console.from(conns[2])
+	p.cmd = command(o)
+	p.cmd.ExtraFiles = theirs
+	p.cmd.Stderr = p.console
+	if err := p.run(); err != nil {
+		for _, c := range conns {
+			c.Close()
+		}
+		return nil, err
+	}
+	return p, nil
+}
+
+// run starts the command in a thread that lives as long as it: the kernel kills it
+// when the thread that started it ends, which is when we do.
+func (p *process) run() error {
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := p.cmd.Start()
+		started <- err
+		if err != nil {
+			return
+		}
+		_ = p.cmd.Wait() // how it ended is told by its last words
+		p.channel.Close()
+		p.monitor.Close()
+		close(p.ended)
+	}()
+	if err := <-started; err != nil {
+		return fmt.Errorf("start QEMU: %w", err)
+	}
+	return nil
+}
+
+func (p *process) kill() {
+	// An error means that it has ended.
+	_ = p.cmd.Process.Kill()
+}
+
+// command is QEMU's command line: no network, no file of the host, no display.
+func command(o Options) *exec.Cmd {
+	fd := func(n int) string { return "/proc/self/fd/" + strconv.Itoa(n) }
+	socket := func(id string, n int) string { return fmt.Sprintf("socket,id=%s,fd=%d", id, n) }
+	boot := "console=ttyS0 quiet loglevel=4 panic=-1 reboot=t tsc=reliable no_timer_check random.trust_cpu=on cryptomgr.notests 8250.nr_uarts=1 audit=0"
+	cpu := "host"
+	if o.Accel == "tcg" {
+		cpu = "max,la57=off"
+		// Nothing in the machine is to be kept from anything else in it, and emulating
+		// the measures against that is dear.
+		boot += " mitigations=off nokaslr"
+	}
+	accel := o.Accel
+	if accel == "tcg" {
+		accel = "tcg,thread=multi"
+	}
+	// prlimit bounds what the process may do to the host and becomes QEMU; limits set
+	// from outside would come late, and need a right that we may lack.
+	cmd := exec.Command("prlimit", "--fsize="+strconv.FormatInt(o.Overlay, 10), "--nofile=256", "--core=0", "--", o.QEMU,
+		"-name", "backstay-small-machine", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+		"-machine", "q35,sata=off,smbus=off,usb=off,graphics=off", "-accel", accel, "-cpu", cpu, "-m", strconv.FormatInt(o.Memory>>20, 10),
+		"-kernel", fd(fdKernel), "-initrd", fd(fdInitrd), "-append", boot,
+		"-chardev", socket("console", fdConsole), "-serial", "chardev:console",
+		"-chardev", socket("monitor", fdMonitor), "-mon", "chardev=monitor,mode=control",
+		"-device", "virtio-scsi-pci,id=scsi",
+		"-device", "virtio-serial-pci,max_ports=2", "-chardev", socket("channel", fdChannel),
+		"-device", "virtserialport,chardev=channel,name=backstay",
+	)
+	cmd.Env = []string{}
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
+	if os.Geteuid() == 0 {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: o.User, Gid: o.User}
+	}
+	return cmd
+}
+
+// lastWords is the end of what was printed, once it has all arrived.
+func (p *process) lastWords() string {
+	select {
+	case <-p.ended:
+	case <-time.After(time.Second):
+	}
+	return p.console.String()
+}
+
+// words keeps the end of what is written to it.
+type words struct {
+	mu   sync.Mutex
+	text []byte // guarded by mu
+}
+
+const mostWords = 4 << 10
+
+func (w *words) from(conn net.Conn) {
+	_, _ = io.Copy(struct{ io.Writer }{w}, conn)
+	conn.Close()
+}
+
+func (w *words) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(p) >= mostWords {
+		w.text = append(w.text[:0], p[len(p)-mostWords:]...)
+		return len(p), nil
+	}
+	w.text = append(w.text, p...)
+	if over := len(w.text) - mostWords; over > 0 {
+		w.text = append(w.text[:0], w.text[over:]...)
+	}
+	return len(p), nil
+}
+
+// String returns the text in one line, without control characters.
+func (w *words) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	clean := strings.Map(func(r rune) rune {
+		if r == '\n' {
+			return ' '
+		}
+		if r < ' ' || r == 0x7f {
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(string(w.text), "?"))
+	return strings.Join(strings.Fields(clean), " ")
+}

@@ -1,0 +1,134 @@
+package wire
+
+import (
+	"bufio"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	backstay "github.com/backstay/backstay"
+)
+
+// FrameKind says what a frame is.
+type FrameKind byte
+
+// The kinds of frame. A call begins with Request frames, of which the last is
+// Request itself, and ends with Answer, End or Error.
+const (
+	FrameRequest FrameKind = 'Q' // to the machine: a Request in JSON
+	FrameCancel  FrameKind = 'C' // to the machine: end this call
+	FrameCredit  FrameKind = 'W' // to the machine: so many more bytes of data may come (uint32)
+	FrameAnswer  FrameKind = 'A' // from the machine: the last part of an answer in JSON
+	FrameData    FrameKind = 'D' // from the machine: bytes of a stream, within its credit
+	FrameEnd     FrameKind = 'E' // from the machine: the stream is complete
+	FrameError   FrameKind = 'X' // from the machine: the call failed, an Error in JSON
+	FramePart    FrameKind = 'P' // both ways: a part of a long request or answer; more follows
+	FrameReady   FrameKind = 'R' // from the machine, once: it is up, a Hello in JSON
+)
+
+// The bounds of what one side takes from the other, in bytes.
+const (
+	MaxFrame   = 1 << 20  // the body of one frame
+	MaxRequest = 32 << 20 // the body of a request, in all its parts
+	MaxAnswer  = 64 << 20 // the body of an answer, in all its parts
+	Window     = 4 << 20  // how far a stream may be ahead of its reader
+	MaxCalls   = 64       // calls at a time
+)
+
+// Frame is what goes over the channel: the length of the body (uint32, big
+// endian), the call (uint32), the kind, and the body.
+type Frame struct {
+	Call uint32
+	Kind FrameKind
+	Body []byte
+}
+
+const headerSize = 9
+
+// Version is that of frames and messages: both sides are always of one build.
+const Version = 1
+
+// Hello is the body of FrameReady.
+type Hello struct {
+	Version int `json:"version"`
+}
+
+// Request is the body of a request.
+type Request struct {
+	Op   string          `json:"op"`
+	Body json.RawMessage `json:"body"`
+}
+
+// Error is the body of FrameError.
+type Error struct {
+	Code    backstay.Code `json:"code"`
+	Message string        `json:"message"`
+	Cause   string        `json:"cause,omitempty"`
+}
+
+// ErrorOf makes an error one that can be sent.
+func ErrorOf(err error) Error {
+	var coded *backstay.Error
+	if !errors.As(err, &coded) {
+		return Error{Code: backstay.CodeInternal, Message: clip(err.Error())}
+	}
+	return Error{Code: coded.Code, Message: clip(coded.Message), Cause: clip(coded.Cause)}
+}
+
+// clip bounds a text that may quote what stands on a disk.
+func clip(s string) string {
+	const most = 4 << 10
+	if len(s) > most {
+		return s[:most] + "…"
+	}
+	return s
+}
+
+// WriteFrame writes one frame in one call of w.
+func WriteFrame(w io.Writer, f Frame) error {
+	if len(f.Body) > MaxFrame {
+		return fmt.Errorf("write frame: %d bytes are more than %d", len(f.Body), MaxFrame)
+	}
+	b := make([]byte, headerSize, headerSize+len(f.Body))
+	binary.BigEndian.PutUint32(b, uint32(len(f.Body)))
+	binary.BigEndian.PutUint32(b[4:], f.Call)
+	b[8] = byte(f.Kind)
+	_, err := w.Write(append(b, f.Body...))
+	return err
+}
+
+// ReadFrame reads one frame. io.EOF means that the channel was closed between two.
+func ReadFrame(r *bufio.Reader) (Frame, error) {
+	var b [headerSize]byte
+	if _, err := io.ReadFull(r, b[:]); err != nil {
+		return Frame{}, err
+	}
+	n := binary.BigEndian.Uint32(b[:])
+	if n > MaxFrame {
+		return Frame{}, fmt.Errorf("read frame: %d bytes are more than %d", n, MaxFrame)
+	}
+	f := Frame{Call: binary.BigEndian.Uint32(b[4:]), Kind: FrameKind(b[8]), Body: make([]byte, n)}
+	if _, err := io.ReadFull(r, f.Body); err != nil {
+		return Frame{}, fmt.Errorf("read frame: %w", noEOF(err))
+	}
+	return f, nil
+}
+
+func noEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// Parts returns the frames of a long body, the last of the kind.
+func Parts(call uint32, kind FrameKind, body []byte) []Frame {
+	var frames []Frame
+	for len(body) > MaxFrame {
+		frames = append(frames, Frame{call, FramePart, body[:MaxFrame]})
+		body = body[MaxFrame:]
+	}
+	return append(frames, Frame{call, kind, body})
+}
