@@ -48,7 +48,8 @@ internal/items           -> .
 internal/fileindex       -> . internal/guest/wire
 internal/guest           -> . internal/guest/wire internal/items internal/nbd
 internal/guest/wire      -> .
-internal/guest/inside    -> . internal/guest/wire internal/items
+internal/guest/inside    -> . internal/guest/wire internal/items internal/guest/inside/*
+internal/guest/inside/*  -> . internal/guest/wire internal/guest/inside/*
 internal/guest/image     -> internal/debian
 internal/guest/guesttest -> . internal/guest internal/guest/wire internal/guest/image internal/items internal/nbd
 internal/tier/luks       -> . internal/tier

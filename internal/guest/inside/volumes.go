@@ -8,17 +8,28 @@ import (
 	"strings"
 	"time"
 
+	"github.com/backstay/backstay/internal/guest/inside/volumes"
 	"github.com/backstay/backstay/internal/guest/wire"
 )
 
 // addVolumes adds the operations on disks and volumes.
 func addVolumes(s *server, w *world) {
 	handle(s, wire.OpAttached, func(ctx context.Context, q wire.AttachedRequest) (struct{}, error) {
-		_, err := diskOf(ctx, q.Serial)
+		device, err := diskOf(ctx, q.Serial)
+		if err == nil {
+			w.volumes.Add(volumes.Disk{Device: device, Target: q.Disk, Size: q.Size, Opens: q.Opens})
+		}
 		return struct{}{}, err
 	})
-	handle(s, wire.OpScan, func(context.Context, struct{}) (wire.Scanned, error) {
-		return wire.Scanned{}, nil
+	handle(s, wire.OpScan, func(ctx context.Context, _ struct{}) (wire.Scanned, error) {
+		return w.volumes.Scan(ctx)
+	})
+	handle(s, wire.OpUnlock, func(ctx context.Context, q wire.UnlockRequest) (wire.Scanned, error) {
+		defer clear(q.VolumeKey)
+		defer clear(q.Passphrase)
+		defer clear(q.KeyFile)
+		defer clear(q.RecoveryKey)
+		return w.volumes.Unlock(ctx, q)
 	})
 }
 

@@ -1,18 +1,22 @@
 package inside
 
 import (
+	"context"
 	"os"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/guest/inside/volumes"
 )
 
 // world is what the machine knows of its disks and volumes.
-type world struct{}
+type world struct {
+	volumes *volumes.Set
+}
 
-func newWorld() *world { return &world{} }
+func newWorld() *world { return &world{volumes: volumes.New(load)} }
 
 // root returns the mounted root folder of a volume, and mounts it first if need be.
 // Whoever got the file closes it.
-func (w *world) root(volume backstay.VolumeID) (*os.File, error) {
-	return nil, backstay.Errorf(backstay.CodeUnknownVolume, "there is no volume %q", volume)
+func (w *world) root(ctx context.Context, volume backstay.VolumeID) (*os.File, error) {
+	return w.volumes.Root(ctx, volume)
 }
