@@ -21,7 +21,7 @@ api                      -> .
 client                   -> . api
 internal/blob            -> .
 internal/blob/*          -> . internal/blob
-internal/blob/file       -> . internal/blob internal/direct
+internal/blob/file       -> . internal/blob internal/direct internal/durable
 internal/blob/s3         -> . internal/blob internal/blob/idle
 internal/blob/azure      -> . internal/blob internal/blob/idle
 internal/blob/blobtest   -> internal/blob internal/blob/conform
@@ -32,13 +32,14 @@ internal/catalog/*       -> . internal/catalog
 internal/hypervisor      -> .
 internal/hypervisor/*    -> . internal/hypervisor
 internal/keyring         -> .
-internal/keyring/*       -> . internal/keyring
+internal/keyring/*       -> . internal/keyring internal/durable
 internal/nbd             ->
 internal/pace            -> . internal/hypervisor
 internal/deploy          -> .
 internal/undo            ->
 internal/tier            -> .
 internal/direct          ->
+internal/durable         ->
 internal/debian          ->
 internal/tier/raw        -> . internal/tier internal/direct
 internal/tier/content    -> . internal/tier
@@ -63,13 +64,13 @@ internal/tier/vault      -> . internal/tier internal/blob internal/tier/vault/*
 internal/tier/vault/*    -> . internal/blob internal/tier/vault/*
 internal/mover           -> .
 internal/mover/rpc       -> . internal/mover
-internal/mover/host      -> . internal/mover internal/guest internal/guest/wire internal/guestagent internal/items internal/fileindex internal/deploy internal/live internal/quiesce internal/pace internal/tier internal/tier/* internal/hypervisor internal/blob internal/keyring internal/nbd internal/undo
+internal/mover/host      -> . internal/durable internal/mover internal/guest internal/guest/wire internal/guestagent internal/items internal/fileindex internal/deploy internal/live internal/quiesce internal/pace internal/tier internal/tier/* internal/hypervisor internal/blob internal/keyring internal/nbd internal/undo
 internal/mover/movertest -> . internal/mover internal/items
 internal/engine/*        -> . internal/mover internal/catalog
 internal/job             -> . internal/catalog
 internal/server          -> . api internal/items internal/job internal/catalog
 internal/server/servertest -> . api internal/server internal/catalog internal/catalog/sqlite
-internal/recover         -> . internal/tier internal/tier/vault internal/tier/content internal/tier/raw internal/blob internal/blob/* internal/nbd
+internal/recover         -> . internal/durable internal/tier internal/tier/vault internal/tier/content internal/tier/raw internal/blob internal/blob/* internal/nbd
 internal/recover/recovertest -> . internal/tier internal/tier/vault internal/blob internal/blob/replica
 internal/config          -> .
 internal/codespage       -> .

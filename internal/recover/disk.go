@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/durable"
 	"github.com/backstay/backstay/internal/tier"
 	"github.com/backstay/backstay/internal/tier/content"
 	"github.com/backstay/backstay/internal/tier/raw"
@@ -136,7 +137,7 @@ func (w *diskWriter) write(ctx context.Context) (err error) {
 
 // verify reads the partial file back and compares (I4).
 func (w *diskWriter) verify(ctx context.Context) error {
-	if err := dropCache(w.path + partial); err != nil {
+	if err := durable.DropCache(w.path + partial); err != nil {
 		return err
 	}
 	written, err := w.sums.Again()
@@ -160,20 +161,6 @@ func (w *diskWriter) verify(ctx context.Context) error {
 	}
 	if at, same := w.sums.Equal(written); !same {
 		return fmt.Errorf("read back, it differs from the point in the MiB at byte %d: its storage does not keep what is written", at)
-	}
-	return nil
-}
-
-// dropCache makes the kernel forget a file's pages, so that what is read next
-// comes from the storage.
-func dropCache(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = f.Close() }()
-	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil && !errors.Is(err, unix.ENOSYS) {
-		return fmt.Errorf("drop cache of %s: %w", path, err)
 	}
 	return nil
 }
@@ -209,15 +196,7 @@ func finish(path string) error {
 	if err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return durable.Sync(filepath.Dir(path))
 }
 
 // writeFile writes a small file of mode 0600 as RestoreDisk writes disks. A file

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/durable"
 	"github.com/backstay/backstay/internal/nbd"
 	"github.com/backstay/backstay/internal/tier"
 )
@@ -68,10 +69,10 @@ func restoreQcow2(ctx context.Context, image tier.Image, path string, o DiskOpti
 	}
 	err = run(PhaseWrite, "convert", "-f", "raw", "-O", "qcow2", "-m", "8", "-W", "{disk}", path+partial)
 	if err == nil {
-		err = durable(path + partial)
+		err = ours(path + partial)
 	}
 	if err == nil && o.Verify {
-		if err = dropCache(path + partial); err == nil {
+		if err = durable.DropCache(path + partial); err == nil {
 			err = run(PhaseVerify, "compare", "-f", "raw", "-F", "qcow2", "{disk}", path+partial)
 		}
 	}
@@ -132,8 +133,8 @@ func execute(ctx context.Context, program string, args ...string) error {
 	return nil
 }
 
-// durable syncs a file that another program wrote, and makes it this user's alone.
-func durable(path string) error {
+// ours syncs a file that another program wrote, and makes it this user's alone.
+func ours(path string) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/durable"
 	"github.com/backstay/backstay/internal/tier"
 	"github.com/backstay/backstay/internal/tier/content"
 	"github.com/backstay/backstay/internal/tier/vault"
@@ -95,7 +96,7 @@ func (v *Vault) Restore(ctx context.Context, point Point, o RestoreOptions) (Res
 	if err := os.Remove(filepath.Join(r.dir, claimFile)); err != nil {
 		return Restored{}, fmt.Errorf("end the restore: %w", err)
 	}
-	return r.out, syncDir(r.dir)
+	return r.out, durable.Sync(r.dir)
 }
 
 // restore is one run of Restore.

@@ -89,11 +89,3 @@ func syncIn(r *os.Root, dir string) error {
 	}
 	return errors.Join(d.Sync(), d.Close())
 }
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}

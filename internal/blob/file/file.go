@@ -26,6 +26,7 @@ import (
 
 	"github.com/backstay/backstay/internal/blob"
 	"github.com/backstay/backstay/internal/direct"
+	"github.com/backstay/backstay/internal/durable"
 )
 
 const (
@@ -96,7 +97,7 @@ func Init(root string) error {
 		return fmt.Errorf("init storage unit: %w", classify(err))
 	}
 	for dir := root; ; dir = filepath.Dir(dir) {
-		if err := syncDir(dir); err != nil && dir == root {
+		if err := durable.Sync(dir); err != nil && dir == root {
 			return fmt.Errorf("init storage unit: %w", err)
 		}
 		if dir == filepath.Dir(dir) {

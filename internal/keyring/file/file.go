@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/durable"
 	"github.com/backstay/backstay/internal/keyring"
 )
 
@@ -66,7 +67,7 @@ func (k *Keyring) Create(ctx context.Context, name string, fresh func() (backsta
 	there, err := k.Key(ctx, name)
 	if err == nil {
 		// Whoever made it may have died before it was durable.
-		return there, syncDir(k.dir)
+		return there, durable.Sync(k.dir)
 	}
 	if !errors.Is(err, keyring.ErrNoKey) {
 		return backstay.Secret{}, err
@@ -104,15 +105,7 @@ func (k *Keyring) write(name string, value []byte) error {
 	}
 	// A link fails if the name is taken: of two callers one makes the key.
 	if err := os.Link(temp, path); err != nil {
-		return errors.Join(err, syncDir(k.dir))
+		return errors.Join(err, durable.Sync(k.dir))
 	}
-	return errors.Join(syncDir(k.dir), syncDir(filepath.Dir(k.dir)))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return errors.Join(durable.Sync(k.dir), durable.Sync(filepath.Dir(k.dir)))
 }

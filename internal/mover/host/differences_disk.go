@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/durable"
 	"github.com/backstay/backstay/internal/hypervisor"
 	"github.com/backstay/backstay/internal/nbd"
 	"github.com/backstay/backstay/internal/tier"
@@ -80,7 +81,7 @@ func (d *differingDisk) make(ctx context.Context) (earlier []backstay.Range, err
 		if err != nil {
 			return nil, err
 		}
-		return nil, syncFolder(filepath.Dir(d.disk.Overlay))
+		return nil, durable.Sync(filepath.Dir(d.disk.Overlay))
 	}
 	info, err := d.images.Info(ctx, d.disk.Overlay)
 	if err != nil {
@@ -133,7 +134,7 @@ func (d *differingDisk) write(ctx context.Context, m *meter) error {
 	if err != nil {
 		return err
 	}
-	return syncPath(d.disk.Overlay)
+	return durable.Sync(d.disk.Overlay)
 }
 
 // connectTo exports an image writable and calls fn with a connection to it.
@@ -325,7 +326,7 @@ func (d *differingDisk) put(local *localDisk, start int64, data []byte, differs 
 // verify reads back, from the disk and not from the page cache, what this attempt
 // and earlier ones wrote, and compares it with what came from the vault.
 func (d *differingDisk) verify(ctx context.Context, m *meter) error {
-	if err := dropCache(d.disk.Overlay); err != nil {
+	if err := durable.DropCache(d.disk.Overlay); err != nil {
 		return err
 	}
 	found, err := d.sums.Again()

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/durable"
 	"github.com/backstay/backstay/internal/mover"
 )
 
@@ -117,5 +118,5 @@ func makeFolder(plan backstay.RestorePlan) error {
 	if err != nil {
 		return fmt.Errorf("make folder of the disks: %w", err)
 	}
-	return syncFolder(filepath.Dir(plan.Folder))
+	return durable.Sync(filepath.Dir(plan.Folder))
 }

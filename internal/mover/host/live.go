@@ -14,6 +14,7 @@ import (
 	"github.com/beevik/etree"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/durable"
 	"github.com/backstay/backstay/internal/hypervisor"
 	"github.com/backstay/backstay/internal/live"
 	"github.com/backstay/backstay/internal/mover"
@@ -130,7 +131,7 @@ func (h *Host) seal(ctx context.Context, r mover.StageRequest, j *restoreJournal
 	if err := os.MkdirAll(filepath.Dir(j.Live.Sealed), 0o700); err != nil {
 		return fmt.Errorf("keep what the export needs: %w", err)
 	}
-	if err := writeDurably(j.Live.Sealed, sealed); err != nil {
+	if err := durable.WriteFile(j.Live.Sealed, sealed); err != nil {
 		return fmt.Errorf("keep what the export needs: %w", err)
 	}
 	return nil

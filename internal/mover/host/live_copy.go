@@ -11,6 +11,7 @@ import (
 	"time"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/durable"
 	"github.com/backstay/backstay/internal/hypervisor"
 	"github.com/backstay/backstay/internal/live"
 	"github.com/backstay/backstay/internal/mover"
@@ -91,7 +92,7 @@ func (h *Host) Hurry(_ context.Context, job backstay.JobID) error {
 	if err != nil || j == nil || j.Live == nil {
 		return err
 	}
-	if err := writeDurably(h.hurryFile(job), nil); err != nil {
+	if err := durable.WriteFile(h.hurryFile(job), nil); err != nil {
 		return fmt.Errorf("hurry the copying of %s: %w", j.Name, err)
 	}
 	return nil
@@ -256,7 +257,7 @@ func (h *Host) standAlone(ctx context.Context, r mover.StageRequest) error {
 		return err
 	}
 	for _, path := range []string{j.Live.Sealed, h.hurryFile(r.Job)} {
-		if err := removeDurably(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := durable.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/durable"
 	"github.com/backstay/backstay/internal/hypervisor"
 	"github.com/backstay/backstay/internal/live"
 	"github.com/backstay/backstay/internal/mover"
@@ -224,7 +225,7 @@ func TestALiveVMWaitsForItsExportByWhateverHandItWasStarted(t *testing.T) {
 	}
 
 	w.exports.Kill(w.folder())
-	must(t, removeDurably(live.Socket(w.folder()))) // as after the machine was started again
+	must(t, durable.Remove(live.Socket(w.folder()))) // as after the machine was started again
 	w.reborn()
 	w.host.tendAll(ctx, true, said)
 	if !w.exports.Running(w.folder()) || len(said) > 0 {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/durable"
 	"github.com/backstay/backstay/internal/mover"
 )
 
@@ -185,17 +186,17 @@ func (j *replaceJournal) write() error {
 	if err := cutOff(j.path); err != nil {
 		return err
 	}
-	if err := writeDurably(j.path, append(data, '\n')); err != nil {
+	if err := durable.WriteFile(j.path, append(data, '\n')); err != nil {
 		return fmt.Errorf("write journal of a replace: %w", err)
 	}
-	return syncFolder(filepath.Dir(folder))
+	return durable.Sync(filepath.Dir(folder))
 }
 
 func (j *replaceJournal) remove() error {
 	if err := cutOff(j.path); err != nil {
 		return err
 	}
-	return removeDurably(j.path)
+	return durable.Remove(j.path)
 }
 
 func (j *replaceJournal) newFiles() []string { return slices.Sorted(maps.Values(j.New)) }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/durable"
 	"github.com/backstay/backstay/internal/hypervisor"
 	"github.com/backstay/backstay/internal/tier"
 )
@@ -48,7 +49,7 @@ func (j *replaceJournal) placeNVRAM(now string, point tier.Definition) error {
 		return err
 	}
 	// 0600 root: libvirt gives it to the user that QEMU runs as.
-	if err := writeDurably(j.NVRAM, point.NVRAM); err != nil {
+	if err := durable.WriteFile(j.NVRAM, point.NVRAM); err != nil {
 		return fmt.Errorf("write firmware variables: %w", err)
 	}
 	return nil
@@ -141,7 +142,7 @@ func (x *tpmExchange) put(point bool) error {
 	if err != nil {
 		return fmt.Errorf("exchange TPM state: %w", &os.LinkError{Op: "exchange", Old: x.Folder, New: x.Other, Err: err})
 	}
-	return syncFolder(filepath.Dir(x.Folder))
+	return durable.Sync(filepath.Dir(x.Folder))
 }
 
 // discard removes the state that does not count.
@@ -155,7 +156,7 @@ func (x *tpmExchange) discard() error {
 	if err := os.RemoveAll(x.Other); err != nil {
 		return fmt.Errorf("remove TPM state: %w", err)
 	}
-	return syncFolder(filepath.Dir(x.Other))
+	return durable.Sync(filepath.Dir(x.Other))
 }
 
 // discardNVRAM removes firmware variables that no definition names any more.
@@ -166,5 +167,5 @@ func discardNVRAM(path, inUse string) error {
 	if err := cutOff(path); err != nil {
 		return err
 	}
-	return removeDurably(path)
+	return durable.Remove(path)
 }

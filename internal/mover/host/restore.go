@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/durable"
 	"github.com/backstay/backstay/internal/hypervisor"
 	"github.com/backstay/backstay/internal/mover"
 	"github.com/backstay/backstay/internal/tier"
@@ -271,7 +272,7 @@ func (h *Host) discard(ctx context.Context, j *restoreJournal) error {
 		if j.foreign(path) { // somebody put his own there
 			continue
 		}
-		if err := removeDurably(path); err != nil {
+		if err := durable.Remove(path); err != nil {
 			return err
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/blob/mem"
+	"github.com/backstay/backstay/internal/durable"
 	"github.com/backstay/backstay/internal/hypervisor/qemu"
 	"github.com/backstay/backstay/internal/nbd"
 	"github.com/backstay/backstay/internal/tier"
@@ -110,7 +111,7 @@ func asHandedOut(ctx context.Context, d *writtenDisk) error {
 	if err != nil {
 		return err
 	}
-	return syncPath(d.plan.Path)
+	return durable.Sync(d.plan.Path)
 }
 
 func check(b *testing.B, err error) {

@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/durable"
 	"github.com/backstay/backstay/internal/hypervisor"
 	"github.com/backstay/backstay/internal/mover"
 	"github.com/backstay/backstay/internal/tier"
@@ -196,7 +197,7 @@ func (c companions) place(j *restoreJournal) error {
 			return fmt.Errorf("make folder of firmware variables: %w", err)
 		}
 		// 0600 root: libvirt gives it to the user that QEMU runs as.
-		if err := writeDurably(path, content); err != nil {
+		if err := durable.WriteFile(path, content); err != nil {
 			return fmt.Errorf("write firmware variables: %w", err)
 		}
 		if err := c.asItWas(path); err != nil {
@@ -252,14 +253,14 @@ func (c companions) placeTPM() error {
 				return err
 			}
 		}
-		if err := writeDurably(path, content); err != nil {
+		if err := durable.WriteFile(path, content); err != nil {
 			return err
 		}
 		if err := os.Chown(path, uid, gid); err != nil {
 			return err
 		}
 	}
-	return syncFolder(filepath.Dir(c.folder))
+	return durable.Sync(filepath.Dir(c.folder))
 }
 
 // tpmOwner finds the user that emulates TPMs on this host: the owner of the
@@ -293,7 +294,7 @@ func (c companions) remove(j *restoreJournal) error {
 		if !slices.Contains(j.Files, path) {
 			continue
 		}
-		if err := removeDurably(path); err != nil {
+		if err := durable.Remove(path); err != nil {
 			return err
 		}
 		j.Files = slices.DeleteFunc(j.Files, func(p string) bool { return p == path })

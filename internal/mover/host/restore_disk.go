@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"sync/atomic"
 
@@ -13,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/durable"
 	"github.com/backstay/backstay/internal/hypervisor"
 	"github.com/backstay/backstay/internal/nbd"
 	"github.com/backstay/backstay/internal/tier"
@@ -104,10 +104,10 @@ func (d *writtenDisk) make(ctx context.Context) error {
 		if d.journal.foreign(target.Location) {
 			return taken(target.Location)
 		}
-		if err := removeDurably(target.Location); err != nil {
+		if err := durable.Remove(target.Location); err != nil {
 			return err
 		}
-		if err := errors.Join(createImage(ctx, d.images, d.plan), syncFolder(filepath.Dir(target.Location))); err != nil {
+		if err := errors.Join(createImage(ctx, d.images, d.plan), durable.Sync(filepath.Dir(target.Location))); err != nil {
 			return err
 		}
 	}
@@ -165,10 +165,10 @@ func (d *writtenDisk) write(ctx context.Context, advanced func(int64)) error {
 	if err != nil || d.plan.Device {
 		return err
 	}
-	if err := syncPath(d.plan.Path); err != nil {
+	if err := durable.Sync(d.plan.Path); err != nil {
 		return err
 	}
-	return syncFolder(filepath.Dir(d.plan.Path))
+	return durable.Sync(filepath.Dir(d.plan.Path))
 }
 
 // window returns the next part of the disk that is made durable as one.
@@ -282,7 +282,7 @@ func (d *writtenDisk) verify(ctx context.Context, advanced func(int64)) error {
 // compare reads the image from the disk and not from the page cache. What is
 // neither data in it nor in the point is zeros in both.
 func (d *writtenDisk) compare(ctx context.Context, advanced func(int64)) (at int64, same bool, err error) {
-	if err := dropCache(d.plan.Path); err != nil {
+	if err := durable.DropCache(d.plan.Path); err != nil {
 		return 0, false, err
 	}
 	found, err := d.sums.Again()
@@ -335,23 +335,6 @@ func readRun(ctx context.Context, g *errgroup.Group, client *nbd.Client, run bac
 			advanced(length)
 			return sums.Add(offset, data)
 		})
-	}
-	return nil
-}
-
-// dropCache makes the kernel forget a file's pages, so that what is read next
-// comes from the disk.
-func dropCache(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = f.Close() }()
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil && !errors.Is(err, unix.ENOSYS) {
-		return fmt.Errorf("drop cache of %s: %w", path, err)
 	}
 	return nil
 }

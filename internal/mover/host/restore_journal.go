@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/durable"
 	"github.com/backstay/backstay/internal/mover"
 )
 
@@ -245,59 +246,13 @@ func (j *restoreJournal) write() error {
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return fmt.Errorf("make folder of restore journals: %w", err)
 	}
-	if err := writeDurably(j.path, append(data, '\n')); err != nil {
+	if err := durable.WriteFile(j.path, append(data, '\n')); err != nil {
 		return fmt.Errorf("write restore journal: %w", err)
 	}
-	return syncFolder(filepath.Dir(folder))
+	return durable.Sync(filepath.Dir(folder))
 }
 
-func (j *restoreJournal) remove() error { return removeDurably(j.path) }
-
-// writeDurably replaces a file so that after a power loss it is there as it was
-// or as it is.
-func writeDurably(path string, data []byte) error {
-	temp := path + ".new"
-	f, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(temp, path)
-	}
-	if err != nil {
-		_ = os.Remove(temp)
-		return err
-	}
-	return syncFolder(filepath.Dir(path))
-}
-
-// removeDurably removes a file; no error if it is not there.
-func removeDurably(path string) error {
-	err := os.Remove(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("remove file: %w", err)
-	}
-	return syncFolder(filepath.Dir(path))
-}
-
-func syncFolder(path string) error { return syncPath(path) }
-
-// syncPath makes a file's content, or a folder's entries, durable.
-func syncPath(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("sync: %w", err)
-	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("sync %s: %w", path, err)
-	}
-	return nil
-}
+func (j *restoreJournal) remove() error { return durable.Remove(j.path) }
 
 func exists(path string) bool {
 	_, err := os.Lstat(path)

@@ -11,6 +11,7 @@ import (
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/blob"
+	"github.com/backstay/backstay/internal/durable"
 	"github.com/backstay/backstay/internal/mover"
 	"github.com/backstay/backstay/internal/tier/content"
 )
@@ -90,7 +91,7 @@ func (j *restoreJournal) continueAs(job backstay.JobID, path string) (*restoreJo
 	if err := j.write(); err != nil {
 		return nil, err
 	}
-	return j, removeDurably(old)
+	return j, durable.Remove(old)
 }
 
 // sumsFile is where the sums of a disk lie.
@@ -131,7 +132,7 @@ func (j *restoreJournal) loadSums(d *diskProgress, size int64) (*content.Sums, e
 // removeSums removes the sums of all disks.
 func (j *restoreJournal) removeSums() error {
 	for _, d := range j.Disks {
-		if err := removeDurably(j.sumsFile(d)); err != nil {
+		if err := durable.Remove(j.sumsFile(d)); err != nil {
 			return err
 		}
 	}

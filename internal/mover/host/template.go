@@ -19,6 +19,7 @@ import (
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/deploy"
+	"github.com/backstay/backstay/internal/durable"
 	"github.com/backstay/backstay/internal/hypervisor"
 	"github.com/backstay/backstay/internal/mover"
 	"github.com/backstay/backstay/internal/nbd"
@@ -326,11 +327,11 @@ func placeTemplate(j *restoreJournal, folder string, files map[string][]byte) er
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return fmt.Errorf("make folder: %w", err)
 		}
-		if err := writeDurably(path, content); err != nil {
+		if err := durable.WriteFile(path, content); err != nil {
 			return fmt.Errorf("write %s: %w", name, err)
 		}
 	}
-	return syncFolder(filepath.Dir(folder))
+	return durable.Sync(filepath.Dir(folder))
 }
 
 func readme(plan backstay.RestorePlan, m *manifest, nvram, tpm bool) string {
