@@ -15,8 +15,8 @@ type world struct {
 
 func newWorld() *world { return &world{volumes: volumes.New(load)} }
 
-// root returns the mounted root folder of a volume, and mounts it first if need be.
-// Whoever got the file closes it.
-func (w *world) root(ctx context.Context, volume backstay.VolumeID) (*os.File, error) {
-	return w.volumes.Root(ctx, volume)
+// root returns the mounted root folder of a volume, and mounts it first if need be,
+// which ends by itself. Whoever got the file closes it.
+func (w *world) root(volume backstay.VolumeID) (*os.File, error) {
+	return w.volumes.Root(context.Background(), volume)
 }
