@@ -9,8 +9,12 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
+	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/guest/wire"
@@ -20,12 +24,14 @@ import (
 // believes nothing that comes: what does not fit ends the channel, and with it the
 // machine.
 type channel struct {
-	conn net.Conn
+	conn  net.Conn
+	slots []byte // the memory that the machine sees too
 
 	write sync.Mutex // held while one frame is written
 
 	mu     sync.Mutex
-	calls  map[uint32]*call // guarded by mu
+	calls  map[uint32]*call // those whose end has not come; guarded by mu
+	free   []uint32         // slots that nobody has; guarded by mu
 	last   uint32           // the number of the newest call; guarded by mu
 	err    error            // why the channel ended; guarded by mu
 	ended  chan struct{}    // closed when err is set
@@ -41,16 +47,31 @@ type call struct {
 	id uint32
 
 	mu     sync.Mutex
-	answer []byte        // in its parts so far; guarded by mu
-	data   [][]byte      // of a stream, not yet read; guarded by mu
-	held   int           // bytes of data; guarded by mu
-	done   bool          // nothing more will come; guarded by mu
-	err    error         // of a call that is done; nil if it went well; guarded by mu
-	news   chan struct{} // tells that one of these changed
+	answer []byte          // in its parts so far; guarded by mu
+	data   []chunk         // of a stream, not yet read; guarded by mu
+	held   int             // bytes of data that are in no slot; guarded by mu
+	lent   map[uint32]bool // slots that the machine has; guarded by mu
+	done   bool            // nothing more will come; guarded by mu
+	left   bool            // nobody will read what comes; guarded by mu
+	err    error           // of a call that is done; nil if it went well; guarded by mu
+	news   chan struct{}   // tells that one of these changed
 }
 
-func newChannel(conn net.Conn, broken func(error)) *channel {
-	return &channel{conn: conn, calls: map[uint32]*call{}, ended: make(chan struct{}), broken: broken}
+// chunk is a piece of a stream.
+type chunk struct {
+	bytes []byte // with a slot, the machine may still change them: they are copied before they are looked at
+	slot  uint32
+	own   bool // in memory of our own, and no slot
+}
+
+func newChannel(conn net.Conn, slots []byte, broken func(error)) *channel {
+	ch := &channel{conn: conn, slots: slots, calls: map[uint32]*call{}, ended: make(chan struct{}), broken: broken}
+	for i := range uint32(wire.Slots) {
+		ch.free = append(ch.free, i)
+	}
+	// Whoever still reads a stream has the channel: the memory outlives the machine.
+	runtime.AddCleanup(ch, func(b []byte) { _ = unix.Munmap(b) }, slots)
+	return ch
 }
 
 // errProtocol tells of a machine that does not keep to the protocol.
@@ -90,19 +111,36 @@ func (ch *channel) end(err error) {
 
 func (ch *channel) take(f wire.Frame) error {
 	ch.mu.Lock()
-	c := ch.calls[f.Call]
-	if c != nil && (f.Kind == wire.FrameAnswer || f.Kind == wire.FrameEnd || f.Kind == wire.FrameError) {
-		delete(ch.calls, f.Call)
-	}
-	last := ch.last
+	c, ended := ch.calls[f.Call], ch.err
 	ch.mu.Unlock()
-	if c == nil {
-		if f.Call == 0 || f.Call > last {
-			return fmt.Errorf("%w: a frame of a call that was never made", errProtocol)
-		}
-		return nil // the client has left it
+	if ended != nil {
+		return ended
 	}
-	return c.take(f)
+	if c == nil {
+		return fmt.Errorf("%w: a frame of a call that is not open", errProtocol)
+	}
+	if err := c.take(f); err != nil {
+		return err
+	}
+	if f.Kind == wire.FrameAnswer || f.Kind == wire.FrameEnd || f.Kind == wire.FrameError {
+		ch.forget(c)
+	}
+	return nil
+}
+
+// forget ends a call for the channel: what the machine had of it is ours again.
+func (ch *channel) forget(c *call) {
+	c.mu.Lock()
+	var back []uint32
+	for slot := range c.lent {
+		back = append(back, slot)
+	}
+	c.lent = nil
+	c.mu.Unlock()
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	delete(ch.calls, c.id)
+	ch.free = append(ch.free, back...)
 }
 
 func (c *call) take(f wire.Frame) error {
@@ -114,14 +152,18 @@ func (c *call) take(f wire.Frame) error {
 		if len(c.answer)+len(f.Body) > wire.MaxAnswer {
 			return fmt.Errorf("%w: an answer is too long", errProtocol)
 		}
-		c.answer = append(c.answer, f.Body...)
+		if !c.left {
+			c.answer = append(c.answer, f.Body...)
+		}
 		c.done = f.Kind == wire.FrameAnswer
+	case wire.FrameFilled:
+		return c.filled(f.Body)
 	case wire.FrameData:
 		if c.held += len(f.Body); c.held > wire.Window {
 			return fmt.Errorf("%w: more data than it was asked for", errProtocol)
 		}
-		if len(f.Body) > 0 {
-			c.data = append(c.data, f.Body)
+		if len(f.Body) > 0 && !c.left {
+			c.data = append(c.data, chunk{bytes: f.Body, own: true})
 		}
 	case wire.FrameEnd:
 		c.done = true
@@ -134,6 +176,24 @@ func (c *call) take(f wire.Frame) error {
 	default:
 		return fmt.Errorf("%w: a frame %q", errProtocol, f.Kind)
 	}
+	return nil
+}
+
+// filled takes a slot back that the machine has filled; the caller holds mu.
+func (c *call) filled(body []byte) error {
+	if len(body) != 8 {
+		return fmt.Errorf("%w: a slot of %d bytes", errProtocol, len(body))
+	}
+	slot, n := binary.BigEndian.Uint32(body), binary.BigEndian.Uint32(body[4:])
+	if !c.lent[slot] || n > wire.SlotSize {
+		return fmt.Errorf("%w: it fills a slot that it does not have", errProtocol)
+	}
+	if c.left {
+		return nil // it stays lent until the call ends, and comes back then
+	}
+	delete(c.lent, slot)
+	at := int(slot) * wire.SlotSize
+	c.data = append(c.data, chunk{bytes: c.ch.slots[at : at+int(n)], slot: slot})
 	return nil
 }
 
@@ -189,7 +249,7 @@ func (ch *channel) begin(op string, q any) (*call, error) {
 		return nil, backstay.Errorf(backstay.CodeMachineFailed, "the small machine has %d calls to answer already", wire.MaxCalls).Do("wait until some have ended")
 	}
 	ch.last++
-	c := &call{ch: ch, id: ch.last, news: make(chan struct{}, 1)}
+	c := &call{ch: ch, id: ch.last, lent: map[uint32]bool{}, news: make(chan struct{}, 1)}
 	ch.calls[c.id] = c
 	ch.mu.Unlock()
 	if err := ch.send(wire.Parts(c.id, wire.FrameRequest, request)...); err != nil {
@@ -217,16 +277,57 @@ func (ch *channel) sendOne(f wire.Frame) error {
 	return wire.WriteFrame(ch.conn, f)
 }
 
-// leave forgets a call, and asks the machine to end it.
+// leave gives a call up, and asks the machine to end it.
 func (c *call) leave() {
+	c.mu.Lock()
+	left, done := c.left, c.done
+	c.left = true
+	var back []uint32
+	for _, chunk := range c.data {
+		if !chunk.own {
+			back = append(back, chunk.slot)
+		}
+	}
+	c.data = nil
+	c.mu.Unlock()
 	c.ch.mu.Lock()
-	_, open := c.ch.calls[c.id]
-	delete(c.ch.calls, c.id)
+	c.ch.free = append(c.ch.free, back...)
 	c.ch.mu.Unlock()
-	if open {
+	if !left && !done {
 		// That it cannot be sent ends the channel, which whoever calls next is told.
 		_ = c.ch.send(wire.Frame{Call: c.id, Kind: wire.FrameCancel})
 	}
+}
+
+// lend lets the machine fill slots, or send data if there is no slot.
+func (c *call) lend() error {
+	c.ch.mu.Lock()
+	n := min(wire.CallSlots, len(c.ch.free))
+	slots := slices.Clone(c.ch.free[len(c.ch.free)-n:])
+	c.ch.free = c.ch.free[:len(c.ch.free)-n]
+	c.ch.mu.Unlock()
+	if n == 0 {
+		return c.grant(wire.Window)
+	}
+	return c.lendThese(slots)
+}
+
+func (c *call) lendThese(slots []uint32) error {
+	c.mu.Lock()
+	if c.done || c.left {
+		c.mu.Unlock()
+		c.ch.mu.Lock()
+		defer c.ch.mu.Unlock()
+		c.ch.free = append(c.ch.free, slots...)
+		return nil
+	}
+	var body []byte
+	for _, slot := range slots {
+		c.lent[slot] = true
+		body = binary.BigEndian.AppendUint32(body, slot)
+	}
+	c.mu.Unlock()
+	return c.ch.send(wire.Frame{Call: c.id, Kind: wire.FrameLend, Body: body})
 }
 
 func (c *call) grant(n int) error {
@@ -267,11 +368,12 @@ func open(ctx context.Context, ch *channel, op string, q any) (*stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.grant(wire.Window); err != nil {
+	if err := c.lend(); err != nil {
 		return nil, err
 	}
 	s := &stream{ctx: ctx, c: c}
 	if err := s.wait(); err != nil && !errors.Is(err, io.EOF) {
+		s.c.leave()
 		return nil, err
 	}
 	return s, nil
@@ -281,21 +383,28 @@ func open(ctx context.Context, ch *channel, op string, q any) (*stream, error) {
 type stream struct {
 	ctx   context.Context
 	c     *call
-	chunk []byte // what is being read
-	owed  int    // bytes that were read and not granted again
+	chunk chunk    // what is being read
+	slots []uint32 // that were read and not lent again
+	owed  int      // bytes in no slot that were read and not granted again
 }
 
 // wait returns when there is something to read; io.EOF means that all was read.
 func (s *stream) wait() error {
-	for len(s.chunk) == 0 {
+	for len(s.chunk.bytes) == 0 {
+		if err := s.repay(); err != nil {
+			return err
+		}
 		s.c.mu.Lock()
 		if len(s.c.data) > 0 {
 			s.chunk = s.c.data[0]
-			s.c.data[0] = nil
+			s.c.data[0] = chunk{}
 			s.c.data = s.c.data[1:]
-			s.c.held -= len(s.chunk)
+			if s.chunk.own {
+				s.c.held -= len(s.chunk.bytes)
+				s.owed += len(s.chunk.bytes)
+			}
 			s.c.mu.Unlock()
-			return s.repay()
+			return nil
 		}
 		done, err := s.c.done, s.c.err
 		s.c.mu.Unlock()
@@ -315,28 +424,47 @@ func (s *stream) wait() error {
 	return nil
 }
 
-// repay lets the machine send as much as was taken, not too often.
+// repay lets the machine send as much as was read, not too often.
 func (s *stream) repay() error {
-	s.owed += len(s.chunk)
-	if s.owed < wire.Window/4 {
-		return nil
+	if len(s.slots) >= 2 {
+		slots := s.slots
+		s.slots = nil
+		return s.c.lendThese(slots)
 	}
-	n := s.owed
-	s.owed = 0
-	return s.c.grant(n)
+	if s.owed >= wire.Window/4 {
+		n := s.owed
+		s.owed = 0
+		return s.c.grant(n)
+	}
+	return nil
 }
 
 func (s *stream) Read(p []byte) (int, error) {
 	if err := s.wait(); err != nil {
 		return 0, err
 	}
-	n := copy(p, s.chunk)
-	s.chunk = s.chunk[n:]
+	n := copy(p, s.chunk.bytes)
+	s.chunk.bytes = s.chunk.bytes[n:]
+	if len(s.chunk.bytes) == 0 {
+		s.finishChunk()
+	}
 	return n, nil
+}
+
+func (s *stream) finishChunk() {
+	if s.chunk.bytes != nil && !s.chunk.own {
+		s.slots = append(s.slots, s.chunk.slot)
+	}
+	s.chunk = chunk{}
 }
 
 // Close ends the call if it has not ended.
 func (s *stream) Close() error {
+	s.finishChunk()
 	s.c.leave()
+	s.c.ch.mu.Lock()
+	defer s.c.ch.mu.Unlock()
+	s.c.ch.free = append(s.c.ch.free, s.slots...)
+	s.slots = nil
 	return nil
 }

@@ -47,7 +47,7 @@ func start(ctx context.Context, o Options) (*Machine, error) {
 		return nil, failed(err, "")
 	}
 	m := &Machine{o: o, process: p}
-	m.channel = newChannel(p.channel, func(error) { p.kill() })
+	m.channel = newChannel(p.channel, p.shared, func(error) { p.kill() })
 	if err := m.greet(ctx); err != nil {
 		p.kill()
 		return nil, m.reason(err)

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/backstay/backstay/internal/guest/wire"
 )
 
 // process is QEMU with the three channels to it.
@@ -22,6 +24,7 @@ type process struct {
 	cmd     *exec.Cmd
 	channel net.Conn      // to our program in the machine
 	monitor *net.UnixConn // QMP
+	shared  []byte        // memory that the machine sees too
 	console *words        // what the machine and QEMU print
 	ended   chan struct{} // closed when it has ended
 }
@@ -33,6 +36,7 @@ const (
 	fdConsole
 	fdKernel
 	fdInitrd
+	fdShared
 )
 
 // launch starts QEMU.
@@ -60,6 +64,14 @@ func launch(o Options) (*process, error) {
 		}
 		theirs = append(theirs, file)
 	}
+	memory, err := sharedMemory()
+	if err != nil {
+		return nil, err
+	}
+	theirs = append(theirs, memory)
+	if p.shared, err = unix.Mmap(int(memory.Fd()), 0, wire.SharedSize, unix.PROT_READ, unix.MAP_SHARED); err != nil {
+		return nil, fmt.Errorf("map shared memory: %w", err)
+	}
 	conns := make([]*net.UnixConn, 3)
 	for i, f := range ours {
 		conn, err := net.FileConn(f)
@@ -80,6 +92,25 @@ func launch(o Options) (*process, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// sharedMemory makes the memory that we and the machine see. It is sealed against
+// being cut: a QEMU that was taken over could end us with that.
+func sharedMemory() (*os.File, error) {
+	fd, err := unix.MemfdCreate("backstay-small-machine", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, fmt.Errorf("make shared memory: %w", err)
+	}
+	file := os.NewFile(uintptr(fd), "shared memory")
+	if err := file.Truncate(int64(wire.SharedSize)); err != nil {
+		file.Close()
+		return nil, fmt.Errorf("make shared memory: %w", err)
+	}
+	if _, err := unix.FcntlInt(file.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL); err != nil {
+		file.Close()
+		return nil, fmt.Errorf("make shared memory: %w", err)
+	}
+	return file, nil
 }
 
 // run starts the command in a thread that lives as long as it: the kernel kills it
@@ -135,6 +166,8 @@ func command(o Options) *exec.Cmd {
 		"-kernel", fd(fdKernel), "-initrd", fd(fdInitrd), "-append", boot,
 		"-chardev", socket("console", fdConsole), "-serial", "chardev:console",
 		"-chardev", socket("monitor", fdMonitor), "-mon", "chardev=monitor,mode=control",
+		"-object", fmt.Sprintf("memory-backend-file,id=shared,share=on,size=%d,mem-path=%s", wire.SharedSize, fd(fdShared)),
+		"-device", "ivshmem-plain,memdev=shared",
 		"-device", "virtio-scsi-pci,id=scsi",
 		"-device", "virtio-serial-pci,max_ports=2", "-chardev", socket("channel", fdChannel),
 		"-device", "virtserialport,chardev=channel,name=backstay",

@@ -36,6 +36,9 @@ func run() error {
 	}
 	defer port.Close()
 	s := newServer(port)
+	if s.slots, err = sharedMemory(); err != nil {
+		return err
+	}
 	w := newWorld()
 	addVolumes(s, w)
 	addFiles(s, w)

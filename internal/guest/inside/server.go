@@ -20,6 +20,7 @@ type server struct {
 
 	write sync.Mutex // held while one frame is written
 	port  io.ReadWriter
+	slots []byte // the memory that the client sees too; nil if there is none
 
 	mu    sync.Mutex
 	calls map[uint32]*call // guarded by mu
@@ -38,7 +39,8 @@ type call struct {
 
 	mu     sync.Mutex
 	credit int           // bytes of data that may be sent; guarded by mu
-	more   chan struct{} // tells that credit has come
+	lent   []uint32      // slots that may be filled; guarded by mu
+	more   chan struct{} // tells that credit or a slot has come
 }
 
 func newServer(port io.ReadWriter) *server {
@@ -69,14 +71,17 @@ func handle[Q, R any](s *server, op string, fn func(context.Context, Q) (R, erro
 
 // handleStream answers an operation with bytes. A write blocks while the reader
 // is behind, and fails when it has gone; an error of fn after some bytes reaches the
-// reader after them.
+// reader after them. The writer gathers small writes, and is an io.ReaderFrom that
+// reads into the memory that the client sees: io.Copy from a file is the quickest.
 func handleStream[Q any](s *server, op string, fn func(context.Context, Q, io.Writer) error) {
 	s.ops[op] = func(ctx context.Context, c *call, body []byte) error {
 		var q Q
 		if err := json.Unmarshal(body, &q); err != nil {
 			return fmt.Errorf("read request: %w", err)
 		}
-		if err := fn(ctx, q, &streamWriter{ctx, c}); err != nil {
+		w := &streamWriter{ctx: ctx, c: c}
+		err := fn(ctx, q, w)
+		if err := errors.Join(err, w.flush()); err != nil {
 			return err
 		}
 		return s.send(wire.Frame{Call: c.id, Kind: wire.FrameEnd})
@@ -121,8 +126,10 @@ func (s *server) take(ctx context.Context, f wire.Frame) error {
 		}
 	case wire.FrameCredit:
 		if c := s.call(f.Call); c != nil && len(f.Body) == 4 {
-			c.grant(int(binary.BigEndian.Uint32(f.Body)))
+			c.grant(int(binary.BigEndian.Uint32(f.Body)), nil)
 		}
+	case wire.FrameLend:
+		return s.lend(f)
 	default:
 		return fmt.Errorf("unexpected frame %q", f.Kind)
 	}
@@ -210,57 +217,4 @@ func (s *server) call(id uint32) *call {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.calls[id]
-}
-
-func (c *call) grant(n int) {
-	c.mu.Lock()
-	c.credit += n
-	c.mu.Unlock()
-	select {
-	case c.more <- struct{}{}:
-	default:
-	}
-}
-
-// spend takes up to n bytes of credit and waits for some if there is none.
-func (c *call) spend(ctx context.Context, n int) (int, error) {
-	for {
-		c.mu.Lock()
-		if got := min(n, c.credit); got > 0 {
-			c.credit -= got
-			c.mu.Unlock()
-			return got, nil
-		}
-		c.mu.Unlock()
-		select {
-		case <-c.more:
-		case <-ctx.Done():
-			return 0, ctx.Err()
-		}
-	}
-}
-
-// streamWriter sends what is written to it as data of a call.
-type streamWriter struct {
-	ctx context.Context
-	c   *call
-}
-
-// streamFrame is the most that goes into one frame, so that answers of other
-// calls come through between them.
-const streamFrame = 256 << 10
-
-func (w *streamWriter) Write(p []byte) (int, error) {
-	done := 0
-	for done < len(p) {
-		n, err := w.c.spend(w.ctx, min(len(p)-done, streamFrame))
-		if err != nil {
-			return done, err
-		}
-		if err := w.c.s.send(wire.Frame{Call: w.c.id, Kind: wire.FrameData, Body: p[done : done+n]}); err != nil {
-			return done, err
-		}
-		done += n
-	}
-	return done, nil
 }

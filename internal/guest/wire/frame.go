@@ -24,6 +24,8 @@ const (
 	FrameData    FrameKind = 'D' // from the machine: bytes of a stream, within its credit
 	FrameEnd     FrameKind = 'E' // from the machine: the stream is complete
 	FrameError   FrameKind = 'X' // from the machine: the call failed, an Error in JSON
+	FrameLend    FrameKind = 'L' // to the machine: slots that it may fill (uint32 each)
+	FrameFilled  FrameKind = 'F' // from the machine: a slot (uint32) holds so many bytes (uint32) of a stream
 	FramePart    FrameKind = 'P' // both ways: a part of a long request or answer; more follows
 	FrameReady   FrameKind = 'R' // from the machine, once: it is up, a Hello in JSON
 )
@@ -35,6 +37,16 @@ const (
 	MaxAnswer  = 64 << 20 // the body of an answer, in all its parts
 	Window     = 4 << 20  // how far a stream may be ahead of its reader
 	MaxCalls   = 64       // calls at a time
+)
+
+// The memory that both sides see, for the bytes of streams: slots, each of which
+// belongs to one side at a time. The client lends them to a call; the machine gives
+// them back filled, or with the end of the call.
+const (
+	SlotSize   = 256 << 10             // bytes of a slot
+	Slots      = 64                    // slots in all
+	CallSlots  = 8                     // slots that one call has at most
+	SharedSize = SlotSize * int(Slots) // bytes; a power of two, as PCI wants it
 )
 
 // Frame is what goes over the channel: the length of the body (uint32, big
