@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	backstay "github.com/backstay/backstay"
@@ -62,6 +63,13 @@ func (a Agent) ask(ctx context.Context, patience time.Duration, command string, 
 
 // Allows tells whether the guest's owner lets the agent run all the commands.
 func (a Agent) Allows(ctx context.Context, commands ...string) (bool, error) {
+	forbidden, err := a.Forbidden(ctx, commands...)
+	return err == nil && len(forbidden) == 0, err
+}
+
+// Forbidden returns those of the commands that the guest's owner does not let the
+// agent run, or that it does not know.
+func (a Agent) Forbidden(ctx context.Context, commands ...string) ([]string, error) {
 	var info struct {
 		Commands []struct {
 			Name    string `json:"name"`
@@ -69,18 +77,13 @@ func (a Agent) Allows(ctx context.Context, commands ...string) (bool, error) {
 		} `json:"supported_commands"`
 	}
 	if err := a.Ask(ctx, "guest-info", nil, &info); err != nil {
-		return false, err
+		return nil, err
 	}
 	enabled := map[string]bool{}
 	for _, c := range info.Commands {
 		enabled[c.Name] = c.Enabled
 	}
-	for _, c := range commands {
-		if !enabled[c] {
-			return false, nil
-		}
-	}
-	return true, nil
+	return slices.DeleteFunc(slices.Clone(commands), func(c string) bool { return enabled[c] }), nil
 }
 
 // Windows tells whether the guest says that it runs Windows. An agent that does
@@ -157,10 +160,18 @@ const firstPoll = 20 * time.Millisecond
 
 // Wait waits for a program to end, looking at most every poll.
 func (a Agent) Wait(ctx context.Context, pid int, timeout, poll time.Duration) (Ended, error) {
-	deadline := time.NewTimer(timeout)
+	return a.wait(ctx, pid, waiting{timeout, poll, Patience})
+}
+
+// waiting is how long a program is waited for, how often it is looked at, and how
+// long each look may take.
+type waiting struct{ timeout, poll, look time.Duration }
+
+func (a Agent) wait(ctx context.Context, pid int, w waiting) (Ended, error) {
+	deadline := time.NewTimer(w.timeout)
 	defer deadline.Stop()
-	for pause := firstPoll; ; pause = min(2*pause, poll) {
-		ended, running, err := a.status(ctx, pid)
+	for pause := firstPoll; ; pause = min(2*pause, w.poll) {
+		ended, running, err := a.status(ctx, pid, w.look)
 		if err != nil || !running {
 			return ended, err
 		}
@@ -174,7 +185,7 @@ func (a Agent) Wait(ctx context.Context, pid int, timeout, poll time.Duration) (
 	}
 }
 
-func (a Agent) status(ctx context.Context, pid int) (ended Ended, running bool, err error) {
+func (a Agent) status(ctx context.Context, pid int, patience time.Duration) (ended Ended, running bool, err error) {
 	var s struct {
 		Exited   bool   `json:"exited"`
 		ExitCode int    `json:"exitcode"`
@@ -182,7 +193,7 @@ func (a Agent) status(ctx context.Context, pid int) (ended Ended, running bool, 
 		Out      string `json:"out-data"`
 		Err      string `json:"err-data"`
 	}
-	if err := a.Ask(ctx, "guest-exec-status", map[string]int{"pid": pid}, &s); err != nil {
+	if err := a.ask(ctx, patience, "guest-exec-status", question{map[string]int{"pid": pid}, &s}); err != nil {
 		return Ended{}, false, err
 	}
 	return Ended{s.ExitCode, s.Signal, decoded(s.Out), decoded(s.Err)}, !s.Exited, nil

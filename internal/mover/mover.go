@@ -302,4 +302,5 @@ type Mover interface {
 	Secrets
 	Deploys
 	Files
+	Puts
 }

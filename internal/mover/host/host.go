@@ -78,6 +78,7 @@ type Host struct {
 	streams streams
 	files   fileSessions
 	vms     keyedMutex // one changing call at a time for each VM
+	puts    keyedMutex // one call at a time for each job that puts
 }
 
 // New returns the mover of this machine.

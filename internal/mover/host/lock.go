@@ -46,3 +46,10 @@ func (k *keyedMutex) leave(key string, l *keyedLock) {
 		delete(k.locks, key)
 	}
 }
+
+// held tells whether somebody holds the key's lock or waits for it.
+func (k *keyedMutex) held(key string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.locks[key] != nil
+}

@@ -183,7 +183,7 @@ func (h *Host) Sweep(ctx context.Context, live []backstay.JobID) (mover.SweepRep
 	})
 	return mover.SweepReport{
 		Thawed: append(pulled.Thawed, s.Thawed...), Removed: slices.Concat(removed, replaced, pulled.Removed, s.Removed), Finished: s.Finished,
-	}, errors.Join(restoreErr, replaceErr, pullErr, err)
+	}, errors.Join(restoreErr, replaceErr, pullErr, h.sweepPuts(ctx, live), err)
 }
 
 // lockToSweep lets a sweep change a VM, and merge at the pace that its guest allows.

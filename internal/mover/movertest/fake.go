@@ -34,6 +34,8 @@ type Fake struct {
 
 	// Volumes are those of each of its points.
 	Volumes []FakeVolume
+	// Put is the content of each PutFiles so far.
+	Put [][]byte
 
 	mu     sync.Mutex
 	points map[backstay.PointID]*fakePoint

@@ -58,6 +58,7 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		"APointTakesRoomSomewhere":                testRoom,
 		"PlainDisksNeedNoSecret":                  testNoSecrets,
 		"AdoptingNobodyChangesNothing":            testAdopt,
+		"WhatIsPutIsReadToItsEnd":                 testPut,
 		"APreviewNamesWhatWillDiffer":             testPreview,
 		"APulledPointIsInTheVaultAlone":           testPull,
 		"AStreamServesThePointsOfItsHost":         testStream,

@@ -33,6 +33,16 @@ type heard struct {
 // result. When ctx ends it asks the host to cancel and waits, for a while, until
 // the host has: only then nothing of the call goes on.
 func (c *Client) exchange(ctx context.Context, method string, request any, heard heard) (json.RawMessage, error) {
+	return c.send(ctx, method, outgoing{request: request}, heard)
+}
+
+// outgoing is what a call takes: its request, and for some a stream after that.
+type outgoing struct {
+	request any
+	content io.ReadCloser // nil for most; closed with the call
+}
+
+func (c *Client) send(ctx context.Context, method string, o outgoing, heard heard) (json.RawMessage, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, cancelled(ctx)
 	}
@@ -44,7 +54,7 @@ func (c *Client) exchange(ctx context.Context, method string, request any, heard
 			return nil, err
 		}
 	}
-	first, err := json.Marshal(request)
+	first, err := json.Marshal(o.request)
 	if err != nil {
 		return nil, fmt.Errorf("encode request of %s: %w", method, err)
 	}
@@ -69,10 +79,18 @@ func (c *Client) exchange(ctx context.Context, method string, request any, heard
 		_ = reader.Close()
 	}()
 	helpers.Go(func() { c.signs(ctx, ended, writer, cut) })
+	var up upload
+	if o.content != nil {
+		defer func() { _ = o.content.Close() }() // ends the read that upload may be in
+		helpers.Go(func() { up.run(writer, o.content) })
+	}
 
 	watchdog := time.AfterFunc(c.tm.silence, func() { cut(errHostSilent) })
 	defer watchdog.Stop()
 	raw, err := c.receive(ctx, req, watchdog, heard)
+	if broken := up.failure(); broken != nil && err != nil {
+		return nil, broken
+	}
 	return raw, c.explain(ctx, conn, err)
 }
 

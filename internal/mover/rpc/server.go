@@ -84,6 +84,7 @@ func handler(base context.Context, m mover.Mover, log *slog.Logger, tm timing) h
 	registerImports(s, m)
 	registerStreams(s, m)
 	registerFiles(s, m)
+	registerPuts(s, m)
 	handle(s, "Adopt", func(ctx context.Context, r mover.AdoptRequest, _ func(none)) (none, error) {
 		return none{}, m.Adopt(ctx, r)
 	})
@@ -235,11 +236,10 @@ func handle[Q, R, P any](s *side, method string, fn func(context.Context, Q, fun
 // serveMethod serves one method, whose request is a Q.
 func serveMethod[Q any](s *side, method string, fn func(context.Context, *serverCall, Q) (any, error)) {
 	s.mux.HandleFunc("POST "+pathPrefix+method, func(w http.ResponseWriter, r *http.Request) {
-		if got := r.Header.Get(protocolHeader); got != strconv.Itoa(Protocol) {
-			http.Error(w, fmt.Sprintf("protocol %d is spoken here, not %q", Protocol, got), http.StatusConflict)
+		c, ok := s.accept(method, w, r)
+		if !ok {
 			return
 		}
-		c := newServerCall(s, method, w, r)
 		var request Q
 		if err := c.receive(&request); err != nil {
 			http.Error(w, "the request cannot be read: "+err.Error(), http.StatusBadRequest)
@@ -249,6 +249,15 @@ func serveMethod[Q any](s *side, method string, fn func(context.Context, *server
 			return fn(ctx, c, request)
 		})
 	})
+}
+
+// accept begins a call if it speaks our protocol, and answers it otherwise.
+func (s *side) accept(method string, w http.ResponseWriter, r *http.Request) (*serverCall, bool) {
+	if got := r.Header.Get(protocolHeader); got != strconv.Itoa(Protocol) {
+		http.Error(w, fmt.Sprintf("protocol %d is spoken here, not %q", Protocol, got), http.StatusConflict)
+		return nil, false
+	}
+	return newServerCall(s, method, w, r), true
 }
 
 // coded returns the error as it may leave the host: always with a code. What

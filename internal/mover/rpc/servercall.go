@@ -22,8 +22,11 @@ type serverCall struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	rc     *http.ResponseController
-	body   io.Reader
+	body   *limitedBody
 	in     *json.Decoder
+	ended  chan struct{} // closed when the work is done
+	// content is what the client sends after the request; nil if the method takes none.
+	content chan []byte
 
 	mu    sync.Mutex // guards out, raw, phase and last
 	out   *json.Encoder
@@ -47,6 +50,7 @@ func newServerCall(s *side, method string, w http.ResponseWriter, r *http.Reques
 	return &serverCall{
 		side: s, method: method, ctx: ctx, cancel: cancel,
 		rc: http.NewResponseController(w), in: json.NewDecoder(body), body: body, out: json.NewEncoder(w), raw: w,
+		ended: make(chan struct{}),
 	}
 }
 
@@ -71,13 +75,12 @@ func (c *serverCall) run(work func(context.Context) (any, error)) {
 	defer c.cancel(nil)
 	c.send(answer{}) // the client learns at once that it was heard
 	var helpers sync.WaitGroup
-	done := make(chan struct{})
 	helpers.Go(func() { c.listen() })
-	helpers.Go(func() { c.beats(done) })
+	helpers.Go(func() { c.beats(c.ended) })
 
 	result, err := c.guarded(work)
 	c.answer(result, err)
-	close(done)
+	close(c.ended)
 	_ = c.rc.SetReadDeadline(time.Unix(1, 0)) // ends listen
 	helpers.Wait()
 }
@@ -119,6 +122,8 @@ func (c *serverCall) listen() {
 		switch err := c.in.Decode(&s); {
 		case err == nil && s.Cancel:
 			c.cancel(errCancelled)
+		case err == nil && c.content != nil:
+			c.take(s)
 		case err == nil:
 		case isTimeout(err):
 			c.cancel(errSilent)

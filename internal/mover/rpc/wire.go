@@ -20,6 +20,9 @@ type answer struct {
 // sign is one line from the client's side after the request; empty in a beat.
 type sign struct {
 	Cancel bool `json:"cancel,omitempty"`
+	// Data is the next piece of a call's content, and End says that there is no more.
+	Data []byte `json:"data,omitempty"`
+	End  bool   `json:"end,omitempty"`
 }
 
 // hello is the answer to GET /mover/v1/hello.
