@@ -110,6 +110,13 @@ func reopen(fd int) (int, error) {
 	return unix.Open(name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
 }
 
+// reopenFolder opens an open folder once more.
+func reopenFolder(fd int) (int, error) {
+	return openat2(fd, ".", unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_BENEATH)
+}
+
+func closeFD(fd int) { unix.Close(fd) }
+
 // failed says in the product's words why a path could not be had.
 func (t *tree) failed(path backstay.FilePath, err error) error {
 	switch {
