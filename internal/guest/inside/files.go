@@ -12,7 +12,7 @@ import (
 // files answers what is asked about the files of volumes. A volume stays open once it
 // was asked about: it goes with the machine.
 type files struct {
-	root func(volume backstay.VolumeID) (int, error)
+	root func(ctx context.Context, volume backstay.VolumeID) (int, error)
 
 	mu    sync.Mutex
 	trees map[backstay.VolumeID]*tree // guarded by mu
@@ -20,8 +20,8 @@ type files struct {
 
 // addFiles adds the operations on files.
 func addFiles(s *server, w *world) {
-	f := &files{trees: map[backstay.VolumeID]*tree{}, root: func(volume backstay.VolumeID) (int, error) {
-		root, err := w.root(volume)
+	f := &files{trees: map[backstay.VolumeID]*tree{}, root: func(ctx context.Context, volume backstay.VolumeID) (int, error) {
+		root, err := w.root(ctx, volume)
 		if err != nil {
 			return -1, err
 		}
@@ -29,21 +29,21 @@ func addFiles(s *server, w *world) {
 		return reopenFolder(int(root.Fd()))
 	}}
 	handle(s, wire.OpList, func(ctx context.Context, q wire.ListRequest) (wire.Folder, error) {
-		t, err := f.tree(q.Volume)
+		t, err := f.tree(ctx, q.Volume)
 		if err != nil {
 			return wire.Folder{}, err
 		}
 		return t.list(ctx, q)
 	})
-	handle(s, wire.OpStat, func(_ context.Context, q wire.PathRequest) (backstay.FileEntry, error) {
-		t, err := f.tree(q.Volume)
+	handle(s, wire.OpStat, func(ctx context.Context, q wire.PathRequest) (backstay.FileEntry, error) {
+		t, err := f.tree(ctx, q.Volume)
 		if err != nil {
 			return backstay.FileEntry{}, err
 		}
 		return t.stat(q.Path)
 	})
 	handle(s, wire.OpHash, func(ctx context.Context, q wire.HashRequest) (wire.Hashes, error) {
-		t, err := f.tree(q.Volume)
+		t, err := f.tree(ctx, q.Volume)
 		if err != nil {
 			return wire.Hashes{}, err
 		}
@@ -54,21 +54,21 @@ func addFiles(s *server, w *world) {
 
 func (f *files) addStreams(s *server) {
 	handleStream(s, wire.OpRead, func(ctx context.Context, q wire.ReadRequest, out io.Writer) error {
-		t, err := f.tree(q.Volume)
+		t, err := f.tree(ctx, q.Volume)
 		if err != nil {
 			return err
 		}
 		return t.read(ctx, q, out)
 	})
 	handleStream(s, wire.OpTake, func(ctx context.Context, q wire.TakeRequest, out io.Writer) error {
-		t, err := f.tree(q.Volume)
+		t, err := f.tree(ctx, q.Volume)
 		if err != nil {
 			return err
 		}
 		return t.take(ctx, q, out)
 	})
 	handleStream(s, wire.OpWalk, func(ctx context.Context, q wire.WalkRequest, out io.Writer) error {
-		t, err := f.tree(q.Volume)
+		t, err := f.tree(ctx, q.Volume)
 		if err != nil {
 			return err
 		}
@@ -78,14 +78,14 @@ func (f *files) addStreams(s *server) {
 
 // tree returns the files of a volume, which is mounted for the first that asks. No lock
 // is held meanwhile: mounting one volume makes nobody wait who reads another.
-func (f *files) tree(volume backstay.VolumeID) (*tree, error) {
+func (f *files) tree(ctx context.Context, volume backstay.VolumeID) (*tree, error) {
 	f.mu.Lock()
 	t := f.trees[volume]
 	f.mu.Unlock()
 	if t != nil {
 		return t, nil
 	}
-	root, err := f.root(volume)
+	root, err := f.root(ctx, volume)
 	if err != nil {
 		return nil, err
 	}
