@@ -20,8 +20,8 @@ type files struct {
 
 // addFiles adds the operations on files.
 func addFiles(s *server, w *world) {
-	f := &files{trees: map[backstay.VolumeID]*tree{}, root: func(ctx context.Context, volume backstay.VolumeID) (int, error) {
-		root, err := w.root(ctx, volume)
+	f := &files{trees: map[backstay.VolumeID]*tree{}, root: func(_ context.Context, volume backstay.VolumeID) (int, error) {
+		root, err := w.root(volume)
 		if err != nil {
 			return -1, err
 		}
