@@ -6,6 +6,8 @@ import backstay "github.com/backstay/backstay"
 type CreateTokenRequest struct {
 	Name string        `json:"name" minLength:"1" maxLength:"63" pattern:"^[A-Za-z0-9][A-Za-z0-9._@-]*$"`
 	Role backstay.Role `json:"role" enum:"reader,operator,owner"`
+	// Files lets it open recovery points and take files out of them, beside its role.
+	Files bool `json:"files,omitempty"`
 }
 
 // CreateTokenResponse has the token and its secret: this once.
@@ -18,6 +20,7 @@ type CreateTokenResponse struct {
 type Identity struct {
 	Name    string        `json:"name"`
 	Role    backstay.Role `json:"role"`
+	Files   bool          `json:"files" doc:"may open recovery points and take files out of them"`
 	Region  string        `json:"region"`
 	Version string        `json:"version"`
 }

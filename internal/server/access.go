@@ -56,7 +56,7 @@ func (s *server) createToken(ctx context.Context, in *createTokenInput) (*answer
 			Becausef("the audit log tells tokens apart by their name")
 	}
 	secret, hash := NewTokenSecret()
-	token := backstay.Token{ID: uuid.NewString(), Name: in.Body.Name, Role: in.Body.Role, Created: s.Now().UTC()}
+	token := backstay.Token{ID: uuid.NewString(), Name: in.Body.Name, Role: in.Body.Role, Files: in.Body.Files, Created: s.Now().UTC()}
 	if err := s.Catalog.Tokens.PutToken(ctx, token, hash); err != nil {
 		return nil, err
 	}
@@ -85,5 +85,9 @@ func (s *server) deleteToken(ctx context.Context, in *tokenInput) (*struct{}, er
 		return nil, backstay.Errorf(backstay.CodeConflict, "the token %q is the last one of an owner", tokens[i].Name).
 			Becausef("without it nobody could make tokens any more").Do("make another owner's token first")
 	}
-	return nil, missing(s.Catalog.Tokens.DeleteToken(ctx, tokens[i].ID), backstay.CodeUnknownToken, "token", in.Token)
+	if err := missing(s.Catalog.Tokens.DeleteToken(ctx, tokens[i].ID), backstay.CodeUnknownToken, "token", in.Token); err != nil {
+		return nil, err
+	}
+	s.Files.EndOf(ctx, tokens[i].Name, "the token of its user was deleted")
+	return nil, nil
 }

@@ -24,6 +24,8 @@ type call struct {
 	target  string         // what the request is about, for the audit log
 	job     backstay.JobID // the job that it started or changed
 	audited bool           // or not to be audited
+	// session is the one whose ticket the request came with, if it came with one.
+	session backstay.FileSessionID
 }
 
 type callKey struct{}
@@ -45,7 +47,7 @@ func (s *server) guard(r route, next http.Handler) http.Handler {
 		begin := s.Now()
 		out := &recorder{ResponseWriter: w, status: http.StatusOK}
 		c := &call{route: r, path: req.Method + " " + req.URL.Path}
-		if r.id != "unknown" && !r.changes() {
+		if r.id != "unknown" && !r.audited() {
 			c.audited = true
 		} else if r.id == "unknown" {
 			c.audited = req.Method == get || req.Method == http.MethodHead
@@ -55,6 +57,8 @@ func (s *server) guard(r route, next http.Handler) http.Handler {
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(ctx, requestLimit)
 			defer cancel()
+		} else {
+			http.NewResponseController(out).SetWriteDeadline(time.Time{}) // the handler sets its own; a test's recorder has none
 		}
 		req = req.WithContext(ctx)
 		req.Body = http.MaxBytesReader(out, req.Body, bodyLimit)
@@ -105,6 +109,9 @@ func (s *server) admit(ctx context.Context, req *http.Request) error {
 		return backstay.Errorf(backstay.CodeNotSignedIn, "the request has no token").
 			Becausef("every request but %s needs one", "/healthz")
 	}
+	if strings.HasPrefix(secret, TicketPrefix) {
+		return s.admitTicket(c, req, secret)
+	}
 	// Only the hash is compared, by the index of the catalogue: what the time
 	// tells is about the hash of a guess, which says nothing of the next guess.
 	who, err := s.Catalog.Tokens.TokenByHash(ctx, sha256.Sum256([]byte(secret)))
@@ -118,6 +125,11 @@ func (s *server) admit(ctx context.Context, req *http.Request) error {
 	if !who.Role.Covers(c.route.need) {
 		return backstay.Errorf(backstay.CodeNotAllowed, "the token %q may not do this", who.Name).
 			Becausef("its role is %s, and this needs %s", who.Role, c.route.need)
+	}
+	if c.route.files && !who.Files && !(c.route.owners && who.Role == backstay.Owner) {
+		return backstay.Errorf(backstay.CodeNotAllowed, "the token %q may not do this", who.Name).
+			Becausef("it has no right to the files in recovery points, which no role has by itself").
+			Do("use a token that an owner made with --files")
 	}
 	return nil
 }

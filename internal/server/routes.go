@@ -17,6 +17,10 @@ type route struct {
 	status int           // of success; 0 means 200
 	plain  bool          // served outside the OpenAPI document
 	stream bool          // runs for as long as the client wants
+	files  bool          // needs the right to files beside the role
+	owners bool          // an owner needs no right to files here
+	ticket bool          // may be used with the ticket of the session in its path
+	reads  bool          // hands out content of guests, and so is audited
 }
 
 const (
@@ -88,6 +92,17 @@ var routes = []route{
 	{id: "finishRestore", method: post, path: api.PathRestoreFinish, need: backstay.Operator, says: "Copy the rest of a live restore as fast as it can be, whatever the guest feels"},
 	{id: "abandonRestore", method: post, path: api.PathRestoreAbandon, need: backstay.Owner, says: "Throw away the VM of a live restore that is not complete, with all that its guest wrote"},
 
+	{id: "openFiles", method: post, path: api.PathFileSessions, need: backstay.Reader, files: true, says: "Open a point for item-level restore; the session's ticket is in this answer and never again", status: http.StatusCreated, stream: true},
+	{id: "listFileSessions", method: get, path: api.PathFileSessions, need: backstay.Reader, files: true, owners: true, says: "The caller's open sessions; an owner's list has all"},
+	{id: "getFileSession", method: get, path: api.PathFileSession, need: backstay.Reader, files: true, owners: true, ticket: true, says: "One session, with the volumes of its point"},
+	{id: "endFileSession", method: del, path: api.PathFileSession, need: backstay.Reader, files: true, owners: true, ticket: true, says: "End a session at once", status: http.StatusNoContent},
+	{id: "unlockVolume", method: post, path: api.PathFileUnlock, need: backstay.Reader, files: true, ticket: true, says: "Open a locked volume; the key is kept nowhere", stream: true},
+	{id: "listFolder", method: get, path: api.PathFileFolder, need: backstay.Reader, files: true, ticket: true, says: "A part of a folder"},
+	{id: "getEntry", method: get, path: api.PathFileEntry, need: backstay.Reader, files: true, ticket: true, says: "One file, folder, link or node"},
+	{id: "readFile", method: get, path: api.PathFileContent, need: backstay.Reader, files: true, ticket: true, reads: true, says: "The content of a file, or a range of it", stream: true},
+	{id: "takeFiles", method: post, path: api.PathFileTake, need: backstay.Reader, files: true, ticket: true, reads: true, says: "Files and folders with all that is in them, as one stream", stream: true},
+	{id: "readDisk", method: get, path: api.PathFileDisk, need: backstay.Reader, files: true, ticket: true, reads: true, says: "The content of a whole disk, or a range of it, in a session of kind nbd", stream: true},
+
 	{id: "listJobs", method: get, path: api.PathJobs, need: backstay.Reader, says: "Jobs, newest first"},
 	{id: "getJob", method: get, path: api.PathJob, need: backstay.Reader, says: "One job"},
 	{id: "cancelJob", method: post, path: api.PathJobCancel, need: backstay.Operator, says: "Cancel a job; it undoes what it did"},
@@ -101,8 +116,9 @@ var routes = []route{
 	{id: "deleteToken", method: del, path: api.PathToken, need: backstay.Owner, says: "Delete a token", status: http.StatusNoContent},
 }
 
-// changes tells whether the route may change something, and so is audited.
-func (r route) changes() bool { return r.method != get }
+// audited tells whether the route may change something, or hands out what guests
+// hold, and so is audited.
+func (r route) audited() bool { return r.method != get || r.reads }
 
 // pattern is the route in the words of http.ServeMux.
 func (r route) pattern() string { return r.method + " " + r.path }

@@ -30,6 +30,8 @@ type Options struct {
 	Layers Layers
 	// Lives is what is asked of live restores while they run; required.
 	Lives Lives
+	// Files are the sessions of item-level restore; required.
+	Files FileSessions
 	// Region is the region's name.
 	Region string
 	// Version is the program's version, for people.
@@ -55,6 +57,7 @@ type server struct {
 	seconds   *prometheus.HistogramVec
 	anonymous limiter
 	openapi   []byte
+	reads     readLog
 }
 
 // requestLimit bounds how long a request may take; streams are exempt.
@@ -94,6 +97,7 @@ func New(o Options) http.Handler {
 	s.registerStarts()
 	s.registerDeploys()
 	s.registerLives()
+	s.registerFiles()
 	s.registerJobs()
 	s.registerAccess()
 	s.finishOpenAPI()
@@ -142,7 +146,7 @@ func (s *server) registerPlain() {
 	}))
 	add(s, "whoAmI", func(ctx context.Context, _ *struct{}) (*answer[api.Identity], error) {
 		who := callOf(ctx).who
-		return &answer[api.Identity]{Body: api.Identity{Name: who.Name, Role: who.Role, Region: s.Region, Version: s.Version}}, nil
+		return &answer[api.Identity]{Body: api.Identity{Name: who.Name, Role: who.Role, Files: who.Files, Region: s.Region, Version: s.Version}}, nil
 	})
 }
 
@@ -169,11 +173,26 @@ func add[I, O any](s *server, id string, h func(context.Context, *I) (*O, error)
 func operation(r route) huma.Operation {
 	return huma.Operation{
 		OperationID: r.id, Method: r.method, Path: r.path, Summary: r.says,
-		Description:   "Needs the right of: " + string(r.need) + ".",
+		Description:   needs(r),
 		DefaultStatus: r.status, MaxBodyBytes: bodyLimit,
 		Security: []map[string][]string{{"token": {}}},
 		Metadata: map[string]any{"need": r.need},
 	}
+}
+
+// needs says in the document which rights a route needs.
+func needs(r route) string {
+	text := "Needs the right of: " + string(r.need)
+	if r.files {
+		text += ", and the right to files"
+	}
+	if r.owners {
+		text += " (an owner needs none)"
+	}
+	if r.ticket {
+		text += "; or the session's ticket"
+	}
+	return text + "."
 }
 
 func (s *server) health(w http.ResponseWriter, r *http.Request) {
