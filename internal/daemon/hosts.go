@@ -19,6 +19,8 @@ type hosts struct {
 	catalog *catalog.Catalog
 	log     *slog.Logger
 	now     func() time.Time
+	// onReached, if set, is called when a host was reached and swept.
+	onReached func(ctx context.Context, name backstay.HostName)
 	// movers and states do not change once run was called.
 	movers map[backstay.HostName]mover.Mover
 	states map[backstay.HostName]*hostState
@@ -99,6 +101,9 @@ func (h *hosts) follow(ctx context.Context, name backstay.HostName) error {
 		return err
 	}
 	h.reached(name)
+	if h.onReached != nil {
+		h.onReached(ctx, name)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	// Reports come in bursts while a VM starts; one look covers them all. The

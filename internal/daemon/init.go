@@ -125,14 +125,15 @@ func initPaths(o config.InitOptions) (config.Config, config.InitResult) {
 	return cfg, result
 }
 
-// newToken makes a token of 256 random bits; the catalogue keeps only its hash.
+// newToken makes a token of 256 random bits; the catalogue keeps only its hash. The
+// first owner may take files out of points: nobody else could give that right.
 func newToken(ctx context.Context, c *catalog.Catalog, name string, role backstay.Role) (string, error) {
 	secret := make([]byte, 32)
 	if _, err := rand.Read(secret); err != nil {
 		return "", fmt.Errorf("make a token: %w", err)
 	}
 	token := "bst_" + base64.RawURLEncoding.EncodeToString(secret)
-	entry := backstay.Token{ID: ulid.Make().String(), Name: name, Role: role, Created: time.Now().UTC()}
+	entry := backstay.Token{ID: ulid.Make().String(), Name: name, Role: role, Files: role == backstay.Owner, Created: time.Now().UTC()}
 	if err := c.Tokens.PutToken(ctx, entry, sha256.Sum256([]byte(token))); err != nil {
 		return "", fmt.Errorf("record the token: %w", err)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/backstay/backstay/internal/catalog"
 	"github.com/backstay/backstay/internal/catalog/sqlite"
 	"github.com/backstay/backstay/internal/config"
+	sessions "github.com/backstay/backstay/internal/engine/files"
 	"github.com/backstay/backstay/internal/job"
 	"github.com/backstay/backstay/internal/keyring"
 	keyfile "github.com/backstay/backstay/internal/keyring/file"
@@ -42,6 +43,7 @@ type region struct {
 	vaults  *vaults
 	queue   *job.Queue
 	engines *engines
+	files   *sessions.Sessions
 	rooms   *rooms
 	metrics *prometheus.Registry
 	// owned are closed at the end, the last first.
@@ -113,6 +115,8 @@ func (r *region) open(ctx context.Context) error {
 	if err := r.forgetHosts(ctx); err != nil {
 		return err
 	}
+	r.files = r.fileSessions()
+	r.hosts.onReached = r.reachedFiles
 	r.rooms = newRooms(r)
 	r.metrics.MustRegister(r.rooms)
 	r.engines = newEngines(r)
@@ -215,11 +219,13 @@ func (r *region) serve(ctx context.Context, listener net.Listener) error {
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	defer r.tasks.Wait()
 	defer stopBackground()
+	defer r.files.Close(background)
 	for name := range r.hosts.movers {
 		r.tasks.Go(func() { r.hosts.run(background, name) })
 	}
+	r.tasks.Go(func() { r.files.Run(background) })
 	handler := server.New(server.Options{
-		Catalog: r.catalog, Jobs: queueAdapter{r.queue}, Planner: r.engines, Vaults: r.vaults, Keys: r.vaults, Layers: r.rooms, Lives: r.engines, Secrets: r.engines,
+		Catalog: r.catalog, Jobs: queueAdapter{r.queue}, Planner: r.engines, Vaults: r.vaults, Keys: r.vaults, Layers: r.rooms, Lives: r.engines, Secrets: r.engines, Files: fileSessions{r.files},
 		Region: r.config.Region, Version: Version(), Now: time.Now, Log: r.log, Metrics: r.metrics,
 	})
 	served := make(chan error, 1)

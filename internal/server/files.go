@@ -63,22 +63,25 @@ type FileReads interface {
 
 type openFilesInput struct{ Body api.OpenFilesRequest }
 
-type sessionInput struct {
+// SessionInput is exported, as are the two others, since huma reads no fields of
+// embedded types that are not.
+type SessionInput struct {
 	Session string `path:"session" doc:"id of a session"`
 }
 
 type unlockInput struct {
-	sessionInput
+	SessionInput
 	Body api.UnlockRequest
 }
 
-type pathInput struct {
-	sessionInput
+// PathInput names something in a session.
+type PathInput struct {
+	SessionInput
 	Path string `query:"path" required:"true" doc:"VOLUME:/path, or the guest's own path"`
 }
 
 type folderInput struct {
-	pathInput
+	PathInput
 	After string `query:"after" doc:"next of the page before"`
 	Limit int    `query:"limit" minimum:"1" maximum:"10000" default:"1000"`
 }
@@ -86,11 +89,11 @@ type folderInput struct {
 func (s *server) registerFiles() {
 	add(s, "openFiles", s.openFiles)
 	add(s, "listFileSessions", s.listFileSessions)
-	add(s, "getFileSession", func(ctx context.Context, in *sessionInput) (*answer[backstay.FileSession], error) {
+	add(s, "getFileSession", func(ctx context.Context, in *SessionInput) (*answer[backstay.FileSession], error) {
 		session, err := s.sessionToEnd(ctx, in.Session)
 		return &answer[backstay.FileSession]{session}, err
 	})
-	add(s, "endFileSession", func(ctx context.Context, in *sessionInput) (*struct{}, error) {
+	add(s, "endFileSession", func(ctx context.Context, in *SessionInput) (*struct{}, error) {
 		session, err := s.sessionToEnd(ctx, in.Session)
 		if err != nil {
 			return nil, err
@@ -99,7 +102,7 @@ func (s *server) registerFiles() {
 	})
 	add(s, "unlockVolume", s.unlockVolume)
 	add(s, "listFolder", s.listFolder)
-	add(s, "getEntry", func(ctx context.Context, in *pathInput) (*answer[api.Entry], error) {
+	add(s, "getEntry", func(ctx context.Context, in *PathInput) (*answer[api.Entry], error) {
 		session, err := s.session(ctx, in.Session)
 		if err != nil {
 			return nil, err

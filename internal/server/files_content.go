@@ -20,17 +20,18 @@ import (
 )
 
 type contentInput struct {
-	pathInput
-	rangeInput
+	PathInput
+	RangeInput
 }
 
 type diskInput struct {
-	sessionInput
+	SessionInput
 	Disk string `path:"disk" doc:"target of a disk, such as vda"`
-	rangeInput
+	RangeInput
 }
 
-type rangeInput struct {
+// RangeInput are the headers that make a request one for a part.
+type RangeInput struct {
 	Range       string `header:"Range" doc:"one range of bytes; several are answered with the whole"`
 	IfRange     string `header:"If-Range"`
 	IfMatch     string `header:"If-Match"`
@@ -49,13 +50,13 @@ type content struct {
 }
 
 func (s *server) registerContent() {
-	stream(s, "readFile", octets, func(ctx context.Context, in *contentInput) (content, rangeInput, error) {
+	stream(s, "readFile", octets, func(ctx context.Context, in *contentInput) (content, RangeInput, error) {
 		found, err := s.fileContent(ctx, in)
-		return found, in.rangeInput, err
+		return found, in.RangeInput, err
 	}, s.serveContent)
-	stream(s, "readDisk", octets, func(ctx context.Context, in *diskInput) (content, rangeInput, error) {
+	stream(s, "readDisk", octets, func(ctx context.Context, in *diskInput) (content, RangeInput, error) {
 		found, err := s.diskContent(ctx, in)
-		return found, in.rangeInput, err
+		return found, in.RangeInput, err
 	}, s.serveContent)
 }
 
@@ -136,7 +137,7 @@ func etag(parts ...any) string {
 	return `"` + hex.EncodeToString(sum[:16]) + `"`
 }
 
-func (s *server) serveContent(w http.ResponseWriter, req *http.Request, c content, in rangeInput) {
+func (s *server) serveContent(w http.ResponseWriter, req *http.Request, c content, in RangeInput) {
 	ctx := req.Context()
 	head := w.Header()
 	head.Set("Accept-Ranges", "bytes")

@@ -8,12 +8,13 @@ import (
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/api"
+	"github.com/backstay/backstay/internal/items"
 	"github.com/backstay/backstay/internal/mover"
 	"github.com/danielgtaylor/huma/v2"
 )
 
 type takeInput struct {
-	sessionInput
+	SessionInput
 	Body api.TakeRequest
 }
 
@@ -27,7 +28,7 @@ type take struct {
 
 // takeTypes are the formats' media types.
 var takeTypes = map[api.TakeFormat]string{
-	api.TakeItems: "application/vnd.backstay.items", api.TakeTar: "application/x-tar", api.TakeZip: "application/zip",
+	api.TakeItems: items.MediaType, api.TakeTar: "application/x-tar", api.TakeZip: "application/zip",
 }
 
 func (s *server) registerTake() {
@@ -53,20 +54,14 @@ func (s *server) findTake(ctx context.Context, in *takeInput) (take, error) {
 		return take{}, err
 	}
 	t := take{session: session, format: in.Body.Format}
-	names := map[string]string{}
 	for _, text := range in.Body.Paths {
 		at, _, err := s.resolve(ctx, session, text, false)
 		if err != nil {
 			return take{}, err
 		}
-		// What is taken lies beside each other under its last name.
-		name := path.Base(string(at.Path))
-		if other, ok := names[name]; ok && name != "/" {
-			return take{}, backstay.Errorf(backstay.CodeUsage, "%s and %s cannot be taken together", other, at).
-				Becausef("both would be called %s", backstay.FilePath(name)).Do("take them one after the other, into two folders")
+		if err := t.add(at); err != nil {
+			return take{}, err
 		}
-		names[name] = at.String()
-		t.add(at)
 	}
 	if t.format == api.TakeItems && len(t.volumes) > 1 {
 		return take{}, backstay.Errorf(backstay.CodeUsage, "items of several volumes do not go into one stream").
@@ -75,15 +70,27 @@ func (s *server) findTake(ctx context.Context, in *takeInput) (take, error) {
 	return t, nil
 }
 
-func (t *take) add(at backstay.FileLocation) {
+// add takes one more. What is taken lies beside each other, each under its last name,
+// and a whole volume under the names in it.
+func (t *take) add(at backstay.FileLocation) error {
+	for _, v := range t.volumes {
+		for _, p := range v.Paths {
+			if path.Base(string(p)) == path.Base(string(at.Path)) || p == "/" || at.Path == "/" {
+				other := backstay.FileLocation{Volume: v.Volume, Path: p}
+				return backstay.Errorf(backstay.CodeUsage, "%s and %s cannot be taken together", other, at).
+					Becausef("they may bear the same names, and would lie in one folder").Do("take them one after the other, into two folders")
+			}
+		}
+	}
 	t.paths = append(t.paths, at.String())
 	for i := range t.volumes {
 		if t.volumes[i].Volume == at.Volume {
 			t.volumes[i].Paths = append(t.volumes[i].Paths, at.Path)
-			return
+			return nil
 		}
 	}
 	t.volumes = append(t.volumes, mover.FileTakeRequest{Session: t.session.ID, Volume: at.Volume, Paths: []backstay.FilePath{at.Path}})
+	return nil
 }
 
 func (s *server) serveTake(ctx context.Context, w http.ResponseWriter, t take) {

@@ -13,6 +13,8 @@ import (
 // moment. A dry run asks the host itself, and the vault, and knows more.
 type matrix struct {
 	vms map[backstay.VMID]backstay.VM
+	// hosts are all of the region.
+	hosts []backstay.Host
 	// on is the host that shall get what is restored; nil for each point's own.
 	on *backstay.Host
 }
@@ -25,6 +27,9 @@ func (s *server) matrix(ctx context.Context, on backstay.HostName) (matrix, erro
 	}
 	for _, vm := range all {
 		m.vms[vm.ID] = vm
+	}
+	if m.hosts, err = s.Catalog.Hosts.ListHosts(ctx); err != nil {
+		return m, fmt.Errorf("list hosts: %w", err)
 	}
 	if on == "" {
 		return m, nil
@@ -39,7 +44,7 @@ func (s *server) matrix(ctx context.Context, on backstay.HostName) (matrix, erro
 // comes up would lack them: its disks alone can be had, and create-vm makes one
 // for whoever says so.
 func (m matrix) of(p backstay.RecoveryPoint) backstay.PossibleRestores {
-	r := backstay.PossibleRestores{Files: no("single files cannot be restored in this release")}
+	r := backstay.PossibleRestores{Files: m.files(p)}
 	r.Disks = first(readable(p), m.reaches(p))
 	r.CreateVM = first(r.Disks, whole(p, "; --partial makes one all the same"), m.fits(p))
 	r.Live = first(live(p), r.CreateVM)
@@ -61,6 +66,27 @@ func first(answers ...backstay.Allowed) backstay.Allowed {
 		}
 	}
 	return answers[len(answers)-1]
+}
+
+// files says whether a point can be opened for its files: beside its disks on its own
+// host, or out of its vault on any.
+func (m matrix) files(p backstay.RecoveryPoint) backstay.Allowed {
+	reachable := func(h backstay.Host) bool { return h.State == "connected" }
+	switch own := slices.IndexFunc(m.hosts, func(h backstay.Host) bool { return h.Name == p.VM.Host }); {
+	case p.Has(backstay.SnapshotTier) && own >= 0 && reachable(m.hosts[own]):
+		return yes()
+	case !readable(p).Allowed:
+		return readable(p)
+	case p.Has(backstay.VaultTier) && p.Damage == "" && slices.ContainsFunc(m.hosts, reachable):
+		return yes()
+	case p.Has(backstay.VaultTier) && p.Damage != "":
+		return no("%s", p.Damage)
+	case p.Has(backstay.VaultTier):
+		return no("no host can be reached, and a point is opened on one")
+	case own >= 0:
+		return no("the point is in the snapshot tier of host %s alone, which cannot be reached: %s", p.VM.Host, m.hosts[own].Reason)
+	}
+	return no("the point is in the snapshot tier of host %s alone, which this region does not have", p.VM.Host)
 }
 
 // whole refuses a point from which the user left disks out.

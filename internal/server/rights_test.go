@@ -23,6 +23,11 @@ func TestEveryRouteIsHeldToItsRight(t *testing.T) {
 	secrets := map[backstay.Role]string{"": "", "unknown": "bst_nobody's"}
 	for role, secret := range w.Tokens {
 		secrets[role] = secret
+		plain, err := w.PlainToken(t.Context(), role)
+		if err != nil {
+			t.Fatal(err)
+		}
+		secrets["plain-"+role] = plain
 	}
 	for _, r := range server.Routes() {
 		path := braces.ReplaceAllString(r.Path, "none")
@@ -36,6 +41,11 @@ func TestEveryRouteIsHeldToItsRight(t *testing.T) {
 			case role == "" || role == "unknown":
 				if e := decodeError(t, text); status != 401 || e.Code != backstay.CodeNotSignedIn {
 					t.Errorf("%s %s with token %q: %d %s", r.Method, r.Path, role, status, text)
+				}
+			case strings.HasPrefix(string(role), "plain-"):
+				role := backstay.Role(strings.TrimPrefix(string(role), "plain-"))
+				if allowed := role.Covers(r.Need) && (!r.Files || r.Owners && role == backstay.Owner); (status == 403) == allowed {
+					t.Errorf("%s %s as %s without the right to files: %d %s", r.Method, r.Path, role, status, text)
 				}
 			case !role.Covers(r.Need):
 				if e := decodeError(t, text); status != 403 || e.Code != backstay.CodeNotAllowed {
@@ -77,8 +87,11 @@ func TestTheTableOfRoutesIsWhatIsServed(t *testing.T) {
 
 func TestWhatChangesSomethingNeedsMoreThanReading(t *testing.T) {
 	for _, r := range server.Routes() {
-		if r.Method != http.MethodGet && !r.Need.Covers(backstay.Operator) {
+		if r.Method != http.MethodGet && !r.Need.Covers(backstay.Operator) && !r.Files {
 			t.Errorf("%s %s may be called by a %q", r.Method, r.Path, r.Need)
+		}
+		if under := strings.HasPrefix(r.Path, "/v1/file-sessions"); under != r.Files || r.Owners && strings.Count(r.Path, "/") > 3 {
+			t.Errorf("%s %s: files %v, owners %v", r.Method, r.Path, r.Files, r.Owners)
 		}
 	}
 }

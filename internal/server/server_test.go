@@ -160,7 +160,10 @@ func TestAPointIsFoundByIDPrefixLatestAndTime(t *testing.T) {
 	if r := list[0].Restores.CreateVM; r.Allowed || !strings.Contains(r.Reason, "snapshot tier is creating") {
 		t.Errorf("a point that is being made is offered: %+v", r)
 	}
-	if r := list[2].Restores; !r.CreateVM.Allowed || r.Files.Allowed || r.Files.Reason == "" {
+	if r := list[0].Restores.Files; r.Allowed || !strings.Contains(r.Reason, "snapshot tier is creating") {
+		t.Errorf("files of a point that is being made are offered: %+v", r)
+	}
+	if r := list[2].Restores; !r.CreateVM.Allowed || !r.Files.Allowed {
 		t.Errorf("restores of a complete point: %+v", r)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"path"
@@ -73,6 +72,15 @@ func fakeVolumes() []FakeVolume {
 			Files: map[backstay.FilePath]FakeFile{"/secret": file(0o400, "42\n")},
 		},
 	}
+}
+
+// AddPoint gives the fake a point that nobody took.
+func (f *Fake) AddPoint(id backstay.PointID, disks []backstay.PointDisk, tiers ...backstay.Tier) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p := &fakePoint{snapshot: slices.Contains(tiers, backstay.SnapshotTier), inVault: slices.Contains(tiers, backstay.VaultTier)}
+	p.taken.Disks = disks
+	f.points[id] = p
 }
 
 // OpenFiles is mover.Files'.
@@ -335,6 +343,7 @@ func (f *Fake) TakeFiles(ctx context.Context, r mover.FileTakeRequest, w io.Writ
 		return err
 	}
 	var stream bytes.Buffer
+	out := items.NewWriter(&stream)
 	for _, p := range r.Paths {
 		if _, err := v.entry(p); err != nil {
 			return err
@@ -344,15 +353,18 @@ func (f *Fake) TakeFiles(ctx context.Context, r mover.FileTakeRequest, w io.Writ
 			if at != p && !strings.HasPrefix(string(at), strings.TrimSuffix(string(p), "/")+"/") {
 				continue
 			}
-			if err := v.writeItem(&stream, at, strings.TrimPrefix(strings.TrimPrefix(string(at), strip), "/")); err != nil {
+			if err := v.writeItem(out, at, strings.TrimPrefix(strings.TrimPrefix(string(at), strip), "/")); err != nil {
 				return err
 			}
 		}
 	}
+	if err := out.Close(); err != nil {
+		return err
+	}
 	return f.streamFake(ctx, s, w, stream.Bytes())
 }
 
-func (v *FakeVolume) writeItem(w io.Writer, at backstay.FilePath, as string) error {
+func (v *FakeVolume) writeItem(w *items.Writer, at backstay.FilePath, as string) error {
 	file, err := v.entry(at)
 	if err != nil {
 		return err
@@ -361,11 +373,15 @@ func (v *FakeVolume) writeItem(w io.Writer, at backstay.FilePath, as string) err
 		Path: backstay.FilePath(as), Type: file.Type, Size: file.Size, Mode: file.Mode, UID: file.UID, GID: file.GID,
 		ModTime: file.ModTime, Target: file.Target,
 	}
-	if err := json.NewEncoder(w).Encode(item); err != nil {
+	if err := w.Begin(&item); err != nil {
 		return err
 	}
-	_, err = w.Write(file.Content)
-	return err
+	for offset := 0; offset < len(file.Content); offset += items.MaxRun {
+		if err := w.Data(int64(offset), file.Content[offset:min(offset+items.MaxRun, len(file.Content))]); err != nil {
+			return err
+		}
+	}
+	return w.End("")
 }
 
 // CloseFiles is mover.Files'.

@@ -62,7 +62,7 @@ func (w *World) furnish(ctx context.Context) error {
 	for i, role := range []backstay.Role{backstay.Reader, backstay.Operator, backstay.Owner} {
 		secret, hash := server.NewTokenSecret()
 		w.Tokens[role] = secret
-		steps = append(steps, c.Tokens.PutToken(ctx, backstay.Token{ID: fmt.Sprintf("token-%d", i), Name: "the-" + string(role), Role: role, Created: Now}, hash))
+		steps = append(steps, c.Tokens.PutToken(ctx, backstay.Token{ID: fmt.Sprintf("token-%d", i), Name: "the-" + string(role), Role: role, Files: true, Created: Now}, hash))
 	}
 	for i, err := range steps {
 		if err != nil {

@@ -18,6 +18,8 @@ import (
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/catalog"
 	"github.com/backstay/backstay/internal/catalog/sqlite"
+	"github.com/backstay/backstay/internal/engine/files"
+	"github.com/backstay/backstay/internal/mover/movertest"
 	"github.com/backstay/backstay/internal/server"
 )
 
@@ -52,6 +54,10 @@ type World struct {
 	Dir string
 	// Layers is the snapshot tier of the hosts.
 	Layers Layers
+	// Files is the mover of host local, as far as files are concerned, and Sessions are
+	// what is open there.
+	Files    *movertest.Fake
+	Sessions *files.Sessions
 
 	stop   context.CancelFunc
 	served chan error
@@ -82,9 +88,10 @@ func (w *World) open(ctx context.Context, log *slog.Logger) (err error) {
 	if err := w.furnish(ctx); err != nil {
 		return err
 	}
+	w.openFiles()
 	w.Queue = newQueue()
 	w.Handler = server.New(server.Options{
-		Catalog: w.Catalog, Jobs: w.Queue, Planner: planner{w.Catalog}, Vaults: vaults{w.Catalog}, Keys: &vaultKeys{}, Layers: &w.Layers, Lives: lives{}, Secrets: pointSecrets{},
+		Catalog: w.Catalog, Jobs: w.Queue, Planner: planner{w.Catalog}, Vaults: vaults{w.Catalog}, Keys: &vaultKeys{}, Layers: &w.Layers, Lives: lives{}, Secrets: pointSecrets{}, Files: fileSessions{w.Sessions},
 		Region: "home", Version: "test", Now: func() time.Time { return Now }, Log: log, Heartbeat: 20 * time.Millisecond,
 	})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -103,6 +110,9 @@ func (w *World) Close() error {
 	err := <-w.served
 	if w.Queue != nil {
 		w.Queue.close()
+	}
+	if w.Sessions != nil {
+		w.Sessions.Close(context.Background())
 	}
 	if w.Catalog != nil {
 		err = errors.Join(err, w.Catalog.Close())
