@@ -63,6 +63,8 @@ func check(keys *seal.Keys, name string, data []byte) (err error) {
 		}
 	case "points":
 		_, _, err = point.Decode(keys, backstay.PointID(rest), data)
+	case "find":
+		_, err = openFiles(keys, name, data)
 	case "moved":
 		var id ulid.ULID
 		if id, err = chain.ParseMovesObject(name); err == nil {

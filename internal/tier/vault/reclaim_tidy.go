@@ -28,13 +28,21 @@ const (
 
 // Tidy removes what is not data and not needed: manifests of dropped points and
 // of commits that nobody will finish, records of the chain before its
-// checkpoints, lists that no record names; and it joins small index objects.
+// checkpoints, lists that no record names, and those of the files of VMs without
+// points; and it joins small index objects.
 func (r *Reclaim) Tidy(ctx context.Context) error {
 	if _, err := r.v.writable(ctx, r.o.Now); err != nil {
 		return err
 	}
+	lists, err := r.names(ctx, filesFolder)
+	if err != nil {
+		return err
+	}
 	w, err := r.look(ctx)
 	if err != nil {
+		return err
+	}
+	if err := r.tidyFiles(ctx, w, lists); err != nil {
 		return err
 	}
 	for _, step := range []func(context.Context, *view) error{r.tidyManifests, r.joinIndexes, r.tidyLists, r.prune} {

@@ -36,6 +36,7 @@ type viewPoint struct {
 	name  [16]byte
 	root  chain.Hash // zero: not in the chain
 	taken time.Time
+	item  [32]byte // pseudonym of its VM
 }
 
 // committed tells whether the point is one: the chain has it.
@@ -160,7 +161,7 @@ func (r *Reclaim) sortPoints(ctx context.Context, w *view) error {
 		if gone {
 			continue
 		}
-		p.taken = h.Time
+		p.taken, p.item = h.Time, h.Item
 		kept = append(kept, p)
 	}
 	slices.SortFunc(kept, func(a, b viewPoint) int {

@@ -177,7 +177,7 @@ var errBudget = errors.New("the budget of the scrub is used up")
 // folders are where objects of a vault are, in the order of names. Packs are
 // listed in 256 parts, so that a listing never takes much memory.
 func folders() []string {
-	all := []string{"chain/", "headers/", "indexes/", "keys/", "moved/"}
+	all := []string{"chain/", filesFolder, "headers/", "indexes/", "keys/", "moved/"}
 	for i := range 256 {
 		all = append(all, fmt.Sprintf("packs/%02x/", i))
 	}

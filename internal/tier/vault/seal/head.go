@@ -14,6 +14,7 @@ var (
 	Pack     = Type{'P', 'A', 'C', 'K'}
 	Index    = Type{'I', 'N', 'D', 'X'}
 	Manifest = Type{'P', 'O', 'N', 'T'}
+	Files    = Type{'F', 'I', 'L', 'E'} // of the list of a VM's files
 )
 
 // Version is the version of every format in this release.
