@@ -303,4 +303,5 @@ type Mover interface {
 	Deploys
 	Files
 	Puts
+	GivesWay
 }

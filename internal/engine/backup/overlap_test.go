@@ -258,6 +258,22 @@ func TestWhatIsPinnedUsedOrOnItsWayIsNotDroppedAndSaidToBeInTheWay(t *testing.T)
 	}
 }
 
+// A backup never fails, waits or loses another point because somebody browses one.
+func TestASessionOnAFullChainGivesWayToTheBackup(t *testing.T) {
+	w := newWorld(t)
+	w.policy(func(p *backstay.Policy) { p.Snapshot.Depth = 3 })
+	for range 3 {
+		must(t, w.live(backstay.BackupParams{VM: "uuid-1"}))
+		w.next()
+		w.now = w.now.Add(time.Hour)
+	}
+	w.inUse["P1"] = "session S1 of ann reads it"
+	must(t, w.live(backstay.BackupParams{VM: "uuid-1"}))
+	if !slices.Equal(w.dropped, []backstay.PointID{"P1"}) || len(w.ended) != 1 || !strings.Contains(w.ended[0], "a backup of its VM needed the room") {
+		t.Errorf("dropped %v; sessions were told %q", w.dropped, w.ended)
+	}
+}
+
 func TestThePointThatTheNextChangeMapNeedsGoesLast(t *testing.T) {
 	at := func(id string, hour int, tiers ...backstay.Tier) backstay.RecoveryPoint {
 		p := backstay.RecoveryPoint{ID: backstay.PointID(id), Time: time.Unix(int64(hour)*3600, 0), VM: backstay.VMRef{Host: "east"}}

@@ -129,7 +129,8 @@ func (b *backupRun) drop(ctx context.Context, m *member, p backstay.RecoveryPoin
 	if err := b.mark(ctx, p.ID, backstay.TierDeleting); err != nil {
 		return err
 	}
-	err := m.mover.DropPoint(ctx, p.ID, func(r mover.Report) { b.run.Progress(r.Done, r.Total) })
+	needed := mover.Needed{Point: p.ID, Why: "a backup of its VM needed the room of a layer that it read"}
+	err := mover.DropNeeded(ctx, m.mover, needed, func(r mover.Report) { b.run.Progress(r.Done, r.Total) })
 	if backstay.IsCode(err, backstay.CodeLayerInUse) && before == backstay.TierAvailable {
 		if markErr := b.mark(ctx, p.ID, before); markErr != nil {
 			return markErr

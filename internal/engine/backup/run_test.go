@@ -40,6 +40,7 @@ type world struct {
 	taken    map[backstay.PointID]mover.Taken
 	lost     map[backstay.PointID]string // points that are gone, with the reason
 	inUse    map[backstay.PointID]string // points that cannot be dropped
+	ended    []string                    // what sessions that gave way were told
 	dropped  []backstay.PointID
 	depth    int              // as the last Prepare was told
 	parent   backstay.PointID // as the last Transfer was told
@@ -195,6 +196,16 @@ func (w *world) Lost(_ context.Context, places []mover.PointPlace) (map[backstay
 		}
 	}
 	return lost, nil
+}
+
+// EndSessionsOn ends those who say that they are sessions.
+func (w *world) EndSessionsOn(_ context.Context, p backstay.PointID, why string) ([]backstay.FileSessionID, error) {
+	if !strings.HasPrefix(w.inUse[p], "session") {
+		return nil, nil
+	}
+	delete(w.inUse, p)
+	w.ended = append(w.ended, why)
+	return []backstay.FileSessionID{"S1"}, nil
 }
 func (w *world) DropPoint(_ context.Context, p backstay.PointID, _ mover.Progress) error {
 	if why := w.inUse[p]; why != "" {

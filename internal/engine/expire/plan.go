@@ -26,6 +26,9 @@ type Verdict struct {
 	// relative to.
 	KeepMap bool
 	Reason  string
+	// Needed says why sessions of item-level restore must give way to the drop; ""
+	// lets it wait for them.
+	Needed string `json:",omitempty"`
 }
 
 // NewPlan decides over all points of one VM, oldest first, at the time now.

@@ -154,6 +154,11 @@ func (r *Runner) look(ctx context.Context, m mover.Mover, params backstay.Expire
 	return room, false, nil // no layers are left there
 }
 
+// noRoom is what those are told whose sessions give way.
+func noRoom(room backstay.Room) string {
+	return fmt.Sprintf("the room of a layer that it read is needed: %s has %d MiB free", room.Folder, room.Free>>20)
+}
+
 // dropForRoom drops one point before its time, and says so. A point that the
 // catalogue does not know, such as a change map, goes by the host's word alone.
 func (r *Runner) dropForRoom(ctx context.Context, run backstay.Run, m mover.Mover, room backstay.Room, c Candidate) error {
@@ -161,9 +166,9 @@ func (r *Runner) dropForRoom(ctx context.Context, run backstay.Run, m mover.Move
 	point, err := r.Catalog.Points.Point(ctx, c.Point)
 	switch {
 	case err == nil && stateOf(point, backstay.SnapshotTier) != "":
-		err = r.drop(ctx, run, Verdict{Point: c.Point, Tier: backstay.SnapshotTier, Drop: true})
+		err = r.drop(ctx, run, Verdict{Point: c.Point, Tier: backstay.SnapshotTier, Drop: true, Needed: noRoom(room)})
 	case err == nil || errors.Is(err, catalog.ErrNotFound):
-		err = m.DropPoint(ctx, c.Point, progress)
+		err = mover.DropNeeded(ctx, m, mover.Needed{Point: c.Point, Why: noRoom(room)}, progress)
 	}
 	if err != nil {
 		return err

@@ -19,11 +19,13 @@ import (
 // point that is dropped gives back 10 bytes.
 type tight struct {
 	mover.Mover
-	room    backstay.Room
-	points  []mover.Taken
-	inUse   []backstay.PointID
-	dropped []backstay.PointID
-	kept    []backstay.PointID
+	room   backstay.Room
+	points []mover.Taken
+	inUse  []backstay.PointID
+	// sessions are open on points, which are in use as long as they are.
+	sessions map[backstay.PointID]string
+	dropped  []backstay.PointID
+	kept     []backstay.PointID
 
 	job      backstay.Job
 	saved    json.RawMessage
@@ -34,6 +36,16 @@ func (w *tight) Room(context.Context) ([]backstay.Room, error) { return []backst
 func (w *tight) Points(context.Context) ([]mover.Taken, error) { return w.points, nil }
 func (w *tight) VMs(context.Context) ([]backstay.VM, error) {
 	return []backstay.VM{{ID: "u1", Name: "one", Disks: []backstay.Disk{{Target: "vda", Device: "disk", Source: "/vms/one.qcow2"}}}}, nil
+}
+
+// EndSessionsOn keeps why a session was ended.
+func (w *tight) EndSessionsOn(_ context.Context, id backstay.PointID, why string) ([]backstay.FileSessionID, error) {
+	if w.sessions[id] == "" {
+		return nil, nil
+	}
+	w.sessions[id] = why
+	w.inUse = slices.DeleteFunc(w.inUse, func(p backstay.PointID) bool { return p == id })
+	return []backstay.FileSessionID{"S1"}, nil
 }
 
 func (w *tight) DropPoint(_ context.Context, id backstay.PointID, _ mover.Progress) error {
@@ -330,3 +342,34 @@ func TestAPointThatIsPinnedAfterThePlanStaysInItsVault(t *testing.T) {
 		t.Errorf("dropped %v and %v; left %s", vault.ids, w.dropped, got)
 	}
 }
+
+// A floor that is not held ends sessions that read the layers which must go, and so
+// does a user who deletes a point; what a policy does not keep any more waits for them.
+func TestSessionsGiveWayToWhatIsNeeded(t *testing.T) {
+	w, r := crowded(t)
+	reading := func() {
+		w.inUse, w.sessions = []backstay.PointID{"a"}, map[backstay.PointID]string{"a": "open"}
+	}
+	reading()
+	if got := w.makeRoom(t, r); got != "[a x b]" || !strings.Contains(w.sessions["a"], "/vms has") {
+		t.Errorf("dropped %s, and told %q", got, w.sessions["a"])
+	}
+
+	w, r = crowded(t)
+	r.Vault = func(context.Context, backstay.VaultName) (Vault, error) { return noVault{}, nil }
+	reading()
+	if err := r.Run(t.Context(), w, backstay.ExpireParams{VM: "u1", Point: "a"}); err != nil || fmt.Sprint(w.dropped) != "[a]" || !strings.Contains(w.sessions["a"], "deleted") {
+		t.Errorf("deleted: %v, dropped %v, told %q", err, w.dropped, w.sessions["a"])
+	}
+
+	w, r = crowded(t)
+	reading()
+	err := r.drop(t.Context(), w, Verdict{Point: "a", Tier: backstay.SnapshotTier, Drop: true, Reason: "not kept any more"})
+	if !backstay.IsCode(err, backstay.CodeLayerInUse) || w.sessions["a"] != "open" {
+		t.Errorf("expired: %v, told %q", err, w.sessions["a"])
+	}
+}
+
+type noVault struct{}
+
+func (noVault) DropPoint(context.Context, backstay.PointID, time.Time) error { return nil }

@@ -74,7 +74,7 @@ func (r *Runner) Due(ctx context.Context, vm backstay.VMID) (bool, error) {
 func (r *Runner) plan(ctx context.Context, params backstay.ExpireParams) ([]Verdict, error) {
 	if params.Point != "" {
 		return []Verdict{
-			{Point: params.Point, Tier: backstay.SnapshotTier, Drop: true, Reason: "deleted by a user"},
+			{Point: params.Point, Tier: backstay.SnapshotTier, Drop: true, Reason: "deleted by a user", Needed: "point " + string(params.Point) + ", on which it stood, is deleted"},
 			{Point: params.Point, Tier: backstay.VaultTier, Drop: true, Reason: "deleted by a user"},
 		}, nil
 	}
@@ -184,6 +184,9 @@ func (r *Runner) dropTier(ctx context.Context, run backstay.Run, point backstay.
 	progress := func(p mover.Report) { run.Progress(p.Done, p.Total) }
 	if v.KeepMap {
 		return m.KeepMap(ctx, point.ID, progress)
+	}
+	if v.Needed != "" {
+		return mover.DropNeeded(ctx, m, mover.Needed{Point: point.ID, Why: v.Needed}, progress)
 	}
 	return m.DropPoint(ctx, point.ID, progress)
 }

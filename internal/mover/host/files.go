@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"time"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/mover"
@@ -25,9 +26,10 @@ const rawSessions = 8
 type fileSessions struct {
 	most int // with a small machine
 
-	mu    sync.Mutex
-	open  map[backstay.FileSessionID]*fileSession // guarded by mu
-	ended []endedSession                          // guarded by mu: the last ones, for their reasons
+	mu     sync.Mutex
+	open   map[backstay.FileSessionID]*fileSession // guarded by mu
+	ended  []endedSession                          // guarded by mu: the last ones, for their reasons
+	barred map[backstay.LayerID]time.Time          // guarded by mu: where no session may begin until then
 }
 
 type endedSession struct {
@@ -98,7 +100,7 @@ func (f *fileSessions) begin(h *Host, r mover.OpenFilesRequest) (s *fileSession,
 		most *= rawSessions
 	}
 	for _, s := range f.open {
-		if s.request.Raw == r.Raw {
+		if s.request.Raw == r.Raw && !s.hidden {
 			alike++
 		}
 	}
@@ -143,7 +145,7 @@ func (f *fileSessions) drop(s *fileSession, reason error, opened bool) {
 func (f *fileSessions) find(id backstay.FileSessionID) (*fileSession, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if s := f.open[id]; s != nil {
+	if s := f.open[id]; s != nil && !s.hidden {
 		return s, nil
 	}
 	return nil, cmp.Or(f.ending(id), sessionEnded(id, "it is not open on the host"))
@@ -178,6 +180,9 @@ func (h *Host) CloseFiles(_ context.Context, id backstay.FileSessionID) error {
 func (h *Host) OpenSessions(context.Context) ([]backstay.FileSessionID, error) {
 	ids := []backstay.FileSessionID{}
 	for _, s := range h.files.all() {
+		if s.hidden {
+			continue
+		}
 		ids = append(ids, s.request.Session)
 	}
 	slices.Sort(ids)

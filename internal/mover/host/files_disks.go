@@ -52,7 +52,7 @@ func (s *fileSession) openVaultDisks(ctx context.Context) error {
 		}
 		s.add(d, image, nil)
 	}
-	s.keys(point.Definition())
+	s.keys(ctx, point.Definition())
 	return nil
 }
 
@@ -71,12 +71,16 @@ func (s *fileSession) openLayers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
+	var layers []backstay.LayerID
 	for _, d := range point.Disks {
 		for _, l := range d.Chain {
-			s.layers = append(s.layers, l.ID)
+			layers = append(layers, l.ID)
 		}
 	}
+	if err := s.files.stand(s, layers, s.now()); err != nil {
+		return err
+	}
+	s.mu.Lock()
 	s.opened.Holds = s.holds(point)
 	s.mu.Unlock()
 	vm := point.Record.VM.UUID
@@ -92,7 +96,7 @@ func (s *fileSession) openLayers(ctx context.Context) error {
 		}
 		s.add(d, image, pace)
 	}
-	s.keys(point.Definition)
+	s.keys(ctx, point.Definition)
 	return nil
 }
 

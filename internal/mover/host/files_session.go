@@ -6,9 +6,11 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/guest/wire"
 	"github.com/backstay/backstay/internal/mover"
 )
 
@@ -18,10 +20,11 @@ type fileSession struct {
 	*Host
 	request mover.OpenFilesRequest
 	// ctx ends with the session, for the reason that its cause tells.
-	ctx    context.Context
-	end    context.CancelCauseFunc
-	timer  *time.Timer
-	closed chan struct{} // once nothing of the session is left
+	ctx     context.Context
+	end     context.CancelCauseFunc
+	timer   *time.Timer
+	opening chan struct{} // closed once its opening has ended
+	closed  chan struct{} // closed once nothing of it is left
 
 	mu      sync.Mutex
 	ready   bool                                 // guarded by mu: it is open
@@ -30,10 +33,20 @@ type fileSession struct {
 	layers  []backstay.LayerID                   // guarded by mu: those that it stands on
 	disks   map[backstay.DiskTarget]*sessionDisk // guarded by mu
 	undo    []func() error                       // guarded by mu: what ends it, last first
+	folder  string                               // guarded by mu: of its sockets
+	served  int                                  // guarded by mu: images that were plugged in
+	locks   []wire.Lock                          // guarded by mu: as the last scan saw them
+
+	hidden bool // it is the host's own, for its own work
+	// These are set while the session is opened, by one goroutine.
+	machine Machine           // nil for a raw one
+	own     []backstay.Secret // keys that the point itself holds
+
+	faults atomic.Pointer[diskFault] // the last
 }
 
 func newFileSession(h *Host, r mover.OpenFilesRequest) *fileSession {
-	s := &fileSession{Host: h, request: r, closed: make(chan struct{}), disks: map[backstay.DiskTarget]*sessionDisk{}}
+	s := &fileSession{Host: h, request: r, opening: make(chan struct{}), closed: make(chan struct{}), disks: map[backstay.DiskTarget]*sessionDisk{}}
 	s.ctx, s.end = context.WithCancelCause(context.Background())
 	s.timer = time.AfterFunc(r.Expires.Sub(h.now()), func() {
 		s.close(sessionEnded(r.Session, "it was open until %s", r.Expires.UTC().Format(time.RFC3339)))
@@ -52,6 +65,7 @@ func (s *fileSession) facts() mover.OpenedFiles {
 
 // open opens the disks and, unless the session is raw, the machine.
 func (s *fileSession) open(ctx context.Context, progress mover.Progress) error {
+	defer close(s.opening)
 	progress(mover.Report{Phase: "open"})
 	if err := s.openDisks(ctx); err != nil {
 		return err
@@ -90,6 +104,7 @@ func (s *fileSession) atEnd(fn func() error) {
 // close ends the session for a reason, and returns when nothing of it is left.
 func (s *fileSession) close(reason error) {
 	s.end(reason)
+	<-s.opening // what it still began would be ended late
 	s.mu.Lock()
 	again := s.closing
 	s.closing = true
@@ -144,10 +159,11 @@ func (s *fileSession) during(ctx context.Context, work func(context.Context) err
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
-	if reason := context.Cause(s.ctx); reason != nil {
-		return asEnded(s.request.Session, reason)
+	reason := context.Cause(s.ctx)
+	if reason == nil || backstay.IsCode(reason, backstay.CodeMachineFailed) && backstay.IsCode(err, backstay.CodeMachineFailed) {
+		return err // with the machine's last words
 	}
-	return err
+	return asEnded(s.request.Session, reason)
 }
 
 // readPiece is how many bytes of a disk are read at once.

@@ -50,6 +50,9 @@ type Options struct {
 	// Exports serve VMs that are restored live; nil if that is never asked for.
 	Exports live.Exports
 	OnHeld  func(context.Context, backstay.VMID)
+	// Machines starts the small machines in which points' files are read; nil for a
+	// mover that reads none.
+	Machines Machines
 	// Sessions is how many small machines may be open at a time; 0 means MaxSessions.
 	Sessions int
 	Log      *slog.Logger
@@ -69,8 +72,9 @@ type Host struct {
 	log            *slog.Logger
 	now            func() time.Time
 
-	sockets string
-	exports live.Exports
+	sockets  string
+	exports  live.Exports
+	machines Machines
 
 	tier    *snapshot.Tier
 	pacer   *pacer
@@ -109,10 +113,10 @@ func New(o Options) (*Host, error) {
 		return nil, fmt.Errorf("make mover: %w", err)
 	}
 	return &Host{
-		pulls: pulls, sockets: cmp.Or(o.SocketDir, "/run/backstay"), exports: o.Exports,
+		pulls: pulls, sockets: cmp.Or(o.SocketDir, "/run/backstay"), exports: o.Exports, machines: o.Machines,
 		hv: o.Hypervisor, images: o.Images, keys: o.Keyring, state: o.StateDir,
 		openVault: o.OpenVault, openKeyService: o.OpenKeyService, name: o.Name, log: o.Log, now: o.Now, tier: t, pacer: pacer,
-		files:   fileSessions{most: cmp.Or(o.Sessions, MaxSessions), open: map[backstay.FileSessionID]*fileSession{}},
+		files:   fileSessions{most: cmp.Or(o.Sessions, MaxSessions), open: map[backstay.FileSessionID]*fileSession{}, barred: map[backstay.LayerID]time.Time{}},
 		streams: streams{serving: map[backstay.JobID]*serving{}, desks: map[backstay.JobID]*desk{}},
 	}, nil
 }

@@ -96,7 +96,7 @@ func (h *Host) Lost(ctx context.Context, places []mover.PointPlace) (map[backsta
 
 // DropPoint takes a point out of the snapshot tier. No error if it is not there.
 func (h *Host) DropPoint(ctx context.Context, p backstay.PointID, progress mover.Progress) error {
-	return h.ending(ctx, p, progress, h.tier.Drop)
+	return h.dropGoing(ctx, p, progress)
 }
 
 // ending calls end for a point while nobody else changes its VM, at the pace that
@@ -114,8 +114,9 @@ func (h *Host) ending(ctx context.Context, p backstay.PointID, progress mover.Pr
 		return err
 	}
 	defer unlock()
-	// A restored VM that was deleted since keeps nothing back.
-	if err := h.tier.ForgetVMs(ctx, h.staging); err != nil {
+	// A restored VM that was deleted since keeps nothing back, nor does a session of a
+	// mover that was killed.
+	if err := errors.Join(h.tier.ForgetVMs(ctx, h.staging), h.tier.ForgetSessions()); err != nil {
 		return err
 	}
 	err = h.pacer.merging(ctx, record.VM.UUID, progress, func(ctx context.Context, progress snapshot.Progress) error {
@@ -141,8 +142,8 @@ func (h *Host) Release(ctx context.Context, vm backstay.VMID, progress mover.Pro
 		return mover.Released{}, err
 	}
 	defer unlock()
-	// A restored VM that was deleted since keeps nothing back.
-	if err := h.tier.ForgetVMs(ctx, h.staging); err != nil {
+	// A restored VM that was deleted since keeps nothing back, nor does a session.
+	if err := errors.Join(h.tier.ForgetVMs(ctx, h.staging), h.tier.ForgetSessions(), h.endSessionsOf(ctx, vm)); err != nil {
 		return mover.Released{}, err
 	}
 	ended, err := h.endUndosOf(ctx, vm)

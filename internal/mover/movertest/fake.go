@@ -309,6 +309,13 @@ func (f *Fake) DropPoint(ctx context.Context, id backstay.PointID, progress move
 func (f *Fake) end(ctx context.Context, p *fakePoint, progress mover.Progress) error {
 	f.mu.Lock()
 	pinned := p.pinned
+	if !pinned {
+		for id, s := range f.sessions {
+			if s.open.Point == p.taken.Point && s.open.Tier == backstay.SnapshotTier {
+				f.endSession(id, "its point leaves the snapshot tier")
+			}
+		}
+	}
 	f.mu.Unlock()
 	if pinned {
 		return backstay.Errorf(backstay.CodeLayerInUse, "point %s is pinned", p.taken.Point)

@@ -407,3 +407,21 @@ func (f *Fake) OpenSessions(ctx context.Context) ([]backstay.FileSessionID, erro
 	slices.Sort(open)
 	return open, nil
 }
+
+// EndSessionsOn is mover.GivesWay's. The fake's points stand on nothing but themselves.
+func (f *Fake) EndSessionsOn(ctx context.Context, p backstay.PointID, why string) ([]backstay.FileSessionID, error) {
+	if err := f.enter(ctx, "EndSessionsOn"); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	ended := []backstay.FileSessionID{}
+	for id, s := range f.sessions {
+		if s.open.Point == p && s.open.Tier == backstay.SnapshotTier {
+			ended = append(ended, id)
+			f.endSession(id, why)
+		}
+	}
+	slices.Sort(ended)
+	return ended, nil
+}

@@ -44,6 +44,16 @@ func (c *Client) OpenSessions(ctx context.Context) ([]backstay.FileSessionID, er
 	return call[[]backstay.FileSessionID, none](ctx, c, "OpenSessions", none{}, nil)
 }
 
+// EndSessionsOn is mover.GivesWay's.
+func (c *Client) EndSessionsOn(ctx context.Context, p backstay.PointID, why string) ([]backstay.FileSessionID, error) {
+	return call[[]backstay.FileSessionID, none](ctx, c, "EndSessionsOn", endSessionsWire{p, why}, nil)
+}
+
+type endSessionsWire struct {
+	Point backstay.PointID
+	Why   string
+}
+
 type openFilesWire struct {
 	mover.OpenFilesRequest
 	Vault    *vaultWire    `json:"Vault"`
@@ -89,5 +99,8 @@ func registerFiles(s *side, m mover.Mover) {
 	})
 	handle(s, "OpenSessions", func(ctx context.Context, _ none, _ func(none)) ([]backstay.FileSessionID, error) {
 		return m.OpenSessions(ctx)
+	})
+	handle(s, "EndSessionsOn", func(ctx context.Context, r endSessionsWire, _ func(none)) ([]backstay.FileSessionID, error) {
+		return m.EndSessionsOn(ctx, r.Point, r.Why)
 	})
 }

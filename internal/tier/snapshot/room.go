@@ -159,7 +159,8 @@ func (s *survey) mergeNeeds(l *Layer) int64 {
 }
 
 // holders tells who needs the layers of a point as they are: jobs that only read
-// them, and all others in words.
+// them, and all others in words. Sessions of item-level restore are left out: they
+// give way.
 func (b *book) holders(p *PointRecord) (held []string, transfers []backstay.JobID) {
 	for _, d := range p.Disks {
 		for _, l := range b.Layers {
@@ -167,6 +168,9 @@ func (b *book) holders(p *PointRecord) (held []string, transfers []backstay.JobI
 				continue
 			}
 			for _, u := range l.Users {
+				if u.Kind == record.UserMount {
+					continue
+				}
 				if u.Kind == record.UserTransfer {
 					if job := cmp.Or(u.Job, backstay.JobID(u.ID)); !slices.Contains(transfers, job) {
 						transfers = append(transfers, job)
