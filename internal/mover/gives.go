@@ -22,6 +22,7 @@ type Needed struct {
 
 // Dropper is the part of a Mover that DropNeeded uses.
 type Dropper interface {
+	// DropPoint is that of Snapshots.
 	DropPoint(ctx context.Context, p backstay.PointID, progress Progress) error
 	GivesWay
 }
