@@ -36,6 +36,7 @@ type channel struct {
 	err    error            // why the channel ended; guarded by mu
 	ended  chan struct{}    // closed when err is set
 	broken func(error)      // told once, outside mu
+	limit  time.Duration    // how long a call may be without news
 }
 
 // writeLimit is how long a machine may take to accept a frame.
@@ -64,8 +65,8 @@ type chunk struct {
 	own   bool // in memory of our own, and no slot
 }
 
-func newChannel(conn net.Conn, slots []byte, broken func(error)) *channel {
-	ch := &channel{conn: conn, slots: slots, calls: map[uint32]*call{}, ended: make(chan struct{}), broken: broken}
+func newChannel(conn net.Conn, slots []byte, limit time.Duration, broken func(error)) *channel {
+	ch := &channel{conn: conn, slots: slots, limit: limit, calls: map[uint32]*call{}, ended: make(chan struct{}), broken: broken}
 	for i := range uint32(wire.Slots) {
 		ch.free = append(ch.free, i)
 	}
@@ -74,8 +75,13 @@ func newChannel(conn net.Conn, slots []byte, broken func(error)) *channel {
 	return ch
 }
 
-// errProtocol tells of a machine that does not keep to the protocol.
-var errProtocol = errors.New("it does not answer as it should")
+// How a machine fails: it does not keep to the protocol, does not answer, or its
+// process has ended.
+var (
+	errProtocol = errors.New("it does not answer as it should")
+	errSilent   = errors.New("it hangs")
+	errEnded    = errors.New("it ended")
+)
 
 // read takes what the machine sends until the channel ends.
 func (ch *channel) read(in *bufio.Reader) {
@@ -83,6 +89,9 @@ func (ch *channel) read(in *bufio.Reader) {
 		f, err := wire.ReadFrame(in)
 		if err == nil {
 			err = ch.take(f)
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, net.ErrClosed) {
+			err = errEnded
 		}
 		if err != nil {
 			ch.end(err)
@@ -172,7 +181,7 @@ func (c *call) take(f wire.Frame) error {
 		if err := json.Unmarshal(f.Body, &e); err != nil {
 			return fmt.Errorf("%w: %w", errProtocol, err)
 		}
-		c.done, c.err = true, errorOf(e)
+		c.done, c.err = true, e.Err()
 	default:
 		return fmt.Errorf("%w: a frame %q", errProtocol, f.Kind)
 	}
@@ -195,16 +204,6 @@ func (c *call) filled(body []byte) error {
 	at := int(slot) * wire.SlotSize
 	c.data = append(c.data, chunk{bytes: c.ch.slots[at : at+int(n)], slot: slot})
 	return nil
-}
-
-// errorOf makes an error of what a machine said; a code that does not exist is
-// none.
-func errorOf(e wire.Error) error {
-	err := backstay.Errorf(e.Code, "%s", e.Message)
-	if e.Cause != "" {
-		err.Becausef("%s", e.Cause)
-	}
-	return err
 }
 
 // tell wakes the reader; the caller holds mu.
@@ -334,6 +333,49 @@ func (c *call) grant(n int) error {
 	return c.ch.send(wire.Frame{Call: c.id, Kind: wire.FrameCredit, Body: binary.BigEndian.AppendUint32(nil, uint32(n))})
 }
 
+// sleep waits for news of a call. Without any for too long the machine hangs, and
+// is ended.
+func (c *call) sleep(ctx context.Context) error {
+	timer := time.NewTimer(c.ch.limit)
+	defer timer.Stop()
+	select {
+	case <-c.news:
+		return nil
+	case <-ctx.Done():
+		c.leave()
+		return ctx.Err()
+	case <-timer.C:
+		c.ch.end(fmt.Errorf("%w: a call was not answered within %v", errSilent, c.ch.limit))
+		return nil // the end is news
+	}
+}
+
+// pulse asks the machine for a sign of life while calls are open, and ends it if
+// none comes.
+func (ch *channel) pulse(every, limit time.Duration) {
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ch.ended:
+			return
+		case <-ticker.C:
+		}
+		ch.mu.Lock()
+		idle := len(ch.calls) == 0
+		ch.mu.Unlock()
+		if idle {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), limit)
+		_, err := ask[struct{}](ctx, ch, wire.OpPing, struct{}{})
+		cancel()
+		if errors.Is(err, context.DeadlineExceeded) {
+			ch.end(fmt.Errorf("%w: no sign of life within %v", errSilent, limit))
+		}
+	}
+}
+
 // ask makes a call and waits for its answer.
 func ask[R any](ctx context.Context, ch *channel, op string, q any) (R, error) {
 	var r R
@@ -353,11 +395,8 @@ func ask[R any](ctx context.Context, ch *channel, op string, q any) (R, error) {
 		if done {
 			return r, err
 		}
-		select {
-		case <-c.news:
-		case <-ctx.Done():
-			c.leave()
-			return r, ctx.Err()
+		if err := c.sleep(ctx); err != nil {
+			return r, err
 		}
 	}
 }
@@ -414,11 +453,8 @@ func (s *stream) wait() error {
 		if done {
 			return err
 		}
-		select {
-		case <-s.c.news:
-		case <-s.ctx.Done():
-			s.c.leave()
-			return s.ctx.Err()
+		if err := s.c.sleep(s.ctx); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"time"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/guest/wire"
@@ -34,6 +35,7 @@ type Machine struct {
 	process *process
 	monitor *monitor
 	channel *channel
+	forget  func() // tells the pool that the machine has ended; nil for none
 
 	mu    sync.Mutex
 	disks int  // that were plugged in; guarded by mu
@@ -47,7 +49,7 @@ func start(ctx context.Context, o Options) (*Machine, error) {
 		return nil, failed(err, "")
 	}
 	m := &Machine{o: o, process: p}
-	m.channel = newChannel(p.channel, p.shared, func(error) { p.kill() })
+	m.channel = newChannel(p.channel, p.shared, o.CallLimit, func(error) { p.kill() })
 	if err := m.greet(ctx); err != nil {
 		p.kill()
 		return nil, m.reason(err)
@@ -58,9 +60,6 @@ func start(ctx context.Context, o Options) (*Machine, error) {
 	}()
 	return m, nil
 }
-
-// errEnded tells that the machine's process has ended.
-var errEnded = errors.New("it ended")
 
 // greet waits for the machine's first words.
 func (m *Machine) greet(ctx context.Context) error {
@@ -82,6 +81,7 @@ func (m *Machine) greet(ctx context.Context) error {
 		return errProtocol
 	}
 	go m.channel.read(in)
+	go m.channel.pulse(m.o.CallLimit/10, m.o.CallLimit/5)
 	return nil
 }
 
@@ -93,7 +93,19 @@ func (m *Machine) Close() error {
 	m.mu.Unlock()
 	m.process.kill()
 	<-m.process.ended
+	if m.forget != nil {
+		m.forget()
+	}
 	return nil
+}
+
+// live bounds how long the machine runs from now on.
+func (m *Machine) live(d time.Duration) {
+	timer := time.AfterFunc(d, func() { m.channel.end(fmt.Errorf("it was ended after %v, which is the longest that one runs", d)) })
+	go func() {
+		<-m.process.ended
+		timer.Stop()
+	}()
 }
 
 // Ended is closed when the machine has ended.

@@ -2,17 +2,12 @@ package guest
 
 import (
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
-	"strings"
-	"sync"
-	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -85,7 +80,7 @@ func launch(o Options) (*process, error) {
 	p.cmd = command(o)
 	p.cmd.ExtraFiles = theirs
 	p.cmd.Stderr = p.console
-	if err := p.run(); err != nil {
+	if err := p.run(o.Run); err != nil {
 		for _, c := range conns {
 			c.Close()
 		}
@@ -115,25 +110,29 @@ func sharedMemory() (*os.File, error) {
 
 // run starts the command in a thread that lives as long as it: the kernel kills it
 // when the thread that started it ends, which is when we do.
-func (p *process) run() error {
-	started := make(chan error)
+func (p *process) run(folder string) error {
+	begun := make(chan error)
 	go func() {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := p.cmd.Start()
-		started <- err
 		if err != nil {
+			begun <- fmt.Errorf("start QEMU: %w", err)
 			return
 		}
+		forget, err := record(folder, p.cmd.Process.Pid)
+		if err != nil {
+			p.kill()
+			forget = func() {}
+		}
+		begun <- err
 		_ = p.cmd.Wait() // how it ended is told by its last words
+		forget()
 		p.channel.Close()
 		p.monitor.Close()
 		close(p.ended)
 	}()
-	if err := <-started; err != nil {
-		return fmt.Errorf("start QEMU: %w", err)
-	}
-	return nil
+	return <-begun
 }
 
 func (p *process) kill() {
@@ -155,11 +154,11 @@ func command(o Options) *exec.Cmd {
 	}
 	accel := o.Accel
 	if accel == "tcg" {
-		accel = "tcg,thread=multi"
+		accel = fmt.Sprintf("tcg,thread=multi,tb-size=%d", translated>>20)
 	}
 	// prlimit bounds what the process may do to the host and becomes QEMU; limits set
 	// from outside would come late, and need a right that we may lack.
-	cmd := exec.Command("prlimit", "--fsize="+strconv.FormatInt(o.Overlay, 10), "--nofile=256", "--core=0", "--", o.QEMU,
+	cmd := exec.Command("prlimit", append(limits(o), "--", o.QEMU,
 		"-name", "backstay-small-machine", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 		"-machine", "q35,sata=off,smbus=off,usb=off,graphics=off", "-accel", accel, "-cpu", cpu, "-m", strconv.FormatInt(o.Memory>>20, 10),
@@ -171,64 +170,9 @@ func command(o Options) *exec.Cmd {
 		"-device", "virtio-scsi-pci,id=scsi",
 		"-device", "virtio-serial-pci,max_ports=2", "-chardev", socket("channel", fdChannel),
 		"-device", "virtserialport,chardev=channel,name=backstay",
-	)
+	)...)
 	cmd.Env = []string{}
 	cmd.Dir = "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
-	if os.Geteuid() == 0 {
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: o.User, Gid: o.User}
-	}
+	cmd.SysProcAttr = confined(o)
 	return cmd
-}
-
-// lastWords is the end of what was printed, once it has all arrived.
-func (p *process) lastWords() string {
-	select {
-	case <-p.ended:
-	case <-time.After(time.Second):
-	}
-	return p.console.String()
-}
-
-// words keeps the end of what is written to it.
-type words struct {
-	mu   sync.Mutex
-	text []byte // guarded by mu
-}
-
-const mostWords = 4 << 10
-
-func (w *words) from(conn net.Conn) {
-	_, _ = io.Copy(struct{ io.Writer }{w}, conn)
-	conn.Close()
-}
-
-func (w *words) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if len(p) >= mostWords {
-		w.text = append(w.text[:0], p[len(p)-mostWords:]...)
-		return len(p), nil
-	}
-	w.text = append(w.text, p...)
-	if over := len(w.text) - mostWords; over > 0 {
-		w.text = append(w.text[:0], w.text[over:]...)
-	}
-	return len(p), nil
-}
-
-// String returns the text in one line, without control characters.
-func (w *words) String() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	clean := strings.Map(func(r rune) rune {
-		if r == '\n' {
-			return ' '
-		}
-		if r < ' ' || r == 0x7f {
-			return -1
-		}
-		return r
-	}, strings.ToValidUTF8(string(w.text), "?"))
-	return strings.Join(strings.Fields(clean), " ")
 }

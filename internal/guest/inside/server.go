@@ -44,7 +44,9 @@ type call struct {
 }
 
 func newServer(port io.ReadWriter) *server {
-	return &server{ops: map[string]operation{}, port: port, calls: map[uint32]*call{}}
+	s := &server{ops: map[string]operation{}, port: port, calls: map[uint32]*call{}}
+	handle(s, wire.OpPing, func(context.Context, struct{}) (struct{}, error) { return struct{}{}, nil })
+	return s
 }
 
 // handle answers an operation with one value.

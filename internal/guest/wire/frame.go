@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
+	"unicode"
 
 	backstay "github.com/backstay/backstay"
 )
@@ -78,15 +80,51 @@ type Error struct {
 	Code    backstay.Code `json:"code"`
 	Message string        `json:"message"`
 	Cause   string        `json:"cause,omitempty"`
+	Action  string        `json:"action,omitempty"`
 }
+
+// OpPing is answered at once, with nothing, by a machine that lives.
+const OpPing = "ping"
 
 // ErrorOf makes an error one that can be sent.
 func ErrorOf(err error) Error {
 	var coded *backstay.Error
 	if !errors.As(err, &coded) {
-		return Error{Code: backstay.CodeInternal, Message: clip(err.Error())}
+		// Most likely it met a file system that is damaged.
+		return Error{Code: backstay.CodeMachineFailed, Message: "the small machine could not read what was asked for", Cause: clip(err.Error())}
 	}
-	return Error{Code: coded.Code, Message: clip(coded.Message), Cause: clip(coded.Cause)}
+	return Error{coded.Code, clip(coded.Message), clip(coded.Cause), clip(coded.Action)}
+}
+
+// Err makes an error of what a machine said. What it may quote of a disk is printed
+// on terminals, so it has no control characters; a code that does not exist is not
+// taken over.
+func (e Error) Err() error {
+	err := backstay.Errorf(e.Code, "%s", Clean(e.Message))
+	if err.Kind == backstay.KindInternal && e.Code != backstay.CodeInternal {
+		err = backstay.Errorf(backstay.CodeMachineFailed, "%s", Clean(e.Message))
+	}
+	if e.Cause != "" {
+		err.Becausef("%s", Clean(e.Cause))
+	}
+	if e.Action != "" {
+		err.Do("%s", Clean(e.Action))
+	}
+	return err
+}
+
+// Clean makes a text from a machine one line that can be printed.
+func Clean(s string) string {
+	s = strings.Map(func(r rune) rune {
+		switch {
+		case unicode.IsSpace(r):
+			return ' '
+		case !unicode.IsPrint(r):
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(clip(s), "?"))
+	return strings.Join(strings.Fields(s), " ")
 }
 
 // clip bounds a text that may quote what stands on a disk.
