@@ -333,8 +333,8 @@ func (c *Client) Tokens(ctx context.Context) ([]backstay.Token, error) {
 }
 
 // CreateToken makes a token. The answer has its secret, this once.
-func (c *Client) CreateToken(ctx context.Context, name string, role backstay.Role) (api.CreateTokenResponse, error) {
-	return post[api.CreateTokenResponse](ctx, c, api.PathTokens, api.CreateTokenRequest{Name: name, Role: role})
+func (c *Client) CreateToken(ctx context.Context, r api.CreateTokenRequest) (api.CreateTokenResponse, error) {
+	return post[api.CreateTokenResponse](ctx, c, api.PathTokens, r)
 }
 
 // DeleteToken deletes a token by its id or name.

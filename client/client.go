@@ -28,6 +28,7 @@ type Client struct {
 	base  string
 	token string
 	http  *http.Client
+	slow  *http.Client // waits for an answer as long as its caller
 	// pause is the time before the first new try of a broken stream.
 	pause time.Duration
 }
@@ -36,17 +37,25 @@ type Client struct {
 func New(server, token string) *Client {
 	return &Client{
 		base: strings.TrimRight(server, "/"), token: token, pause: 500 * time.Millisecond,
-		http: &http.Client{
-			Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
-				ResponseHeaderTimeout: 3 * time.Minute, IdleConnTimeout: time.Minute},
-			// A redirect could carry the token to another server.
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
+		http: caller(3 * time.Minute), slow: caller(0),
+	}
+}
+
+// caller waits so long for the head of an answer; 0 means as long as the request lives.
+func caller(patience time.Duration) *http.Client {
+	return &http.Client{
+		Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
+			ResponseHeaderTimeout: patience, IdleConnTimeout: time.Minute, MaxIdleConnsPerHost: 8, DisableCompression: true},
+		// A redirect could carry the token to another server.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
 
 // Close gives up idle connections.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
+func (c *Client) Close() {
+	c.http.CloseIdleConnections()
+	c.slow.CloseIdleConnections()
+}
 
 // do sends a request and decodes the answer into out, unless out is nil.
 func (c *Client) do(ctx context.Context, method, path string, in, out any) error {
@@ -64,8 +73,9 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) error
 	return nil
 }
 
-// send returns the response if it is a success; the caller closes its body.
-func (c *Client) send(ctx context.Context, method, path string, in any, accept string) (*http.Response, error) {
+// send returns the response if it is a success; the caller closes its body. headers
+// are names and values by turns.
+func (c *Client) send(ctx context.Context, method, path string, in any, accept string, headers ...string) (*http.Response, error) {
 	var body io.Reader
 	if in != nil {
 		data, err := json.Marshal(in)
@@ -82,6 +92,9 @@ func (c *Client) send(ctx context.Context, method, path string, in any, accept s
 		req.Header.Set("Content-Type", "application/json")
 	}
 	req.Header.Set("Accept", accept)
+	for i := 0; i+1 < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
 	if c.token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.token)
 	}

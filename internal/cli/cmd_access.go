@@ -6,6 +6,7 @@ import (
 	"io"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/api"
 	"github.com/backstay/backstay/client"
 	"github.com/spf13/cobra"
 )
@@ -54,22 +55,33 @@ func auditTail(ctx context.Context, c *client.Client, last int) ([]backstay.Audi
 	}
 }
 
+// rights are what a token may do.
+func rights(t backstay.Token) string {
+	if t.Files {
+		return string(t.Role) + ", files"
+	}
+	return string(t.Role)
+}
+
 func (a *app) tokenCommands() *cobra.Command {
-	role := backstay.Reader
+	role, files := backstay.Reader, false
 	create := &cobra.Command{
-		Use: "create NAME --role R", Short: "Make a token and print its secret once", Example: "  backstay token create ci --role operator", Args: exactly("NAME"),
+		Use: "create NAME --role R", Short: "Make a token and print its secret once", Example: "  backstay token create ci --role operator\n  backstay token create helpdesk --role reader --files",
+		Long: "Make a token and print its secret once. No role gives access to the files in\nrecovery points: --files does, since whoever has it reads what guests hold.",
+		Args: exactly("NAME"),
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
-			out, err := c.CreateToken(ctx, args[0], role)
+			out, err := c.CreateToken(ctx, api.CreateTokenRequest{Name: args[0], Role: role, Files: files})
 			if err != nil {
 				return err
 			}
 			return a.emit(out, func(w io.Writer) {
-				fmt.Fprintf(w, "token %s (%s), shown this once:\n\n    %s\n\n", out.Token.Name, out.Token.Role, out.Secret)
+				fmt.Fprintf(w, "token %s (%s), shown this once:\n\n    %s\n\n", out.Token.Name, rights(out.Token), out.Secret)
 				fmt.Fprintln(w, "Give it as --token, BACKSTAY_TOKEN, or in a client.yaml of mode 0600.")
 			})
 		}),
 	}
 	create.Flags().Var(oneOf(&role, backstay.Reader, backstay.Operator, backstay.Owner), "role", "what it may do")
+	create.Flags().BoolVar(&files, "files", false, "it may also open recovery points and take files out of them")
 	mustHave(create, "role")
 	list := &cobra.Command{
 		Use: "list", Short: "List the tokens, without their secrets", Example: "  backstay token list", Args: exactly(),
@@ -79,9 +91,9 @@ func (a *app) tokenCommands() *cobra.Command {
 				return err
 			}
 			return a.emit(tokens, func(w io.Writer) {
-				row(w, "TOKEN", "ROLE", "CREATED", "ID")
+				row(w, "TOKEN", "ROLE", "FILES", "CREATED", "ID")
 				for _, t := range tokens {
-					row(w, t.Name, t.Role, a.when(t.Created), t.ID)
+					row(w, t.Name, t.Role, yesNo(t.Files), a.when(t.Created), t.ID)
 				}
 			})
 		}),
