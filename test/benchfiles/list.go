@@ -1,0 +1,69 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/sandbox"
+)
+
+// lists measures the first listing of a folder: with a mover that has just started
+// and knows nothing, with a machine of the pool, and libguestfs on the image itself.
+func (b *bench) lists(ctx context.Context) error {
+	for range b.o.rounds {
+		if err := b.listCold(ctx); err != nil {
+			return err
+		}
+		if err := b.listPool(ctx); err != nil {
+			return err
+		}
+		if err := cold(b.image); err != nil {
+			return err
+		}
+		if err := b.measured("list/libguestfs", func() error { return b.onImage(ctx, "ls", folder) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ls lists a folder of the point, which opens a session if there is none.
+func (b *bench) ls(ctx context.Context) error {
+	return b.backstay(ctx, nil, "files", "ls", b.point, volume+":"+folder)
+}
+
+// end ends all sessions.
+func (b *bench) end(ctx context.Context) error {
+	var sessions []backstay.FileSession
+	if err := b.backstay(ctx, &sessions, "files", "sessions"); err != nil {
+		return err
+	}
+	for _, s := range sessions {
+		if err := b.backstay(ctx, nil, "files", "unmount", string(s.ID)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fresh starts the mover anew, so that it holds nothing in memory, and drops the
+// vault from that of the machine.
+func (b *bench) fresh(ctx context.Context) error {
+	if err := errors.Join(b.end(ctx), b.world.Kill(ctx, sandbox.Mover, ""), b.world.Start(ctx, sandbox.Mover, "")); err != nil {
+		return err
+	}
+	err := until(ctx, func() (bool, error) {
+		hosts, err := b.client.Hosts(ctx)
+		return err == nil && len(hosts) == 1 && hosts[0].State == "connected", err
+	})
+	return errors.Join(err, cold(b.units()...))
+}
+
+// take takes one file into the scratch folder, and removes it.
+func (b *bench) take(ctx context.Context, path string) error {
+	err := b.backstay(ctx, nil, "files", "get", b.point, volume+":"+path, "--to", b.scratch)
+	return errors.Join(err, os.Remove(filepath.Join(b.scratch, filepath.Base(path))))
+}
