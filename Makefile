@@ -5,10 +5,11 @@
 #         bench-sweep tries chunk sizes, framings and levels of compression
 # bench-snapshot  measure what points, merges and transfers cost a guest (root; BENCH="flags", see test/benchsnap)
 # bench-restore  measure the ways back beside what one would do by hand (root; BENCH="flags", see test/benchrestore)
+# bench-files  measure files out of points beside libguestfs (root; BENCH="flags", see test/benchfiles)
 # soak    all cases of the kill matrices and other long tests with real guests, of which `make test` runs a sample (root, long;
 #         BACKSTAY_SEED=N repeats a run)
 # check   what a change must pass besides: format, vet, staticcheck, modules, generated files
-.PHONY: build demo test soak bench bench-sweep bench-snapshot bench-restore check deps root
+.PHONY: build demo test soak bench bench-sweep bench-snapshot bench-restore bench-files check deps root
 .DEFAULT_GOAL := build
 
 # A root who came by `su` has no sbin in the PATH.
@@ -65,6 +66,11 @@ bench-snapshot: root
 bench-restore: deps root
 	@$(GOBUILD) -o bin/ ./cmd/... ./test/benchrestore
 	@bin/benchrestore $(BENCH)
+
+bench-files: deps root build
+	@scripts/install-peers files
+	@$(GOBUILD) -o bin/ ./test/benchfiles
+	@bin/benchfiles $(BENCH)
 
 check:
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt these:"; echo "$$unformatted"; exit 1; }

@@ -34,7 +34,6 @@ var sections = []section{
 	{"small", "a folder and one file of 1 MiB: what is read from the vault; and the whole point", (*bench).smalls},
 	{"large", "one large file, warm", (*bench).larges},
 	{"tar", "many small files as tar", (*bench).tars},
-	{"index", "the index of a point, of the next one, and a search", (*bench).indexes},
 }
 
 func sectionNames() []string {
@@ -195,6 +194,15 @@ func (b *bench) units() []string {
 		dirs = append(dirs, strings.TrimPrefix(unit, "file://"))
 	}
 	return dirs
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
 }
 
 // until waits until something is so.

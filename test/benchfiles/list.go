@@ -3,8 +3,7 @@ package main
 import (
 	"context"
 	"errors"
-	"os"
-	"path/filepath"
+	"time"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/sandbox"
@@ -29,6 +28,35 @@ func (b *bench) lists(ctx context.Context) error {
 	}
 	return nil
 }
+
+// listCold lists right after the mover has started, so that no machine waits.
+func (b *bench) listCold(ctx context.Context) error {
+	if err := b.fresh(ctx); err != nil {
+		return err
+	}
+	if err := b.measured("list/cold", func() error { return b.ls(ctx) }); err != nil {
+		return err
+	}
+	return b.end(ctx)
+}
+
+// listPool lists when a machine of the pool has been up for a while, of which
+// nothing is read yet.
+func (b *bench) listPool(ctx context.Context) error {
+	if err := sleep(ctx, settle); err != nil {
+		return err
+	}
+	if err := cold(b.units()...); err != nil {
+		return err
+	}
+	if err := b.measured("list/pool", func() error { return b.ls(ctx) }); err != nil {
+		return err
+	}
+	return b.end(ctx)
+}
+
+// settle is longer than a small machine takes to start without KVM.
+const settle = 15 * time.Second
 
 // ls lists a folder of the point, which opens a session if there is none.
 func (b *bench) ls(ctx context.Context) error {
@@ -60,10 +88,4 @@ func (b *bench) fresh(ctx context.Context) error {
 		return err == nil && len(hosts) == 1 && hosts[0].State == "connected", err
 	})
 	return errors.Join(err, cold(b.units()...))
-}
-
-// take takes one file into the scratch folder, and removes it.
-func (b *bench) take(ctx context.Context, path string) error {
-	err := b.backstay(ctx, nil, "files", "get", b.point, volume+":"+path, "--to", b.scratch)
-	return errors.Join(err, os.Remove(filepath.Join(b.scratch, filepath.Base(path))))
 }
