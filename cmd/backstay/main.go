@@ -16,5 +16,5 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the process at once
 	var d daemon.Daemon
-	os.Exit(cli.Main(ctx, os.Args[1:], cli.Env{Version: daemon.Version()}, cli.Daemons{Server: d.Server, Init: d.Init, Agent: d.Agent, Guard: d.Guard, Export: d.Export}))
+	os.Exit(cli.Main(ctx, os.Args[1:], cli.Env{Version: daemon.Version()}, cli.Daemons{Server: d.Server, Init: d.Init, Agent: d.Agent, Guard: d.Guard, Export: d.Export, SmallMachine: d.SmallMachine}))
 }

@@ -26,7 +26,7 @@ func backstayMain(args []string) int {
 	defer stop()
 	faults := sandbox.EnvironmentFaults()
 	d := &daemon.Daemon{Self: []string{"/proc/self/exe", "backstay"}, Hooks: daemon.Hooks{BeforeStep: faults.BeforeStep, Unit: faults.Unit, Held: faults.Held}}
-	return cli.Main(ctx, args, cli.Env{Version: daemon.Version()}, cli.Daemons{Server: d.Server, Init: d.Init, Agent: d.Agent, Guard: d.Guard, Export: d.Export})
+	return cli.Main(ctx, args, cli.Env{Version: daemon.Version()}, cli.Daemons{Server: d.Server, Init: d.Init, Agent: d.Agent, Guard: d.Guard, Export: d.Export, SmallMachine: d.SmallMachine})
 }
 
 // aim lets a person's commands go to the region of the world that is up, unless

@@ -22,7 +22,7 @@ func (a *app) serverCommand() *cobra.Command {
 }
 
 func (a *app) agentCommand() *cobra.Command {
-	var o config.AgentOptions
+	o := config.AgentOptions{Files: config.Default().Files}
 	c := &cobra.Command{
 		Use: "agent", Short: "Run the data mover of a host, for a server in another process",
 		Example: "  backstay agent --listen unix:///run/backstay/mover.sock",
@@ -33,6 +33,10 @@ func (a *app) agentCommand() *cobra.Command {
 	c.Flags().StringVar(&o.Libvirt, "libvirt", config.DefaultLibvirt, "URI of this machine's libvirt")
 	c.Flags().StringVar(&o.State, "state", "/var/lib/backstay/mover", "folder for the mover's key and journals")
 	c.Flags().StringVar(&o.Layers, "layer-dir", config.DefaultLayers, "folder for layers of block devices and network disks; QEMU must be able to pass through it")
+	c.Flags().StringVar(&o.Files.Machine, "machine-dir", "", "folder of what small machines start from (default: the one that was installed)")
+	c.Flags().IntVar(&o.Files.Memory, "machine-memory", o.Files.Memory, "memory of one small machine, in MiB")
+	c.Flags().IntVar(&o.Files.Sessions, "sessions", o.Files.Sessions, "sessions of item-level restore that may be open at a time")
+	c.Flags().StringVar(&o.Files.Warm, "warm", o.Files.Warm, "keep a small machine ready for the next session: on or off")
 	return c
 }
 

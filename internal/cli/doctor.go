@@ -48,15 +48,17 @@ type doctor struct {
 	data    string
 	command func(ctx context.Context, name string, args ...string) (string, error)
 	server  func(ctx context.Context) error
+	// boot starts a small machine and says how long that took.
+	boot func(ctx context.Context) (string, error)
 }
 
 func (a *app) doctorCommand() *cobra.Command {
-	data := ""
+	data, machine := "", ""
 	c := &cobra.Command{
 		Use: "doctor", Short: "Check this host: libvirt, QEMU, AppArmor, space, clock, server; say what to do",
 		Example: "  backstay doctor\n  backstay doctor --data /srv/backstay -o json", Args: exactly(),
 		RunE: a.run(func(ctx context.Context, _ []string) error {
-			d := doctor{data: first(data, config.DefaultData), command: output, server: a.reachable}
+			d := doctor{data: first(data, config.DefaultData), command: output, server: a.reachable, boot: func(ctx context.Context) (string, error) { return a.daemons.SmallMachine(ctx, machine) }}
 			r := d.examine(ctx)
 			err := a.emit(r, func(w io.Writer) {
 				for _, f := range r.Findings {
@@ -72,6 +74,7 @@ func (a *app) doctorCommand() *cobra.Command {
 			return err
 		}),
 	}
+	c.Flags().StringVar(&machine, "machine-dir", "", "folder of what small machines start from (default: the one that was installed)")
 	c.Flags().StringVar(&data, "data", "", "the server's data folder (default "+config.DefaultData+")")
 	return c
 }
@@ -111,7 +114,7 @@ func (d doctor) examine(ctx context.Context) report {
 	r := report{OK: true}
 	r.Findings = append(r.Findings, d.user(), d.libvirt(), d.kvm())
 	r.Findings = append(r.Findings, d.programs(ctx)...)
-	r.Findings = append(r.Findings, d.firmware(), d.appArmor(), d.space(), d.clock(), d.reach(ctx))
+	r.Findings = append(r.Findings, d.firmware(), d.smallMachine(ctx), d.appArmor(), d.space(), d.clock(), d.reach(ctx))
 	for _, f := range r.Findings {
 		r.OK = r.OK && f.State != "fail"
 	}
@@ -188,6 +191,21 @@ func (d doctor) firmware() finding {
 		}
 	}
 	return ok("uefi firmware", "none was found").warn("apt install ovmf, if a VM starts by UEFI")
+}
+
+// bootPatience is how long a small machine may take to start.
+const bootPatience = 90 * time.Second
+
+// smallMachine sees whether files can be read out of points here.
+func (d doctor) smallMachine(ctx context.Context) finding {
+	ctx, cancel := context.WithTimeout(ctx, bootPatience)
+	defer cancel()
+	detail, err := d.boot(ctx)
+	if err != nil {
+		e := backstay.AsError(err)
+		return ok("small machine", "%s: %s; files cannot be read out of points here", oneLine(e.Message), oneLine(e.Cause)).warn(oneLine(e.Action))
+	}
+	return ok("small machine", "%s", detail)
 }
 
 // lowSpace and noSpace are the free bytes below which the catalogue is in danger.

@@ -133,6 +133,7 @@ func machine(t *testing.T) doctor {
 			return name + " version 7.2.22", nil
 		},
 		server: func(context.Context) error { return nil },
+		boot:   func(context.Context) (string, error) { return "starts in 2.1 s", nil },
 	}
 }
 
@@ -155,6 +156,9 @@ func TestDoctorSaysWhatIsMissingAndWhatToDo(t *testing.T) {
 	d.server = func(context.Context) error {
 		return backstay.Errorf(backstay.CodeServerAway, "the server does not answer")
 	}
+	d.boot = func(context.Context) (string, error) {
+		return "", backstay.Errorf(backstay.CodeMachineFailed, "its parts are not on this host")
+	}
 	for _, gone := range []string{"/dev/kvm", "/run/libvirt/libvirt-sock", "/usr/share/OVMF/OVMF_CODE_4M.fd", appArmorTemplate} {
 		if err := os.Remove(d.root + gone); err != nil {
 			t.Fatal(err)
@@ -163,7 +167,7 @@ func TestDoctorSaysWhatIsMissingAndWhatToDo(t *testing.T) {
 	r := d.examine(t.Context())
 	got := states(r)
 	for name, want := range map[string]string{
-		"libvirt": "fail", "qemu-img": "fail", "qemu-nbd": "fail", "swtpm": "warn", "kvm": "warn", "uefi firmware": "warn", "apparmor": "warn", "server": "warn",
+		"libvirt": "fail", "qemu-img": "fail", "qemu-nbd": "fail", "swtpm": "warn", "kvm": "warn", "uefi firmware": "warn", "apparmor": "warn", "server": "warn", "small machine": "warn",
 	} {
 		if f := got[name]; f.State != want || f.Action == "" || f.Detail == "" {
 			t.Errorf("%s: %+v, want %s", name, f, want)

@@ -47,6 +47,9 @@ type Daemons struct {
 	// Export serves a point to a VM that runs before its disks were copied. It is
 	// started by a server or a mover, never by a person.
 	Export func(ctx context.Context) error
+	// SmallMachine starts a small machine out of a folder and ends it, and says how
+	// that went; "" means the one that was installed.
+	SmallMachine func(ctx context.Context, dir string) (string, error)
 }
 
 // app is one run of the command line.

@@ -62,6 +62,9 @@ func (c *Config) check(d *document) error {
 				"it must be from 1 to 64", "use 2 unless the disks can take more")
 		}
 	}
+	if err := c.Files.check(d); err != nil {
+		return err
+	}
 	if c.Reclaim.Trash < 0 || c.Reclaim.Trash > 365*24*time.Hour {
 		return d.bad("$.reclaim.trash", fmt.Sprintf("reclaim.trash is %s", c.Reclaim.Trash), "it must be from 0s to 8760h", "use 24h, so that a mistake can be noticed before anything is deleted")
 	}
@@ -81,6 +84,18 @@ func (c *Config) check(d *document) error {
 		return err
 	}
 	return oneOf(d, "log.format", c.Log.Format, "text", "json")
+}
+
+func (f Files) check(d *document) error {
+	switch {
+	case f.Machine != "" && !filepath.IsAbs(f.Machine):
+		return d.bad("$.files.machine", fmt.Sprintf("files.machine %q is not an absolute path", f.Machine), "it is a folder of this machine", "leave it out, for the one that was installed")
+	case f.Memory < 256 || f.Memory > 16384:
+		return d.bad("$.files.memory", fmt.Sprintf("files.memory is %d", f.Memory), "it is in MiB, and must be from 256 to 16384", "use 512 unless the file systems of your guests are huge")
+	case f.Sessions < 1 || f.Sessions > 64:
+		return d.bad("$.files.sessions", fmt.Sprintf("files.sessions is %d", f.Sessions), "it must be from 1 to 64, and each may take files.memory", "use 4")
+	}
+	return oneOf(d, "files.warm", f.Warm, "on", "off")
 }
 
 func (c *Config) checkListen(d *document) error {

@@ -43,7 +43,9 @@ type Config struct {
 	Verify Verify `yaml:"verify"`
 	// Reclaim says how what no point needs is given back.
 	Reclaim Reclaim `yaml:"reclaim"`
-	Log     Log     `yaml:"log"`
+	// Files says how files are read out of points on this machine.
+	Files Files `yaml:"files"`
+	Log   Log   `yaml:"log"`
 	// KeyServices are outside key services that may wrap the secrets of VMs.
 	KeyServices []KeyService `yaml:"keyServices"`
 }
@@ -123,6 +125,20 @@ type Reclaim struct {
 	Every time.Duration `yaml:"every"`
 }
 
+// Files says how files are read out of points: in small machines. A mover elsewhere
+// is told by its own flags.
+type Files struct {
+	// Machine is the folder of what small machines start from; empty means beside the
+	// program, or where the package puts it.
+	Machine string `yaml:"machine"`
+	// Memory is what one small machine has, in MiB.
+	Memory int `yaml:"memory"`
+	// Sessions is how many may be open on a host at a time, each with a machine.
+	Sessions int `yaml:"sessions"`
+	// Warm keeps one machine ready for the next session: on or off.
+	Warm string `yaml:"warm"`
+}
+
 // Log says what is logged, and how.
 type Log struct {
 	Level  string `yaml:"level"`  // debug, info, warn, error
@@ -136,6 +152,7 @@ func Default() Config {
 		Hosts: []Host{{Name: DefaultHost, Libvirt: DefaultLibvirt}},
 		Jobs:  Jobs{PerHost: 2, PerVault: 2}, Verify: Verify{Days: 30},
 		Reclaim: Reclaim{Trash: time.Duration(backstay.DefaultTrash), Every: 24 * time.Hour},
+		Files:   Files{Memory: 512, Sessions: 4, Warm: "on"},
 		Log:     Log{Level: "info", Format: "text"},
 	}
 }

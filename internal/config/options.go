@@ -50,4 +50,6 @@ type AgentOptions struct {
 	State string
 	// Layers is the folder for layers of disks that are no file; see Layers.Dir.
 	Layers string
+	// Files says how files are read out of points.
+	Files Files
 }

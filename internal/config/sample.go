@@ -63,6 +63,16 @@ func Sample(c Config) string {
 	p("  trash: %s", span(c.Reclaim.Trash))
 	p("  every: %s", span(c.Reclaim.Every))
 	p("")
+	p("# Files are read out of recovery points in small machines: the memory of each in MiB, how")
+	p("# many sessions may be open at a time, and whether one machine is kept ready for the next.")
+	p("files:")
+	if c.Files.Machine != "" {
+		p("  machine: %s", scalar(c.Files.Machine))
+	}
+	p("  memory: %d", c.Files.Memory)
+	p("  sessions: %d", c.Files.Sessions)
+	p("  warm: %s", scalar(c.Files.Warm))
+	p("")
 	p("# level: debug, info, warn or error. format: text or json.")
 	p("log:")
 	p("  level: %s", scalar(c.Log.Level))

@@ -3,6 +3,7 @@ package daemon
 import (
 	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -31,7 +32,7 @@ func (d *Daemon) Agent(ctx context.Context, o config.AgentOptions) error {
 	limitMemory()
 	log := newLogger(config.Log{Level: "info", Format: "text"}, os.Stderr)
 	keys := keyfile.New(filepath.Join(o.State, "keys"))
-	m, closeHost, err := d.hostMover(ctx, hostOptions{libvirt: o.Libvirt, state: o.State, layers: o.Layers, keys: keys, log: log})
+	m, closeHost, err := d.hostMover(ctx, hostOptions{libvirt: o.Libvirt, state: o.State, layers: o.Layers, files: o.Files, keys: keys, log: log})
 	if err != nil {
 		return err
 	}
@@ -54,6 +55,7 @@ type hostOptions struct {
 	libvirt string
 	state   string
 	layers  string // folder for layers of disks that are no file; "" means the default
+	files   config.Files
 	keys    keyring.Keyring
 	log     *slog.Logger
 }
@@ -69,13 +71,18 @@ func (d *Daemon) hostMover(ctx context.Context, o hostOptions) (mover.Mover, fun
 		return nil, nil, err
 	}
 	images = qemu.New(qemu.Options{Dir: filepath.Join(o.state, "exports"), Secrets: hv})
+	machines, closeMachines := smallMachines(o)
 	m, err := host.New(host.Options{
+		Machines: machines, Sessions: o.files.Sessions,
 		Hypervisor: hv, Images: images, Keyring: o.keys, StateDir: o.state, LayerDir: cmp.Or(o.layers, config.DefaultLayers), Name: o.name, Log: o.log,
 		Guards: quiesce.Processes{Command: d.selfCommand("guard"), Libvirt: o.libvirt}, OnHeld: d.Hooks.Held,
 		OpenVault: units{hooks: d.Hooks}.openVault, OpenKeyService: openKeyService, Exports: live.Processes{Command: d.selfCommand("export")},
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, errors.Join(err, closeMachines())
+	}
+	if err := m.SweepSessions(); err != nil {
+		o.log.Warn("what sessions of an earlier mover left could not be removed", "error", err)
 	}
 	tending, stop := context.WithCancel(ctx)
 	tended := make(chan struct{})
@@ -86,6 +93,7 @@ func (d *Daemon) hostMover(ctx context.Context, o hostOptions) (mover.Mover, fun
 	return m, func() error {
 		stop()
 		<-tended
-		return hv.Close()
+		m.CloseAll()
+		return errors.Join(closeMachines(), hv.Close())
 	}, nil
 }

@@ -193,7 +193,7 @@ func (r *region) reach(ctx context.Context, h config.Host, keys keyring.Keyring)
 	}
 	m, closeHost, err := r.daemon.hostMover(ctx, hostOptions{
 		name: h.Name, libvirt: h.Libvirt, state: filepath.Join(r.config.Data, "movers", string(h.Name)), keys: keys, log: r.log,
-		layers: h.Layers.Dir,
+		layers: h.Layers.Dir, files: r.config.Files,
 	})
 	if err != nil {
 		return nil, err

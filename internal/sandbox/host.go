@@ -245,6 +245,9 @@ func (h *Host) StartMover(ctx context.Context) error {
 	binary := h.world.options.Binary
 	args := append(binary[1:len(binary):len(binary)], "agent",
 		"--listen", h.MoverAddress(), "--libvirt", "qemu:///system", "--state", state, "--layer-dir", state+"-layers")
+	if h.world.options.Machine != "" {
+		args = append(args, "--machine-dir", h.world.options.Machine)
+	}
 	cmd := h.Command(context.Background(), binary[0], args...)
 	cmd.Env = h.world.environment()
 	logPath := filepath.Join(h.dir, "log/mover.log")

@@ -40,6 +40,9 @@ type Options struct {
 	// Binary is the command that acts as `backstay`; its init, server and agent
 	// are run. Empty means this program itself.
 	Binary []string
+	// Machine is the folder of what small machines start from; see image.Ensure. Empty
+	// means the one that was installed, if any.
+	Machine string
 	// Env is added to the environment of server and movers.
 	Env []string
 	// CacheDir keeps guest images between worlds. Empty means guest.CacheDir.
