@@ -40,8 +40,13 @@ func diskOf(ctx context.Context, serial string) (string, error) {
 		for _, page := range pages {
 			// Four bytes of header, then the number.
 			text, err := os.ReadFile(page)
-			if err == nil && len(text) > 4 && strings.TrimRight(string(text[4:]), "\x00 ") == serial {
-				return filepath.Base(filepath.Dir(filepath.Dir(page))), nil
+			if err != nil || len(text) <= 4 || strings.TrimRight(string(text[4:]), "\x00 ") != serial {
+				continue
+			}
+			// It is seen a little before it can be opened.
+			name := filepath.Base(filepath.Dir(filepath.Dir(page)))
+			if file, err := os.Open("/dev/" + name); err == nil {
+				return name, file.Close()
 			}
 		}
 		select {
