@@ -173,7 +173,8 @@ type PointDiff struct {
 	Before PointID      `json:"before"`
 	After  PointID      `json:"after"`
 	Disks  []DiskChange `json:"disks"`
-	Files  []FileChange `json:"files"`
+	Files  []FileChange `json:"files"` // as many as were asked for
+	More   int64        `json:"more"`  // how many there are beyond
 	// Notes name volumes that could not be compared, and why.
 	Notes []string `json:"notes"`
 }

@@ -255,6 +255,11 @@ func (m *Machine) Walk(ctx context.Context, q wire.WalkRequest) (io.ReadCloser, 
 	return m.stream(ctx, wire.OpWalk, q)
 }
 
+// Hash returns the SHA-256 of some files of a volume.
+func (m *Machine) Hash(ctx context.Context, q wire.HashRequest) (wire.Hashes, error) {
+	return callFor[wire.Hashes](ctx, m, wire.OpHash, q)
+}
+
 func (m *Machine) stream(ctx context.Context, op string, q any) (io.ReadCloser, error) {
 	s, err := open(ctx, m.channel, op, q)
 	if err != nil {

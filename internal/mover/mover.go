@@ -302,6 +302,7 @@ type Mover interface {
 	Secrets
 	Deploys
 	Files
+	Indexes
 	Puts
 	GivesWay
 }

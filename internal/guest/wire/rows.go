@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"strings"
 
 	backstay "github.com/backstay/backstay"
@@ -226,4 +227,19 @@ func broken(err error) error {
 		return io.ErrUnexpectedEOF
 	}
 	return fmt.Errorf("%w: %w", ErrBadRows, err)
+}
+
+// Rows are the rows of a stream, in order. The first error ends it.
+func Rows(r io.Reader) iter.Seq2[Row, error] {
+	return func(yield func(Row, error) bool) {
+		for in := NewRowReader(r); ; {
+			row, err := in.Next()
+			if errors.Is(err, io.EOF) {
+				return
+			}
+			if !yield(row, err) || err != nil {
+				return
+			}
+		}
+	}
 }

@@ -34,7 +34,7 @@ type machineFiles interface {
 	Stat(ctx context.Context, q wire.PathRequest) (backstay.FileEntry, error)
 	Read(ctx context.Context, q wire.ReadRequest) (io.ReadCloser, error)
 	Take(ctx context.Context, q wire.TakeRequest) (io.ReadCloser, error)
-	Walk(ctx context.Context, q wire.WalkRequest) (io.ReadCloser, error)
+	lister
 }
 
 // PoolMachines are those of a pool.

@@ -114,6 +114,9 @@ func (m *paperMachine) Take(ctx context.Context, q wire.TakeRequest) (io.ReadClo
 func (m *paperMachine) Walk(context.Context, wire.WalkRequest) (io.ReadCloser, error) {
 	return io.NopCloser(strings.NewReader("")), nil
 }
+func (m *paperMachine) Hash(context.Context, wire.HashRequest) (wire.Hashes, error) {
+	return wire.Hashes{}, nil
+}
 func (m *paperMachine) Ended() <-chan struct{} { return m.ended }
 func (m *paperMachine) Close() error {
 	m.once.Do(func() {

@@ -42,6 +42,7 @@ type Fake struct {
 	staged map[string]backstay.JobID
 	vms    map[backstay.VMID]string
 
+	indexed       []backstay.PointID // in order
 	replaces      map[backstay.JobID]*fakeReplace
 	sessions      map[backstay.FileSessionID]*fakeSession
 	endedSessions map[backstay.FileSessionID]string // the reasons

@@ -56,6 +56,7 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		"AFileThatWasThereStays":                  testExisting,
 		"TheVaultsKeyIsInNoLogAndNoError":         testSecrets,
 		"APointTakesRoomSomewhere":                testRoom,
+		"PointsWithoutAListAreNamed":              testIndexes,
 		"PlainDisksNeedNoSecret":                  testNoSecrets,
 		"AdoptingNobodyChangesNothing":            testAdopt,
 		"WhatIsPutIsReadToItsEnd":                 testPut,
