@@ -51,6 +51,9 @@ func caller(patience time.Duration) *http.Client {
 	}
 }
 
+// Server is the address of the server that is called.
+func (c *Client) Server() string { return c.base }
+
 // Close gives up idle connections.
 func (c *Client) Close() {
 	c.http.CloseIdleConnections()

@@ -15,7 +15,8 @@ import (
 func (a *app) filesCommands() *cobra.Command {
 	return a.group("files", "Files and folders out of recovery points",
 		"  backstay files ls web01\n  backstay files ls web01 /etc",
-		a.filesListCommand(), a.filesSessionsCommand())
+		a.filesListCommand(), a.filesSessionsCommand(),
+		a.filesMountCommand(), a.filesUnmountCommand(), a.filesNBDCommand(), a.filesServeCommand(), a.filesGuardCommand())
 }
 
 // opening is what every command that looks into a point is told of it.

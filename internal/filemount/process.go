@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -24,6 +26,8 @@ func Start(ctx context.Context, command []string, o Order) (address string, err 
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Dir = "/"
+	// It has its ticket, and no use for more rights than that.
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "BACKSTAY_TOKEN=") })
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return "", fmt.Errorf("start %s: %w", o.Kind, err)
