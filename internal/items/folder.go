@@ -23,7 +23,7 @@ type FolderOptions struct {
 	// set-uid and set-gid bits, file capabilities and trusted attributes. Without it
 	// all belongs to whoever writes, and has none of those.
 	Owner bool
-	// Nodes makes FIFOs and device nodes instead of refusing them.
+	// Nodes makes FIFOs and device nodes instead of leaving them out.
 	Nodes bool
 	// Progress is told after each item, and within large ones, how many items and bytes
 	// there were so far.
@@ -171,7 +171,7 @@ func (f *folderWriter) item(l *level, name string, it *Item) error {
 	case it.Type == backstay.TypeFile, it.Type == backstay.TypeLink:
 		err = f.put(l, name, it)
 	case !f.o.Nodes || it.Type == backstay.TypeSocket:
-		err = refuse("it is a %s, which is no file", it.Type)
+		f.report.remark(LeftOut, it.Path, "it is a "+string(it.Type))
 	default:
 		err = f.put(l, name, it)
 	}

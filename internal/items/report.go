@@ -11,11 +11,12 @@ type Outcome string
 
 // The outcomes.
 const (
-	Skipped Outcome = "skipped" // something is there already, and stays
-	Renamed Outcome = "renamed" // something was there already; the item got another name
-	Refused Outcome = "refused" // it cannot be written there, or must not
-	Unread  Outcome = "unread"  // it could not be read from the point, or not whole
-	Lacking Outcome = "lacking" // it was written, but not with all that is said of it
+	Skipped Outcome = "skipped"  // something is there already, and stays
+	Renamed Outcome = "renamed"  // something was there already; the item got another name
+	LeftOut Outcome = "left out" // sockets, and nodes that nobody asked for
+	Refused Outcome = "refused"  // it cannot be written there
+	Unread  Outcome = "unread"   // it could not be read from the point, or not whole
+	Lacking Outcome = "lacking"  // it was written, but not with all that is said of it
 )
 
 // Remark is one item of a Report.
@@ -47,7 +48,7 @@ type Report struct {
 	Counts  map[Outcome]int64 `json:"counts,omitempty"`
 }
 
-// Whole tells whether all that the stream held is there now, skipped items aside.
+// Whole tells whether all that was to be written is there now.
 func (r *Report) Whole() bool { return r.Counts[Refused] == 0 && r.Counts[Unread] == 0 }
 
 func (r *Report) remark(outcome Outcome, path backstay.FilePath, text string) {
