@@ -52,7 +52,8 @@ internal/guest/wire      -> .
 internal/guest/inside    -> . internal/guest/wire internal/items internal/guest/inside/*
 internal/guest/inside/*  -> . internal/guest/wire internal/guest/inside/*
 internal/guest/image     -> internal/debian
-internal/guest/guesttest -> . internal/guest internal/guest/wire internal/guest/image internal/items internal/nbd
+internal/guest/guesttest -> . internal/guest internal/guest/wire internal/guest/image internal/guest/guesttest/* internal/debian internal/items internal/nbd
+internal/guest/guesttest/* -> internal/guest/guesttest/*
 internal/tier/luks       -> . internal/tier
 internal/filemount       -> . api client internal/items internal/nbd
 internal/live            -> . internal/mover internal/nbd internal/tier
