@@ -119,7 +119,7 @@ func (b *bench) prepare(ctx context.Context) error {
 	inside := sandbox.Images + "/server.img"
 	b.image = b.host.Outside(inside)
 	b.logf("make a disk of %d GiB with %d files", b.o.size/gib, b.o.many)
-	if err := errors.Join(os.Mkdir(b.scratch, 0o755), b.makeImage(ctx, b.image)); err != nil {
+	if err := errors.Join(os.Mkdir(b.scratch, 0o755), b.makeImage(ctx, b.image), b.connected(ctx)); err != nil {
 		return err
 	}
 	b.logf("back it up")

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"time"
 
-	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/sandbox"
 )
 
@@ -65,16 +64,11 @@ func (b *bench) ls(ctx context.Context) error {
 
 // end ends all sessions.
 func (b *bench) end(ctx context.Context) error {
-	var sessions []backstay.FileSession
-	if err := b.backstay(ctx, &sessions, "files", "sessions"); err != nil {
-		return err
-	}
+	sessions, err := b.client.FileSessions(ctx)
 	for _, s := range sessions {
-		if err := b.backstay(ctx, nil, "files", "unmount", string(s.ID)); err != nil {
-			return err
-		}
+		err = errors.Join(err, b.client.EndFileSession(ctx, s.ID))
 	}
-	return nil
+	return err
 }
 
 // fresh starts the mover anew, so that it holds nothing in memory, and drops the
@@ -83,9 +77,13 @@ func (b *bench) fresh(ctx context.Context) error {
 	if err := errors.Join(b.end(ctx), b.world.Kill(ctx, sandbox.Mover, ""), b.world.Start(ctx, sandbox.Mover, "")); err != nil {
 		return err
 	}
-	err := until(ctx, func() (bool, error) {
+	return errors.Join(b.connected(ctx), cold(b.units()...))
+}
+
+// connected waits until the server has the host's mover.
+func (b *bench) connected(ctx context.Context) error {
+	return until(ctx, func() (bool, error) {
 		hosts, err := b.client.Hosts(ctx)
 		return err == nil && len(hosts) == 1 && hosts[0].State == "connected", err
 	})
-	return errors.Join(err, cold(b.units()...))
 }
