@@ -2,6 +2,9 @@ package server
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"path"
 	"strings"
@@ -121,6 +124,54 @@ func (t take) fileName() string {
 	return name + "." + string(t.format)
 }
 
+// archive is a tar or a zip that is being written.
+type archive interface {
+	Add(ctx context.Context, stream *items.Reader) error
+	Close() (items.Report, error)
+}
+
+// sendTake sends what was asked for, as it is read: nothing is kept here.
 func (s *server) sendTake(ctx context.Context, t take, out *sender) error {
-	return s.Files.TakeFiles(ctx, t.volumes[0], out)
+	var to archive
+	switch t.format {
+	case api.TakeItems:
+		return s.Files.TakeFiles(ctx, t.volumes[0], out)
+	case api.TakeTar:
+		to = items.NewTar(out, items.ArchiveOptions{})
+	default:
+		to = items.NewZip(out, items.ArchiveOptions{})
+	}
+	for _, v := range t.volumes {
+		if err := s.addVolume(ctx, v, to); err != nil {
+			return err
+		}
+	}
+	report, err := to.Close()
+	if err != nil {
+		return fmt.Errorf("end the archive: %w", err)
+	}
+	if report.Whole() {
+		return nil
+	}
+	// The archive says in itself what it lacks; who sees the stream alone must know too.
+	http.NewResponseController(out.w).Flush() // what cannot be flushed is lost with the connection
+	return backstay.Errorf(backstay.CodeVolumeUnread, "not all could be read").
+		Becausef("%d files lack content", report.Counts[items.Unread]+report.Counts[items.Refused]).Do("the last entry of the archive names them")
+}
+
+// addVolume adds what is asked for of one volume.
+func (s *server) addVolume(ctx context.Context, v mover.FileTakeRequest, to archive) error {
+	from, into := io.Pipe()
+	taken := make(chan error, 1)
+	go func() {
+		err := s.Files.TakeFiles(ctx, v, into)
+		into.CloseWithError(err)
+		taken <- err
+	}()
+	err := to.Add(ctx, items.NewReader(from))
+	from.CloseWithError(errors.Join(err, io.ErrClosedPipe))
+	if takeErr := <-taken; takeErr != nil && (err == nil || errors.Is(err, takeErr)) {
+		return takeErr
+	}
+	return err
 }

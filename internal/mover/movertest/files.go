@@ -208,7 +208,7 @@ func (v *FakeVolume) entry(p backstay.FilePath) (FakeFile, error) {
 		file.FileEntry, ok = backstay.FileEntry{Type: backstay.TypeFolder, Mode: 0o755, Links: 2}, true
 	}
 	if !ok {
-		return FakeFile{}, backstay.Errorf(backstay.CodeUnknownFile, "there is no %s in volume %s", p, v.ID)
+		return FakeFile{}, backstay.Errorf(backstay.CodeUnknownFile, "there is no %s in volume %s", p, v.ID).Becausef("the volume has no such path")
 	}
 	file.Name = backstay.FilePath(path.Base(string(clean)))
 	file.Size = int64(len(file.Content))
