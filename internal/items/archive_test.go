@@ -230,6 +230,9 @@ func TestAnArchiveThatLacksSomethingIsNeverTakenForAWholeOne(t *testing.T) {
 			t.Error(err)
 		}
 		check(t, report, contents)
+		if heads[IncompleteName].CRC32 == crc32.ChecksumIEEE(contents[IncompleteName]) {
+			t.Error("the list's checksum fits")
+		}
 		if heads["large"].CRC32 == crc32.ChecksumIEEE(contents["large"]) || heads["good"].CRC32 != crc32.ChecksumIEEE([]byte("good")) {
 			t.Error("the checksums fit what is not whole")
 		}

@@ -2,6 +2,7 @@ package items
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -47,7 +48,7 @@ func (t *Tar) Close() (Report, error) {
 	blocks := (int64(len(list)) + tarBlock - 1) / tarBlock
 	err := t.header(&tarEntry{Item: &it, kind: '0', size: (blocks + 1) * tarBlock})
 	if err == nil {
-		_, err = t.w.Write(append(list, make([]byte, blocks*tarBlock-int64(len(list)))...))
+		_, err = t.w.Write(append(list, bytes.Repeat([]byte{'\n'}, int(blocks*tarBlock)-len(list))...))
 	}
 	if err == nil {
 		err = t.w.Flush()

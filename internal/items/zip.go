@@ -49,12 +49,11 @@ func (z *Zip) Add(ctx context.Context, stream *Reader) error {
 // anything (IncompleteName). It does not close what lies below.
 func (z *Zip) Close() (Report, error) {
 	if list := z.list(); list != nil {
-		h := &zip.FileHeader{Name: IncompleteName, Modified: time.Unix(0, 0).UTC()}
+		h := &zip.FileHeader{Name: IncompleteName, Modified: zipTime(time.Time{})}
 		h.SetMode(0o644)
-		if err := z.whole(h, list); err != nil {
+		if err := z.raw(h, list, ^crc32.ChecksumIEEE(list)); err != nil {
 			return z.report, err
 		}
-		z.wrong = append(z.wrong, h)
 	}
 	for _, h := range z.wrong {
 		h.CRC32 ^= 0xffffffff // the directory is written from these
@@ -63,7 +62,7 @@ func (z *Zip) Close() (Report, error) {
 }
 
 func (z *Zip) put(it *Item, content *filled) error {
-	h := &zip.FileHeader{Name: zipName(it.Path), Modified: it.ModTime, Extra: zipOwner(it)}
+	h := &zip.FileHeader{Name: zipName(it.Path), Modified: zipTime(it.ModTime), Extra: zipOwner(it)}
 	if h.Name != string(it.Path) {
 		z.report.remark(Renamed, it.Path, h.Name)
 	}
@@ -100,6 +99,18 @@ func (z *Zip) put(it *Item, content *filled) error {
 // zipName is a path without what other systems take for a separator.
 func zipName(p backstay.FilePath) string {
 	return strings.ReplaceAll(string(p), `\`, "\uff3c")
+}
+
+// zipTime is the nearest time that all fields of a zip can hold.
+func zipTime(at time.Time) time.Time {
+	first, last := time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2038, 1, 1, 0, 0, 0, 0, time.UTC)
+	switch {
+	case at.Before(first):
+		return first
+	case at.After(last):
+		return last
+	}
+	return at
 }
 
 // relativeLink is where a link must point that leads from one path to another.
@@ -139,7 +150,11 @@ func (z *Zip) pays(data []byte) (bool, error) {
 
 // whole writes content that is at hand, with its sizes before it.
 func (z *Zip) whole(h *zip.FileHeader, data []byte) error {
-	h.CRC32, h.UncompressedSize64 = crc32.ChecksumIEEE(data), uint64(len(data))
+	return z.raw(h, data, crc32.ChecksumIEEE(data))
+}
+
+func (z *Zip) raw(h *zip.FileHeader, data []byte, sum uint32) error {
+	h.CRC32, h.UncompressedSize64 = sum, uint64(len(data))
 	h.Method = zip.Store
 	out := data
 	smaller, err := z.pays(data[:min(len(data), sampled)])
@@ -170,12 +185,10 @@ func stamped(h *zip.FileHeader) *zip.FileHeader {
 	h.ReaderVersion = 20
 	//nolint:staticcheck // the only way to set the fields that old programs read
 	h.SetModTime(h.Modified)
-	if seconds := h.Modified.Unix(); int64(int32(seconds)) == seconds {
-		h.Extra = binary.LittleEndian.AppendUint16(h.Extra, 0x5455)
-		h.Extra = binary.LittleEndian.AppendUint16(h.Extra, 5)
-		h.Extra = append(h.Extra, 1)
-		h.Extra = binary.LittleEndian.AppendUint32(h.Extra, uint32(seconds))
-	}
+	h.Extra = binary.LittleEndian.AppendUint16(h.Extra, 0x5455)
+	h.Extra = binary.LittleEndian.AppendUint16(h.Extra, 5)
+	h.Extra = append(h.Extra, 1)
+	h.Extra = binary.LittleEndian.AppendUint32(h.Extra, uint32(h.Modified.Unix()))
 	return h
 }
 
