@@ -71,7 +71,7 @@ func oddTree(t testing.TB) string {
 	must(t, os.Truncate(at("nothing"), 1<<40))
 	must(t, unix.Lsetxattr(at("etc/shadow"), "user.note", []byte("a\x00b"), 0))
 	must(t, unix.Lsetxattr(at("etc"), "user.folder", []byte("yes"), 0))
-	must(t, os.Chmod(at("etc/shadow"), 0o4750))
+	must(t, unix.Chmod(at("etc/shadow"), 0o4750))
 	must(t, os.Chtimes(at("hollow"), time.Time{}, time.Unix(1e9, 5)))
 	must(t, os.Chtimes(at("etc"), time.Time{}, time.Unix(1e9+1, 6)))
 	return dir
