@@ -34,6 +34,12 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "build backstay and sandbox:", err)
 		return 1
 	}
+	machine := exec.Command(filepath.Join(dir, "small-machine"), "build", filepath.Join(dir, "machine"))
+	machine.Dir, machine.Stdout, machine.Stderr = "..", os.Stderr, os.Stderr
+	if err := machine.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "build what small machines start from:", err)
+		return 1
+	}
 	servers := exec.Command("../scripts/test-servers")
 	servers.Stderr = os.Stderr
 	out, err := servers.Output()

@@ -52,6 +52,7 @@ func (c *serverCall) sendBytes(p []byte) error {
 	if c.ctx.Err() != nil {
 		return context.Cause(c.ctx)
 	}
+	c.bulk = true
 	err := c.rc.SetWriteDeadline(time.Time{})
 	hurry := context.AfterFunc(c.ctx, func() { _ = c.rc.SetWriteDeadline(later(c.side.tm.silence)) })
 	defer hurry()

@@ -103,7 +103,7 @@ func handleContent[Q, R any](s *side, method string, fn func(context.Context, Q,
 			return
 		}
 		from := make(chan []byte)
-		c.content = from
+		c.content, c.bulk = from, true
 		var request Q
 		if err := c.receive(&request); err != nil {
 			http.Error(w, "the request cannot be read: "+err.Error(), http.StatusBadRequest)

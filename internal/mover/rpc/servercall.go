@@ -28,9 +28,10 @@ type serverCall struct {
 	// content is what the client sends after the request; nil if the method takes none.
 	content chan []byte
 
-	mu    sync.Mutex // guards out, raw, phase and last
+	mu    sync.Mutex // guards out, raw, bulk, phase and last
 	out   *json.Encoder
 	raw   io.Writer // below out
+	bulk  bool      // much is on its way, one way or the other
 	phase string
 	last  time.Time
 }
@@ -75,14 +76,30 @@ func (c *serverCall) run(work func(context.Context) (any, error)) {
 	defer c.cancel(nil)
 	c.send(answer{}) // the client learns at once that it was heard
 	var helpers sync.WaitGroup
-	helpers.Go(func() { c.listen() })
+	heard := make(chan struct{})
+	helpers.Go(func() {
+		defer close(heard)
+		c.listen()
+	})
 	helpers.Go(func() { c.beats(c.ended) })
 
 	result, err := c.guarded(work)
 	c.answer(result, err)
 	close(c.ended)
+	if c.lingers() {
+		<-heard
+	}
 	_ = c.rc.SetReadDeadline(time.Unix(1, 0)) // ends listen
 	helpers.Wait()
+}
+
+// lingers tells whether the end of the answer may still be on its way when we hang up,
+// to a client that reads slowly, or sends. A connection of which one side is closed
+// drops that as soon as the client says anything; so the client hangs up first.
+func (c *serverCall) lingers() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.bulk
 }
 
 // guarded runs the work and makes an error of a panic, so that one bad call
