@@ -114,6 +114,8 @@ type JobResult struct {
 	Repaired int `json:"repaired,omitempty"`
 	// Changes are what a rebuild changed in the catalogue, in words.
 	Changes []string `json:"changes,omitempty"`
+	// Put is what was put into a guest.
+	Put *PutResult `json:"put,omitempty"`
 	// Folder holds all that a restore of disks made.
 	Folder string `json:"folder,omitempty"`
 	// UndoUntil is until when `restore undo` puts everything back; nil if it cannot.
@@ -125,6 +127,16 @@ type JobResult struct {
 	DownSeconds float64 `json:"downSeconds,omitempty"`
 	// UpSeconds is the time from start until the VM was seen to be up.
 	UpSeconds float64 `json:"upSeconds,omitempty"`
+}
+
+// PutResult is what was put into a running guest.
+type PutResult struct {
+	To      FilePath `json:"to"` // the folder in the guest
+	Files   int      `json:"files"`
+	Folders int      `json:"folders"` // that were not there before
+	Links   int      `json:"links"`   // symbolic
+	Skipped int      `json:"skipped"` // since something was there already
+	Bytes   int64    `json:"bytes"`
 }
 
 // Job is one run of backup, restore, replicate, verify, repair, expire,

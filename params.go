@@ -90,8 +90,11 @@ type PutParams struct {
 	Volume  VolumeID      `json:"volume"`
 	Paths   []FilePath    `json:"paths"`
 	VM      VMID          `json:"vm"`
-	// To is the folder in the guest; "" puts each file where it was.
-	To FilePath `json:"to,omitempty"`
+	Host    HostName      `json:"host"` // the VM's
+	// To is the folder in the guest. Strip is the folder of the volume to which the
+	// files' paths below To are relative; "" puts each right into To.
+	To    FilePath `json:"to"`
+	Strip FilePath `json:"strip,omitempty"`
 	// Conflict says what happens to a file that is there already.
 	Conflict Conflict `json:"conflict"`
 }

@@ -14,6 +14,7 @@ const (
 	PathFileEntry   = "/v1/file-sessions/{session}/entry"
 	PathFileContent = "/v1/file-sessions/{session}/content"
 	PathFileTake    = "/v1/file-sessions/{session}/take"
+	PathFilePut     = "/v1/file-sessions/{session}/put"
 	PathFileDisk    = "/v1/file-sessions/{session}/disks/{disk}"
 )
 
@@ -56,6 +57,18 @@ type Folder struct {
 type Entry struct {
 	backstay.FileLocation
 	Entry backstay.FileEntry `json:"entry"`
+}
+
+// PutRequest asks to put files and folders, with all that is in them, into a running
+// guest.
+type PutRequest struct {
+	Paths []string `json:"paths" minItems:"1" maxItems:"10000" doc:"of one volume"`
+	VM    string   `json:"vm" minLength:"1" doc:"NAME, or HOST/NAME"`
+	// To is a folder in the guest; empty puts each file where it was.
+	To string `json:"to,omitempty" doc:"absolute path of a folder in the guest; empty means where each file was"`
+	// Conflict says what happens to a file that is there already; with ask, or nothing,
+	// none is put at all then.
+	Conflict backstay.Conflict `json:"conflict,omitempty" enum:"skip,rename,overwrite,ask"`
 }
 
 // TakeFormat is the form in which files leave.

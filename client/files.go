@@ -115,6 +115,13 @@ func (c *Client) TakeFiles(ctx context.Context, id backstay.FileSessionID, r api
 	return &body{ReadCloser: resp.Body, client: c, ctx: ctx}, nil
 }
 
+// PutFiles starts a job that puts files and folders into a running guest.
+func (c *Client) PutFiles(ctx context.Context, id backstay.FileSessionID, r api.PutRequest) (backstay.Job, error) {
+	var out backstay.Job
+	err := c.do(ctx, http.MethodPost, api.Path(api.PathFilePut, string(id)), r, &out)
+	return out, err
+}
+
 // body is the body of an answer; where it breaks off its error says so.
 type body struct {
 	io.ReadCloser

@@ -16,7 +16,7 @@ func (a *app) filesCommands() *cobra.Command {
 	return a.group("files", "Files and folders out of recovery points",
 		"  backstay files ls web01\n  backstay files ls web01 /etc\n  backstay files get web01 /etc/nginx --to .",
 		a.filesListCommand(), a.filesGetCommand(), a.filesSessionsCommand(),
-		a.filesMountCommand(), a.filesUnmountCommand(), a.filesNBDCommand(), a.filesServeCommand(), a.filesGuardCommand())
+		a.filesPutCommand(), a.filesMountCommand(), a.filesUnmountCommand(), a.filesNBDCommand(), a.filesServeCommand(), a.filesGuardCommand())
 }
 
 // opening is what every command that looks into a point is told of it.

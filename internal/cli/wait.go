@@ -118,6 +118,9 @@ func (a *app) summary(w io.Writer, job backstay.Job) {
 			fmt.Fprintf(w, "make a VM of them with: backstay deploy %s\n", r.Folder)
 		}
 	}
+	if p := r.Put; p != nil {
+		fmt.Fprintf(w, "%d file(s), %d link(s) and %d new folder(s) in %s (%s); %d left as they were\n", p.Files, p.Links, p.Folders, p.To, size(p.Bytes), p.Skipped)
+	}
 	if r.VM != nil {
 		fmt.Fprintf(w, "VM %s (%s)\n", vmLabel(*r.VM), r.VM.UUID)
 	}

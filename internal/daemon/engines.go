@@ -18,11 +18,13 @@ import (
 	"github.com/backstay/backstay/internal/catalog"
 	"github.com/backstay/backstay/internal/engine/backup"
 	"github.com/backstay/backstay/internal/engine/expire"
+	sessions "github.com/backstay/backstay/internal/engine/files"
 	"github.com/backstay/backstay/internal/engine/rebuild"
 	"github.com/backstay/backstay/internal/engine/reclaim"
 	"github.com/backstay/backstay/internal/engine/restore"
 	"github.com/backstay/backstay/internal/engine/verify"
 	"github.com/backstay/backstay/internal/job"
+	"github.com/backstay/backstay/internal/mover"
 	"github.com/backstay/backstay/internal/server"
 )
 
@@ -37,6 +39,7 @@ type engines struct {
 	vaults  *verify.VaultRunner
 	rebuild *rebuild.Runner
 	reclaim *reclaim.Runner
+	put     *sessions.Putter
 }
 
 func newEngines(r *region) *engines {
@@ -59,6 +62,7 @@ func newEngines(r *region) *engines {
 			},
 		},
 		verify: &verify.Runner{Catalog: r.catalog, Mover: r.hosts.mover, Vault: r.vaults.access},
+		put:    &sessions.Putter{Sessions: func() *sessions.Sessions { return r.files }, Mover: func(name backstay.HostName) (mover.Puts, error) { return r.hosts.mover(name) }},
 		vaults: r.verifyVaults(), rebuild: r.rebuilder(), reclaim: r.reclaimer(),
 	}
 }
@@ -93,12 +97,13 @@ func (e *engines) queueOptions(r *region) job.Options {
 			backstay.JobRepair:  runner(e, e.vaults.Repair),
 			backstay.JobRebuild: runner(e, e.runRebuild),
 			backstay.JobReclaim: runner(e, e.reclaim.Run),
+			backstay.JobPut:     runner(e, e.put.Run),
 		},
 		Tasks: map[backstay.JobKind][]string{
 			backstay.JobBackup: backup.Tasks, backstay.JobDeploy: restore.DeployTasks,
 			backstay.JobExpire: expire.Tasks, backstay.JobVerify: verify.Tasks,
 			backstay.JobRepair: verify.RepairTasks, backstay.JobRebuild: rebuild.Tasks,
-			backstay.JobReclaim: reclaim.Tasks,
+			backstay.JobReclaim: reclaim.Tasks, backstay.JobPut: sessions.PutTasks,
 		},
 	}
 }

@@ -17,9 +17,6 @@ type PutRequest struct {
 	// Conflict says what happens where a file is there already. ConflictAsk puts nothing
 	// at all then, with CodeFileExists.
 	Conflict backstay.Conflict
-	// Above are the folders between To and the items, by paths relative to To in Name, for
-	// those that the guest no longer has.
-	Above []backstay.FileEntry
 }
 
 // PutReport says what was put.

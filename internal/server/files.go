@@ -112,6 +112,7 @@ func (s *server) registerFiles() {
 	})
 	s.registerContent()
 	s.registerTake()
+	add(s, "putFiles", s.putFiles)
 }
 
 // admitTicket lets a request through that comes with the ticket of the session in its

@@ -72,6 +72,10 @@ func (s *server) retryJob(ctx context.Context, in *jobInput) (*answer[backstay.J
 		return nil, backstay.Errorf(backstay.CodeConflict, "the job %s has not ended", old.ID).Becausef("it is %s", old.State).
 			Do("wait for it, or cancel it: `backstay job cancel %s`", old.ID)
 	}
+	if old.Kind == backstay.JobPut { // its session was of whoever opened it, and may be gone
+		return nil, backstay.Errorf(backstay.CodeConflict, "files are not put by a retry").Becausef("a put reads from a session, which ends").
+			Do("put them again with `backstay files put`")
+	}
 	job, err := s.Jobs.Retry(ctx, old.ID, c.who.Name)
 	if err == nil {
 		c.job = job.ID

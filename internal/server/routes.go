@@ -101,6 +101,7 @@ var routes = []route{
 	{id: "getEntry", method: get, path: api.PathFileEntry, need: backstay.Reader, files: true, ticket: true, says: "One file, folder, link or node"},
 	{id: "readFile", method: get, path: api.PathFileContent, need: backstay.Reader, files: true, ticket: true, reads: true, says: "The content of a file, or a range of it", stream: true},
 	{id: "takeFiles", method: post, path: api.PathFileTake, need: backstay.Reader, files: true, ticket: true, reads: true, says: "Files and folders with all that is in them, as one stream", stream: true},
+	{id: "putFiles", method: post, path: api.PathFilePut, need: backstay.Operator, files: true, says: "Put files and folders into a running guest, through its agent", status: http.StatusAccepted},
 	{id: "readDisk", method: get, path: api.PathFileDisk, need: backstay.Reader, files: true, ticket: true, reads: true, says: "The content of a whole disk, or a range of it, in a session of kind nbd", stream: true},
 
 	{id: "listJobs", method: get, path: api.PathJobs, need: backstay.Reader, says: "Jobs, newest first"},

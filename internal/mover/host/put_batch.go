@@ -136,18 +136,12 @@ func (p *put) decide(i *putItem, again *script) error {
 	return nil
 }
 
-// above makes the folders between To and the items, where the guest has none.
+// above makes To and the folders above it, where the guest has none.
 func (p *put) above(ctx context.Context) error {
 	chain := []*putItem{}
 	for dir := path.Clean(string(p.To)); dir != "/"; dir = path.Dir(dir) {
 		p.n++
 		chain = append([]*putItem{{n: p.n, dest: dir, Item: items.Item{Type: backstay.TypeFolder, Mode: 0o755}}}, chain...)
-	}
-	for _, e := range p.Above {
-		p.n++
-		chain = append(chain, &putItem{n: p.n, dest: path.Join(string(p.To), string(e.Name)), Item: items.Item{
-			Type: backstay.TypeFolder, Mode: e.Mode, UID: e.UID, GID: e.GID, ModTime: e.ModTime,
-		}})
 	}
 	if len(chain) == 0 {
 		return nil
