@@ -146,14 +146,16 @@ func command(o Options) *exec.Cmd {
 	socket := func(id string, n int) string { return fmt.Sprintf("socket,id=%s,fd=%d", id, n) }
 	boot := "console=ttyS0 quiet loglevel=4 panic=-1 reboot=t tsc=reliable no_timer_check random.trust_cpu=on cryptomgr.notests 8250.nr_uarts=1 audit=0"
 	cpu := "host"
-	if o.Accel == "tcg" {
+	if o.Accel == AccelTCG {
 		cpu = "max,la57=off"
 		// Nothing in the machine is to be kept from anything else in it, and emulating
 		// the measures against that is dear.
 		boot += " mitigations=off nokaslr"
 	}
 	accel := o.Accel
-	if accel == "tcg" {
+	processors := "2"
+	if accel == AccelTCG {
+		processors = "1" // a second one takes longer to boot than it saves
 		accel = fmt.Sprintf("tcg,thread=multi,tb-size=%d", translated>>20)
 	}
 	// prlimit bounds what the process may do to the host and becomes QEMU; limits set
@@ -161,13 +163,13 @@ func command(o Options) *exec.Cmd {
 	cmd := exec.Command("prlimit", append(limits(o), "--", o.QEMU,
 		"-name", "backstay-small-machine", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-		"-machine", "q35,sata=off,smbus=off,usb=off,graphics=off", "-accel", accel, "-cpu", cpu, "-m", strconv.FormatInt(o.Memory>>20, 10),
+		"-machine", "q35,sata=off,smbus=off,usb=off,graphics=off", "-accel", accel, "-cpu", cpu, "-m", strconv.FormatInt(o.Memory>>20, 10), "-smp", processors,
 		"-kernel", fd(fdKernel), "-initrd", fd(fdInitrd), "-append", boot,
 		"-chardev", socket("console", fdConsole), "-serial", "chardev:console",
 		"-chardev", socket("monitor", fdMonitor), "-mon", "chardev=monitor,mode=control",
 		"-object", fmt.Sprintf("memory-backend-file,id=shared,share=on,size=%d,mem-path=%s", wire.SharedSize, fd(fdShared)),
 		"-device", "ivshmem-plain,memdev=shared",
-		"-device", "virtio-scsi-pci,id=scsi",
+		"-object", "iothread,id=disks", "-device", "virtio-scsi-pci,id=scsi,iothread=disks",
 		"-device", "virtio-serial-pci,max_ports=2", "-chardev", socket("channel", fdChannel),
 		"-device", "virtserialport,chardev=channel,name=backstay",
 	)...)
