@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -89,7 +90,9 @@ func Serve(t testing.TB, target backstay.DiskTarget, path string) guest.Disk {
 		_ = os.RemoveAll(dir)
 	})
 	for range 1000 {
-		if _, err := os.Stat(socket); err == nil {
+		// The socket is there a moment before it is listened to.
+		if conn, err := net.Dial("unix", socket); err == nil {
+			conn.Close()
 			return guest.Disk{Target: target, Socket: socket, Export: "disk", Size: info.Size()}
 		}
 		time.Sleep(10 * time.Millisecond)

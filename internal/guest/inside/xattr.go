@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/backstay/backstay/internal/items"
 	"golang.org/x/sys/unix"
@@ -59,10 +60,10 @@ func (x *xattrReader) read(list func([]byte) (int, error), get func(string, []by
 	var all []items.Xattr
 	note, sum := "", 0
 	for raw := range bytes.SplitSeq(x.names[:n], []byte{0}) {
-		if len(raw) == 0 {
+		name := string(raw)
+		if name == "" || strings.HasPrefix(name, "trusted.SGI_ACL_") { // XFS's form of an ACL that is told already
 			continue
 		}
-		name := string(raw)
 		size, err := get(name, x.value)
 		if errors.Is(err, unix.ENODATA) {
 			continue

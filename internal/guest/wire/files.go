@@ -5,8 +5,9 @@ import (
 )
 
 // The operations on the files of a volume. Paths begin with "/" and are those of
-// the volume; none of them is followed out of it, nor through a symbolic link
-// that is not its last name.
+// the volume. Symbolic links on the way are resolved as if the volume's root were the
+// guest's, and lead nowhere else; a link that is the last name is followed by OpList,
+// OpRead, OpHash and OpWalk, and is itself what OpStat and OpTake are asked for.
 const (
 	OpList = "list" // ListRequest → Folder
 	OpStat = "stat" // PathRequest → backstay.FileEntry
