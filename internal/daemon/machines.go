@@ -16,8 +16,8 @@ import (
 )
 
 // beside is how many small machines may run beside those of sessions: one that is
-// kept ready, and those of a host's own work.
-const beside = 3
+// kept ready, and those of a host's own work: a list of files, and a comparison of two.
+const beside = 4
 
 // smallMachines makes the pool of a mover, and what ends it. A mover that cannot have
 // one backs up and restores all the same.

@@ -254,7 +254,8 @@ func (s *Sessions) openSomewhere(ctx context.Context, e *entry) (mover.OpenedFil
 			first = err
 		}
 		// The catalogue may be behind the host; only then is another place better.
-		elsewhere := backstay.IsCode(err, backstay.CodeHostAway) || backstay.IsCode(err, backstay.CodeUnknownPoint) || backstay.IsCode(err, backstay.CodeTierMissing)
+		elsewhere := backstay.IsCode(err, backstay.CodeHostAway) || backstay.IsCode(err, backstay.CodeUnknownPoint) || backstay.IsCode(err, backstay.CodeTierMissing) ||
+			backstay.IsCode(err, backstay.CodeLayerInUse)
 		if !elsewhere || ctx.Err() != nil {
 			break
 		}
@@ -269,7 +270,7 @@ func (s *Sessions) openAt(ctx context.Context, e *entry, at place) (mover.Opened
 	}
 	r := mover.OpenFilesRequest{
 		Session: e.session.ID, Point: e.session.Point, Tier: at.tier, Disks: e.request.Disks, Raw: e.request.Kind == backstay.SessionNBD,
-		Expires: e.session.Expires, Services: s.options.Services(),
+		User: e.session.User, Expires: e.session.Expires, Services: s.options.Services(),
 	}
 	if at.tier == backstay.VaultTier {
 		access, err := s.options.Vault(ctx, e.request.Point.Vault)

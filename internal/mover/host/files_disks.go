@@ -17,9 +17,10 @@ import (
 	"github.com/backstay/backstay/internal/tier/vault"
 )
 
-// sessionCache is how much of what was read of a vault each session keeps, in bytes:
-// a chunk has up to 2 MiB, and the folders of a file system lie in many.
-const sessionCache = 64 << 20
+// sessionCache is how much of what was read of a vault each session keeps, in bytes: a
+// chunk has up to 2 MiB, of which the small machine asks for a part after the other. What
+// it has read once it keeps itself.
+const sessionCache = 24 << 20
 
 // openDisks opens the disks of the session's point in its tier.
 func (s *fileSession) openDisks(ctx context.Context) error {
@@ -50,7 +51,7 @@ func (s *fileSession) openVaultDisks(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		s.add(d, image, nil)
+		s.add(d, newAhead(s.ctx, image), nil)
 	}
 	s.keys(ctx, point.Definition())
 	return nil

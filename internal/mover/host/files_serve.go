@@ -54,8 +54,7 @@ func (s *fileSession) serve(image servedImage) (socket string, err error) {
 	export := nbd.Export{
 		Name: sessionExport, Size: image.Size(), Content: image, Extents: runsOf(image),
 		Failed: func(err error) {
-			if s.ctx.Err() == nil {
-				s.faults.Store(&diskFault{err})
+			if s.ctx.Err() == nil && s.faults.Swap(&diskFault{err}) == nil { // once: a machine may ask often
 				s.log.Warn("a disk of a session could not be read", "session", s.request.Session, "error", err)
 			}
 		},
