@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"os"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -275,4 +277,25 @@ func FuzzReader(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestStreamsOfVersion1AreReadForEver holds the format to docs/formats/items.md.
+func TestStreamsOfVersion1AreReadForEver(t *testing.T) {
+	all := []whole{
+		{Item: folder("d")},
+		{Item: Item{Path: "d/f \xff", Type: backstay.TypeFile, Size: 9000, Mode: 0o4755, UID: 1, GID: 1 << 31, ModTime: time.Unix(-1, 999_999_999).UTC(), Linked: true, Sparse: true,
+			Extents: []Extent{{4096, 4096}}, Xattrs: []Xattr{{"user.a", []byte{0, 1}}}, Note: "a note"}, Runs: []Run{{4096, []byte("content")}}, Reason: "it broke off"},
+		{Item: Item{Path: "d/g", Type: backstay.TypeFile, HardLink: "d/f \xff", Size: 9000, ModTime: time.Unix(0, 0).UTC()}},
+		{Item: Item{Path: "l", Type: backstay.TypeLink, Target: "/etc", ModTime: time.Unix(0, 0).UTC()}},
+		{Item: Item{Path: "n", Type: backstay.TypeBlock, Major: 8, Minor: 300, ModTime: time.Unix(0, 0).UTC(), Error: "an error"}},
+	}
+	golden, err := os.ReadFile("testdata/version1.items")
+	must(t, err)
+	if !bytes.Equal(write(t, all), golden) {
+		t.Error("another stream is written")
+	}
+	got, err := read(bytes.NewReader(golden))
+	if !errors.Is(err, io.EOF) || !reflect.DeepEqual(got, all) {
+		t.Errorf("%v:\n%+v\n%+v", err, got, all)
+	}
 }
