@@ -199,6 +199,9 @@ func (m *Machine) plug(ctx context.Context, n string, d Disk) error {
 	}
 	return m.monitor.run(ctx, "device_add", map[string]any{
 		"driver": "scsi-hd", "id": "d" + n, "bus": "scsi.0", "drive": "o" + n, "serial": "d" + n,
+		// What cannot be read or written is an error inside; the default stops the machine
+		// when there is no room.
+		"rerror": "report", "werror": "report",
 	}, nil)
 }
 
