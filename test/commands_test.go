@@ -20,6 +20,7 @@ import (
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/client"
+	"github.com/backstay/backstay/internal/guest/image"
 	"github.com/backstay/backstay/internal/sandbox"
 )
 
@@ -213,6 +214,10 @@ func bringUp(ts *testscript.TestScript, neg bool, args []string) {
 			for i := 2; i <= n; i++ {
 				o.Hosts = append(o.Hosts, fmt.Sprintf("host%d", i))
 			}
+		case "files": // small machines, for item-level restore
+			machine, err := image.Ensure(context.Background(), "")
+			ts.Check(err)
+			o.Machine = machine
 		case "qemu":
 			o.QEMU = sandbox.QEMU(value)
 		default:

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"time"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/api"
@@ -18,7 +17,7 @@ import (
 
 func (a *app) filesMountCommand() *cobra.Command {
 	var o opening
-	var life time.Duration
+	life := duration(backstay.DefaultSessionLife)
 	allowOther := false
 	c := &cobra.Command{
 		Use: "mount POINT DIR", Short: "Show the files of a recovery point in a folder of this machine, read-only",
@@ -27,7 +26,7 @@ func (a *app) filesMountCommand() *cobra.Command {
 			"puts them together. A process in the background serves it until `files unmount DIR`, until\n" +
 			"the session expires or is ended, or until the server is gone; nothing is left then.",
 		Example: "  backstay files mount web01 /mnt/web01\n  grep -r listen /mnt/web01/guest/etc\n  backstay files unmount /mnt/web01\n" +
-			"  backstay files mount web01@latest /mnt/p --life 1h --passphrase-file vda3=secret.txt",
+			"  backstay files mount web01@latest /mnt/p --expires 1h --passphrase-file vda3=secret.txt",
 		ValidArgsFunction: a.completePointsOrVMs(),
 		Args:              exactly("POINT", "DIR"),
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
@@ -42,7 +41,7 @@ func (a *app) filesMountCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			_, err = a.show(ctx, c, s, filemount.Order{Dir: dir, AllowOther: allowOther})
+			started, err := a.show(ctx, c, s, filemount.Order{Dir: dir, AllowOther: allowOther})
 			if err != nil {
 				return err
 			}
@@ -51,13 +50,13 @@ func (a *app) filesMountCommand() *cobra.Command {
 					a.note("volume %s is not shown: %s", printable(string(v.ID)), volumeState(v))
 				}
 			}
-			return a.emit(map[string]any{"session": s.ID, "point": s.Point, "dir": dir, "expires": s.Expires}, func(w io.Writer) {
+			return a.emit(map[string]any{"session": s.ID, "point": s.Point, "dir": dir, "expires": s.Expires, "pid": started.PID}, func(w io.Writer) {
 				fmt.Fprintf(w, "point %s of %s is mounted on %s until %s\n", s.Point, vmLabel(s.VM), dir, a.when(s.Expires))
 			})
 		}),
 	}
 	c.Flags().BoolVar(&allowOther, "allow-other", false, "let other users of this machine see it, as far as the modes of the guest's files let them")
-	c.Flags().DurationVar(&life, "life", backstay.DefaultSessionLife, "how long it lasts at most")
+	c.Flags().Var(&life, "expires", "how long it lasts at most")
 	return o.flags(c)
 }
 
@@ -98,7 +97,7 @@ func (a *app) filesUnmountCommand() *cobra.Command {
 
 func (a *app) filesNBDCommand() *cobra.Command {
 	var tier backstay.Tier
-	var life time.Duration
+	life := duration(backstay.DefaultSessionLife)
 	c := &cobra.Command{
 		Use: "nbd POINT DISK", Short: "Export a whole disk of a recovery point, read-only, and print the address once",
 		Long: "Export a whole disk of a recovery point, read-only, at a socket that only you can reach.\n\n" +
@@ -121,17 +120,17 @@ func (a *app) filesNBDCommand() *cobra.Command {
 			if err != nil {
 				return errors.Join(err, c.EndFileSession(ctx, s.ID))
 			}
-			address, err := a.show(ctx, c, s, filemount.Order{Disk: disk, Size: bytes, Parent: a.Getenv("XDG_RUNTIME_DIR")})
+			started, err := a.show(ctx, c, s, filemount.Order{Disk: disk, Size: bytes, Parent: a.Getenv("XDG_RUNTIME_DIR")})
 			if err != nil {
 				return err
 			}
 			a.note("session %s serves it until %s", s.ID, a.when(s.Expires))
-			return a.emit(map[string]any{"session": s.ID, "point": s.Point, "disk": disk, "size": bytes, "address": address, "expires": s.Expires},
-				func(w io.Writer) { fmt.Fprintln(w, address) })
+			return a.emit(map[string]any{"session": s.ID, "point": s.Point, "disk": disk, "size": bytes, "address": started.Address, "expires": s.Expires, "pid": started.PID},
+				func(w io.Writer) { fmt.Fprintln(w, started.Address) })
 		}),
 	}
 	c.Flags().Var(tierFlag(&tier), "tier", "the tier to read; the nearest one unless told otherwise")
-	c.Flags().DurationVar(&life, "life", backstay.DefaultSessionLife, "how long it lasts at most")
+	c.Flags().Var(&life, "expires", "how long it lasts at most")
 	return c
 }
 
@@ -156,20 +155,21 @@ func (a *app) openOwn(ctx context.Context, c *client.Client, r api.OpenFilesRequ
 }
 
 // show starts the process that shows a session, which ends with it.
-func (a *app) show(ctx context.Context, c *client.Client, s ownSession, o filemount.Order) (address string, err error) {
+func (a *app) show(ctx context.Context, c *client.Client, s ownSession, o filemount.Order) (filemount.Started, error) {
+	var started filemount.Started
 	self, err := os.Executable()
 	if err == nil {
 		o.Kind, o.Session, o.Point, o.Server, o.Ticket = s.Kind, s.ID, s.Point, c.Server(), s.ticket
-		address, err = filemount.Start(ctx, []string{self, "files", "serve"}, o)
+		started, err = filemount.Start(ctx, []string{self, "files", "serve"}, o)
 	}
 	if err == nil {
-		return address, nil
+		return started, nil
 	}
 	end := c.EndFileSession(context.WithoutCancel(ctx), s.ID)
 	if backstay.IsCode(end, backstay.CodeSessionEnded) || backstay.IsCode(end, backstay.CodeUnknownSession) {
 		end = nil // the process did it
 	}
-	return "", backstay.Errorf(backstay.CodeUnfit, "the point cannot be shown on this machine").Because(errors.Join(err, end)).
+	return filemount.Started{}, backstay.Errorf(backstay.CodeUnfit, "the point cannot be shown on this machine").Because(errors.Join(err, end)).
 		Do("see that /dev/fuse is there and fuse3 is installed, or take the files with `backstay files get`")
 }
 

@@ -19,10 +19,16 @@ import (
 // startPatience is how long a process may take until it shows the point.
 const startPatience = 30 * time.Second
 
+// Started is a process that shows a point.
+type Started struct {
+	PID int
+	// Address is that of a disk. It is a secret: it is told to nobody else.
+	Address string
+}
+
 // Start starts a process that shows what the order says, in a session of its own so
 // that it outlives this one, and returns when it does. command must end up in Serve.
-// For a disk it returns the address, which is told to nobody else.
-func Start(ctx context.Context, command []string, o Order) (address string, err error) {
+func Start(ctx context.Context, command []string, o Order) (Started, error) {
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Dir = "/"
@@ -30,14 +36,14 @@ func Start(ctx context.Context, command []string, o Order) (address string, err 
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "BACKSTAY_TOKEN=") })
 	in, err := cmd.StdinPipe()
 	if err != nil {
-		return "", fmt.Errorf("start %s: %w", o.Kind, err)
+		return Started{}, fmt.Errorf("start %s: %w", o.Kind, err)
 	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return "", fmt.Errorf("start %s: %w", o.Kind, err)
+		return Started{}, fmt.Errorf("start %s: %w", o.Kind, err)
 	}
 	if err := cmd.Start(); err != nil {
-		return "", fmt.Errorf("start %s: %w", o.Kind, err)
+		return Started{}, fmt.Errorf("start %s: %w", o.Kind, err)
 	}
 	answered := make(chan answer, 1)
 	go func() {
@@ -51,14 +57,14 @@ func Start(ctx context.Context, command []string, o Order) (address string, err 
 	defer timer.Stop()
 	select {
 	case a := <-answered:
-		return a.Address, a.err
+		return Started{cmd.Process.Pid, a.Address}, a.err
 	case <-timer.C:
 		err = fmt.Errorf("it did not begin within %v", startPatience)
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	}
 	// It ends its session and cleans up.
-	return "", errors.Join(fmt.Errorf("start %s: %w", o.Kind, err), cmd.Process.Signal(syscall.SIGTERM))
+	return Started{}, errors.Join(fmt.Errorf("start %s: %w", o.Kind, err), cmd.Process.Signal(syscall.SIGTERM))
 }
 
 type answer struct {
