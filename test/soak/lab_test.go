@@ -19,6 +19,7 @@ import (
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/api"
 	"github.com/backstay/backstay/client"
+	"github.com/backstay/backstay/internal/guest/image"
 	"github.com/backstay/backstay/internal/sandbox"
 )
 
@@ -133,7 +134,9 @@ func (l *lab) only(t *testing.T) {
 
 func makeLab(t *testing.T, ctx context.Context) *lab {
 	t.Helper()
-	w, err := sandbox.Up(ctx, sandbox.Options{Binary: []string{filepath.Join(binaries, "sandbox"), "backstay"}})
+	machine, err := image.Ensure(ctx, "")
+	must(t, err)
+	w, err := sandbox.Up(ctx, sandbox.Options{Binary: []string{filepath.Join(binaries, "sandbox"), "backstay"}, Machine: machine})
 	must(t, err)
 	l := &lab{t: t, ctx: ctx, world: w, host: w.Hosts[0], client: client.New(w.Region.URL, w.Region.Token)}
 	must(t, w.AddVM(ctx, sandbox.VMSpec{Name: vm, Off: true, Disks: []sandbox.DiskSpec{
