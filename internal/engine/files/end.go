@@ -44,8 +44,9 @@ func (s *Sessions) EndOf(ctx context.Context, user, why string) {
 }
 
 // Sweep ends the sessions whose time is over, and those that a command opened by
-// itself and nobody uses.
+// itself and nobody uses; and it forgets those that their hosts have ended.
 func (s *Sessions) Sweep(ctx context.Context) {
+	s.forgetEnded(ctx)
 	now := s.options.Now()
 	s.endAll(ctx, func(e *entry) *backstay.Error {
 		switch {
@@ -63,6 +64,45 @@ func (s *Sessions) Sweep(ctx context.Context) {
 			delete(s.ended, id)
 		}
 	}
+}
+
+// forgetEnded forgets the sessions that a host has ended by itself, since their small
+// machine failed or a backup needed the room: until they are used nobody tells us. A
+// host that does not answer is asked when it is reached again.
+func (s *Sessions) forgetEnded(ctx context.Context) {
+	on := map[backstay.HostName][]*entry{}
+	s.mu.Lock()
+	for _, e := range s.open {
+		if e.ready {
+			on[e.session.Host] = append(on[e.session.Host], e)
+		}
+	}
+	s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, closeLimit)
+	defer cancel()
+	for _, sessions := range on {
+		host := sessions[0].host
+		there, err := host.OpenSessions(ctx)
+		if err != nil {
+			continue
+		}
+		for _, e := range sessions {
+			if !slices.Contains(there, e.session.ID) {
+				s.drop(e, whyEnded(ctx, host, e.session.ID))
+			}
+		}
+	}
+}
+
+// whyEnded is why a host has ended a session, which it says to whoever uses it.
+func whyEnded(ctx context.Context, host mover.Files, id backstay.FileSessionID) string {
+	_, err := host.Folder(ctx, mover.FolderRequest{Session: id, Path: "/", Limit: 1})
+	if backstay.IsCode(err, backstay.CodeSessionEnded) || backstay.IsCode(err, backstay.CodeMachineFailed) {
+		if cause := backstay.AsError(err).Cause; cause != "" {
+			return cause
+		}
+	}
+	return "its host has ended it"
 }
 
 // Run sweeps until ctx ends.

@@ -328,6 +328,50 @@ func TestASessionThatItsHostEndedIsForgottenWithTheReason(t *testing.T) {
 	}
 }
 
+func TestASessionThatItsHostEndedDoesNotWaitForItsNextUse(t *testing.T) {
+	r := newRegion(t)
+	session, ticket, err := r.sessions.Open(t.Context(), files.OpenRequest{Point: point(backstay.VaultTier), User: "ann"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.sessions.Sweep(t.Context())
+	if _, ok := r.sessions.ByTicket(ticket); !ok {
+		t.Fatal("a session that is open on its host was forgotten")
+	}
+	h := map[backstay.HostName]*host{"west": r.west, "east": r.east}[session.Host]
+	if err := h.CloseFiles(t.Context(), session.ID); err != nil {
+		t.Fatal(err)
+	}
+	h.mu.Lock()
+	h.fail = backstay.Errorf(backstay.CodeSessionEnded, "it has ended").Becausef("its small machine ended")
+	h.mu.Unlock()
+	r.sessions.Sweep(t.Context())
+	if _, ok := r.sessions.ByTicket(ticket); ok || len(r.sessions.List()) > 0 {
+		t.Errorf("it is listed: %+v", r.sessions.List())
+	}
+	if _, err := r.sessions.Get(session.ID); !backstay.IsCode(err, backstay.CodeSessionEnded) || !strings.Contains(backstay.AsError(err).Cause, "small machine") {
+		t.Errorf("whoever asks for it is told: %v", err)
+	}
+}
+
+func TestASessionEndsWithItsSmallMachine(t *testing.T) {
+	r := newRegion(t)
+	session, _, err := r.sessions.Open(t.Context(), files.OpenRequest{Point: point(backstay.VaultTier), User: "ann"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := map[backstay.HostName]*host{"west": r.west, "east": r.east}[session.Host]
+	h.mu.Lock()
+	h.fail = backstay.Errorf(backstay.CodeMachineFailed, "the small machine failed")
+	h.mu.Unlock()
+	if _, err := r.sessions.Folder(t.Context(), mover.FolderRequest{Session: session.ID}); !backstay.IsCode(err, backstay.CodeMachineFailed) {
+		t.Errorf("the first to notice is told: %v", err)
+	}
+	if h.sessions() > 0 || len(r.sessions.List()) > 0 {
+		t.Errorf("the host has %d sessions, the server %+v", h.sessions(), r.sessions.List())
+	}
+}
+
 func TestACommandOpensAnewWhatItsHostHasLost(t *testing.T) {
 	r := newRegion(t)
 	p := point(backstay.SnapshotTier)

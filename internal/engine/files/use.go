@@ -39,6 +39,11 @@ func (s *Sessions) use(ctx context.Context, id backstay.FileSessionID, fn func(c
 		}
 		s.drop(e, why)
 		return endedError(id, why)
+	case backstay.IsCode(err, backstay.CodeMachineFailed):
+		// There is nothing left that could be used again.
+		if err := s.finish(ctx, e, endedError(id, backstay.AsError(err).Error())); err != nil {
+			s.options.Log.Warn("the host has not closed a session; it ends there when it expires", "session", id, "error", err)
+		}
 	}
 	return err
 }
