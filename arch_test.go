@@ -70,7 +70,7 @@ internal/mover/movertest -> . internal/mover internal/items
 internal/engine/*        -> . internal/mover internal/catalog
 internal/job             -> . internal/catalog
 internal/server          -> . api internal/items internal/job internal/catalog internal/mover
-internal/server/servertest -> . api internal/server internal/engine/files internal/mover internal/mover/movertest internal/catalog internal/catalog/sqlite
+internal/server/servertest -> . api internal/server internal/engine/files internal/engine/index internal/mover internal/mover/movertest internal/catalog internal/catalog/sqlite
 internal/recover         -> . internal/durable internal/tier internal/tier/vault internal/tier/content internal/tier/raw internal/blob internal/blob/* internal/nbd
 internal/recover/recovertest -> . internal/tier internal/tier/vault internal/blob internal/blob/replica
 internal/config          -> .

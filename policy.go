@@ -24,6 +24,8 @@ type Policy struct {
 	Guest    GuestRules    `json:"guest,omitzero"`
 	Snapshot SnapshotKeep  `json:"snapshot"`
 	Vault    VaultKeep     `json:"vault"`
+	// NoIndex leaves out the list of a point's files that `files find` searches.
+	NoIndex bool `json:"noIndex,omitempty"`
 }
 
 // GuestRules say what a backup may ask of a guest (I12).

@@ -16,6 +16,10 @@ const (
 	PathFileTake    = "/v1/file-sessions/{session}/take"
 	PathFilePut     = "/v1/file-sessions/{session}/put"
 	PathFileDisk    = "/v1/file-sessions/{session}/disks/{disk}"
+	// PathFindFiles takes ?vm=VM&pattern=P, and ?ignoreCase=true and ?limit=N.
+	PathFindFiles = "/v1/files"
+	// PathPointDiff takes ?with=POINT and ?limit=N.
+	PathPointDiff = "/v1/points/{point}/diff"
 )
 
 // OpenFilesRequest asks for a session of item-level restore.
@@ -86,4 +90,13 @@ const (
 type TakeRequest struct {
 	Paths  []string   `json:"paths" minItems:"1" maxItems:"10000" doc:"of one volume with items, of any with tar and zip"`
 	Format TakeFormat `json:"format" enum:"items,tar,zip"`
+}
+
+// FoundFiles are the files that a search over all points of a VM found.
+type FoundFiles struct {
+	VM    backstay.VMRef       `json:"vm"`
+	Files []backstay.FoundFile `json:"files"` // in order of volume and path
+	More  bool                 `json:"more"`  // there are more than were asked for
+	// Without are the points that were not searched: their files are not listed.
+	Without []backstay.PointID `json:"without"`
 }

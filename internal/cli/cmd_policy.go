@@ -66,6 +66,7 @@ type policyFlags struct {
 	latency  duration
 	fallback []string
 	hooks    string
+	index    bool
 }
 
 // newPolicyFlags puts the flags onto a command; start has their defaults.
@@ -82,6 +83,7 @@ func newPolicyFlags(c *cobra.Command, start backstay.Policy) *policyFlags {
 	f.IntVar(&g.Snapshot.Days, "snapshot-days", start.Snapshot.Days, "days in the snapshot tier, up to 30; 0 for no limit by age")
 	f.IntVar(&g.Snapshot.Count, "snapshot-count", start.Snapshot.Count, "points in the snapshot tier; 0 for no limit; with --snapshot-days 0 none stay there, only the change map")
 	f.IntVar(&g.Snapshot.Depth, "snapshot-depth", start.Snapshot.Depth, fmt.Sprintf("most points, each a layer, that a disk's chain may hold, up to %d; 0 for %d", backstay.MaxDepth, backstay.DefaultDepth))
+	f.BoolVar(&p.index, "index", true, "list the files of each point in the vault, for `files find`")
 	f.IntVar(&g.Vault.Last, "keep-last", 0, "newest points that the vault keeps")
 	f.IntVar(&g.Vault.Daily, "daily", 0, "days of which the vault keeps the newest point")
 	f.IntVar(&g.Vault.Weekly, "weekly", 0, "weeks of which the vault keeps the newest point")
@@ -106,6 +108,7 @@ func (p *policyFlags) apply(to *backstay.Policy) {
 		"snapshot-days":  func() { to.Snapshot.Days = given.Snapshot.Days },
 		"snapshot-count": func() { to.Snapshot.Count = given.Snapshot.Count },
 		"snapshot-depth": func() { to.Snapshot.Depth = given.Snapshot.Depth },
+		"index":          func() { to.NoIndex = !p.index },
 		"keep-last":      func() { to.Vault.Last = given.Vault.Last },
 		"daily":          func() { to.Vault.Daily = given.Vault.Daily },
 		"weekly":         func() { to.Vault.Weekly = given.Vault.Weekly },
@@ -203,6 +206,7 @@ func policyTable(w io.Writer, p backstay.Policy) {
 	row(w, "snapshot tier", snapshotKeep(p.Snapshot))
 	row(w, "deepest chain", fmt.Sprintf("%d points", p.Snapshot.MaxPoints()))
 	row(w, "vault tier", vaultKeep(p.Vault))
+	row(w, "list of files", map[bool]string{true: "off", false: "on"}[p.NoIndex])
 }
 
 func orDefault(d, otherwise backstay.Duration) backstay.Duration {

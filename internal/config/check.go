@@ -95,7 +95,10 @@ func (f Files) check(d *document) error {
 	case f.Sessions < 1 || f.Sessions > 64:
 		return d.bad("$.files.sessions", fmt.Sprintf("files.sessions is %d", f.Sessions), "it must be from 1 to 64, and each may take files.memory", "use 4")
 	}
-	return oneOf(d, "files.warm", f.Warm, "on", "off")
+	if err := oneOf(d, "files.warm", f.Warm, "on", "off"); err != nil {
+		return err
+	}
+	return oneOf(d, "files.index", f.Index, "on", "off")
 }
 
 func (c *Config) checkListen(d *document) error {

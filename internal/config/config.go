@@ -137,6 +137,9 @@ type Files struct {
 	Sessions int `yaml:"sessions"`
 	// Warm keeps one machine ready for the next session: on or off.
 	Warm string `yaml:"warm"`
+	// Index lists the files of each point in a vault, for `files find`: on or off. A
+	// policy may leave it out, too.
+	Index string `yaml:"index"`
 }
 
 // Log says what is logged, and how.
@@ -152,7 +155,7 @@ func Default() Config {
 		Hosts: []Host{{Name: DefaultHost, Libvirt: DefaultLibvirt}},
 		Jobs:  Jobs{PerHost: 2, PerVault: 2}, Verify: Verify{Days: 30},
 		Reclaim: Reclaim{Trash: time.Duration(backstay.DefaultTrash), Every: 24 * time.Hour},
-		Files:   Files{Memory: 512, Sessions: 4, Warm: "on"},
+		Files:   Files{Memory: 512, Sessions: 4, Warm: "on", Index: "on"},
 		Log:     Log{Level: "info", Format: "text"},
 	}
 }

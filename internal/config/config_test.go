@@ -61,7 +61,7 @@ func TestTheSampleThatInitWritesReadsBackAsItself(t *testing.T) {
 	odd.Region, odd.Data = "on", "/srv/with: colon # and hash"
 	odd.Hosts = append(odd.Hosts, Host{Name: "east", Mover: "unix:///run/backstay/east.sock", Layers: Layers{Floor: "12.5%"}})
 	odd.Hosts[0].Layers.Dir = "/srv/layers"
-	odd.Files = Files{Machine: "/srv/machine", Memory: 1024, Sessions: 9, Warm: "off"}
+	odd.Files = Files{Machine: "/srv/machine", Memory: 1024, Sessions: 9, Warm: "off", Index: "off"}
 	for _, want := range []Config{Default(), odd} {
 		got, err := Parse("sample", []byte(Sample(want)))
 		if err != nil {

@@ -65,6 +65,7 @@ func Sample(c Config) string {
 	p("")
 	p("# Files are read out of recovery points in small machines: the memory of each in MiB, how")
 	p("# many sessions may be open at a time, and whether one machine is kept ready for the next.")
+	p("# index: on lists the files of each point after its backup, for `backstay files find`.")
 	p("files:")
 	if c.Files.Machine != "" {
 		p("  machine: %s", scalar(c.Files.Machine))
@@ -72,6 +73,7 @@ func Sample(c Config) string {
 	p("  memory: %d", c.Files.Memory)
 	p("  sessions: %d", c.Files.Sessions)
 	p("  warm: %s", scalar(c.Files.Warm))
+	p("  index: %s", scalar(c.Files.Index))
 	p("")
 	p("# level: debug, info, warn or error. format: text or json.")
 	p("log:")

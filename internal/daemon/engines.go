@@ -19,6 +19,7 @@ import (
 	"github.com/backstay/backstay/internal/engine/backup"
 	"github.com/backstay/backstay/internal/engine/expire"
 	sessions "github.com/backstay/backstay/internal/engine/files"
+	"github.com/backstay/backstay/internal/engine/index"
 	"github.com/backstay/backstay/internal/engine/rebuild"
 	"github.com/backstay/backstay/internal/engine/reclaim"
 	"github.com/backstay/backstay/internal/engine/restore"
@@ -40,6 +41,7 @@ type engines struct {
 	rebuild *rebuild.Runner
 	reclaim *reclaim.Runner
 	put     *sessions.Putter
+	index   *index.Runner
 }
 
 func newEngines(r *region) *engines {
@@ -63,7 +65,7 @@ func newEngines(r *region) *engines {
 		},
 		verify: &verify.Runner{Catalog: r.catalog, Mover: r.hosts.mover, Vault: r.vaults.access},
 		put:    &sessions.Putter{Sessions: func() *sessions.Sessions { return r.files }, Mover: func(name backstay.HostName) (mover.Puts, error) { return r.hosts.mover(name) }},
-		vaults: r.verifyVaults(), rebuild: r.rebuilder(), reclaim: r.reclaimer(),
+		vaults: r.verifyVaults(), rebuild: r.rebuilder(), reclaim: r.reclaimer(), index: r.indexer(),
 	}
 }
 
@@ -98,12 +100,13 @@ func (e *engines) queueOptions(r *region) job.Options {
 			backstay.JobRebuild: runner(e, e.runRebuild),
 			backstay.JobReclaim: runner(e, e.reclaim.Run),
 			backstay.JobPut:     runner(e, e.put.Run),
+			backstay.JobIndex:   runner(e, e.runIndex),
 		},
 		Tasks: map[backstay.JobKind][]string{
 			backstay.JobBackup: backup.Tasks, backstay.JobDeploy: restore.DeployTasks,
 			backstay.JobExpire: expire.Tasks, backstay.JobVerify: verify.Tasks,
 			backstay.JobRepair: verify.RepairTasks, backstay.JobRebuild: rebuild.Tasks,
-			backstay.JobReclaim: reclaim.Tasks, backstay.JobPut: sessions.PutTasks,
+			backstay.JobReclaim: reclaim.Tasks, backstay.JobPut: sessions.PutTasks, backstay.JobIndex: index.Tasks,
 		},
 	}
 }

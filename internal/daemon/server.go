@@ -225,7 +225,7 @@ func (r *region) serve(ctx context.Context, listener net.Listener) error {
 	}
 	r.tasks.Go(func() { r.files.Run(background) })
 	handler := server.New(server.Options{
-		Catalog: r.catalog, Jobs: queueAdapter{r.queue}, Planner: r.engines, Vaults: r.vaults, Keys: r.vaults, Layers: r.rooms, Lives: r.engines, Secrets: r.engines, Files: fileSessions{r.files},
+		Catalog: r.catalog, Jobs: queueAdapter{r.queue}, Planner: r.engines, Vaults: r.vaults, Keys: r.vaults, Layers: r.rooms, Lives: r.engines, Secrets: r.engines, Files: fileSessions{r.files}, Lists: fileLists{r.engines.index},
 		Region: r.config.Region, Version: Version(), Now: time.Now, Log: r.log, Metrics: r.metrics,
 	})
 	served := make(chan error, 1)
@@ -256,6 +256,7 @@ func (r *region) startJobs(ctx context.Context) {
 	r.tasks.Go(func() { r.engines.schedule(ctx) })
 	r.tasks.Go(func() { r.scheduleVerify(ctx) })
 	r.tasks.Go(func() { r.scheduleReclaim(ctx) })
+	r.tasks.Go(func() { r.scheduleIndexes(ctx) })
 	for name := range r.hosts.movers {
 		r.tasks.Go(func() { r.rooms.watch(ctx, name) })
 	}

@@ -56,6 +56,7 @@ func (w *World) makeRegion(ctx context.Context) error {
 		return err
 	}
 	c.Hosts = nil
+	c.Files.Index = "off" // a small machine after each backup would make every story slow
 	for _, h := range w.Hosts {
 		c.Hosts = append(c.Hosts, config.Host{Name: backstay.HostName(h.Name), Mover: h.MoverAddress()})
 	}

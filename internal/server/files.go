@@ -110,6 +110,8 @@ func (s *server) registerFiles() {
 		at, entry, err := s.resolve(ctx, session, in.Path, false)
 		return &answer[api.Entry]{api.Entry{FileLocation: at, Entry: entry}}, err
 	})
+	add(s, "findFiles", s.findFiles)
+	add(s, "diffPoints", s.diffPoints)
 	s.registerContent()
 	s.registerTake()
 	add(s, "putFiles", s.putFiles)

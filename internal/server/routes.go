@@ -104,6 +104,9 @@ var routes = []route{
 	{id: "putFiles", method: post, path: api.PathFilePut, need: backstay.Operator, files: true, says: "Put files and folders into a running guest, through its agent", status: http.StatusAccepted},
 	{id: "readDisk", method: get, path: api.PathFileDisk, need: backstay.Reader, files: true, ticket: true, reads: true, says: "The content of a whole disk, or a range of it, in a session of kind nbd", stream: true},
 
+	{id: "findFiles", method: get, path: api.PathFindFiles, need: backstay.Reader, files: true, reads: true, says: "Files over all points of a VM, with their versions", stream: true},
+	{id: "diffPoints", method: get, path: api.PathPointDiff, need: backstay.Reader, files: true, reads: true, says: "What changed between two points of a VM", stream: true},
+
 	{id: "listJobs", method: get, path: api.PathJobs, need: backstay.Reader, says: "Jobs, newest first"},
 	{id: "getJob", method: get, path: api.PathJob, need: backstay.Reader, says: "One job"},
 	{id: "cancelJob", method: post, path: api.PathJobCancel, need: backstay.Operator, says: "Cancel a job; it undoes what it did"},

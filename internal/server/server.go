@@ -32,6 +32,8 @@ type Options struct {
 	Lives Lives
 	// Files are the sessions of item-level restore; required.
 	Files FileSessions
+	// Lists are the lists of the files of VMs; required.
+	Lists FileLists
 	// Region is the region's name.
 	Region string
 	// Version is the program's version, for people.

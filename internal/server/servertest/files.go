@@ -25,10 +25,13 @@ func (w *World) PlainToken(ctx context.Context, role backstay.Role) (string, err
 	return secret, w.Catalog.Tokens.PutToken(ctx, backstay.Token{ID: "plain-" + string(role), Name: "plain-" + string(role), Role: role, Created: Now}, hash)
 }
 
+// vaultKey opens the vault of the mover in memory.
+const vaultKey = "the vault's key"
+
 // openFiles makes the real sessions over a mover in memory, which has the points that
 // are available.
 func (w *World) openFiles() {
-	key := []byte("the vault's key")
+	key := []byte(vaultKey)
 	w.Files = movertest.NewFake(key)
 	disks := []backstay.PointDisk{{Target: "vda", Size: 1 << 20, Included: true}, {Target: "vdb", Size: 2 << 20, Included: true}}
 	w.Files.AddPoint(PointBoth, disks, backstay.SnapshotTier, backstay.VaultTier)
