@@ -15,7 +15,7 @@ import (
 func (a *app) filesCommands() *cobra.Command {
 	return a.group("files", "Files and folders out of recovery points",
 		"  backstay files ls web01\n  backstay files ls web01 /etc\n  backstay files get web01 /etc/nginx --to .",
-		a.filesListCommand(), a.filesGetCommand(), a.filesSessionsCommand(),
+		a.filesListCommand(), a.filesGetCommand(), a.filesFindCommand(), a.filesSessionsCommand(),
 		a.filesPutCommand(), a.filesMountCommand(), a.filesUnmountCommand(), a.filesNBDCommand(), a.filesServeCommand(), a.filesGuardCommand())
 }
 

@@ -56,7 +56,7 @@ func (a *app) pointCommands() *cobra.Command {
 	}
 	restores.Flags().StringVar(&on, "host", "", "the host that shall get what is restored; the point's own unless told otherwise")
 	return a.group("point", "Recovery points", "  backstay point list web01\n  backstay point show web01@latest",
-		list, show, restores, a.pointVerifyCommand(), a.pointPinCommand(true), a.pointPinCommand(false), a.pointDeleteCommand())
+		list, show, restores, a.pointVerifyCommand(), a.pointPinCommand(true), a.pointPinCommand(false), a.pointDiffCommand(), a.pointDeleteCommand())
 }
 
 func (a *app) pointVerifyCommand() *cobra.Command {

@@ -123,7 +123,8 @@ func (r *Runner) Diff(ctx context.Context, before, after backstay.RecoveryPoint,
 			Becausef("they are of different VMs, %s and %s", before.VM.Name, after.VM.Name).Do("name two points of one VM")
 	}
 	if before.ID == after.ID {
-		return backstay.PointDiff{}, backstay.Errorf(backstay.CodeUsage, "point %s is the same as itself", before.ID).Do("name two points")
+		return backstay.PointDiff{}, backstay.Errorf(backstay.CodeUsage, "point %s cannot be compared with itself", before.ID).
+			Becausef("nothing can have changed").Do("name two points of the VM")
 	}
 	if before.Time.After(after.Time) {
 		before, after = after, before

@@ -2,6 +2,7 @@ package servertest
 
 import (
 	"context"
+	"testing"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/engine/index"
@@ -24,4 +25,13 @@ type fileLists struct{ *index.Runner }
 
 func (l fileLists) Find(ctx context.Context, f server.FileFind) (mover.FoundFiles, error) {
 	return l.Runner.Find(ctx, index.Find(f))
+}
+
+// List puts a point that is in the vault into the list of its VM's files.
+func (w *World) List(t testing.TB, p backstay.PointID) {
+	_, err := w.Files.IndexPoint(t.Context(), mover.IndexRequest{Point: p, Tier: backstay.VaultTier,
+		Vault: mover.VaultAccess{Key: backstay.NewSecret([]byte(vaultKey))}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 }
