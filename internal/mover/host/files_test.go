@@ -470,3 +470,40 @@ type damagedImage struct{ tier.Image }
 func (damagedImage) ReadAt([]byte, int64) (int, error) {
 	return 0, backstay.Errorf(backstay.CodeDamaged, "an object is damaged in every copy")
 }
+
+// TestAPausedReaderDelaysNobody: a session that must end does not wait for whoever takes
+// its bytes.
+func TestAPausedReaderDelaysNobody(t *testing.T) {
+	w := newTestWorld(t)
+	w.withMachines()
+	w.backup(backstay.SnapshotTier)
+	w.open(backstay.SnapshotTier)
+	paused, on := make(chan struct{}, 2), make(chan struct{})
+	var reading sync.WaitGroup
+	for _, r := range []mover.FileReadRequest{{Disk: "vda", Length: -1}, {Volume: "vda", Path: "/disk", Length: -1}} {
+		r.Session = sessionID
+		reading.Go(func() {
+			err := w.host.ReadFile(context.Background(), r, writerFunc(func(p []byte) (int, error) {
+				select {
+				case paused <- struct{}{}:
+				default:
+				}
+				<-on
+				return len(p), nil
+			}))
+			if err != nil && !backstay.IsCode(err, backstay.CodeSessionEnded) {
+				t.Errorf("the reader: %v", err)
+			}
+		})
+	}
+	<-paused
+	<-paused
+	must(t, w.host.DropPoint(t.Context(), pointID, nil))
+	close(on)
+	reading.Wait()
+	w.nothingLeft()
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
