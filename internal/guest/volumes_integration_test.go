@@ -7,6 +7,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -290,15 +292,43 @@ func TestVolumeGroupsOfOneNameDoNotMeet(t *testing.T) {
 		{id: "vg0/data", kind: files, fs: "xfs", place: "/srv", on: "RAID1 md/tower, LUKS, LVM vg0", disks: "vda vdb"},
 	})
 	checkFiles(t, two, "vg0/data", trees.Plain())
+
+	// A disk that was plugged in later, with a group and a volume of names that are taken.
+	if err := two.Attach(t.Context(), guesttest.Serve(t, "vdc", guesttest.Images(t, "debian")[0])); err != nil {
+		t.Fatal(err)
+	}
+	s = scan(t, two)
+	s.Volumes = slices.DeleteFunc(s.Volumes, func(v backstay.Volume) bool { return v.Disks[0] != "vdc" })
+	checkVolumes(t, s.Volumes, []want{
+		{id: "vdc1", kind: files, fs: "vfat", label: "EFI", on: "partition 1"},
+		{id: "vdc2", kind: files, fs: "ext4", on: "partition 2"},
+		{id: "vg0.2/root", kind: files, fs: "ext4", on: "partition 3, LVM vg0.2"},
+		{id: "vg0.2/data-1", kind: files, fs: "xfs", on: "partition 3, LVM vg0.2"},
+		{id: "vg0.2/swap", kind: backstay.VolumeSwap, fs: "swap", on: "partition 3, LVM vg0.2"},
+	})
+	checkFiles(t, two, "vg0.2/data-1", trees.Plain())
 	checkUnwritten(t, hashes)
 	checkUnwritten(t, more)
 }
 
-// TestSubvolumesAreVolumes reads a Btrfs as an installer makes it.
-func TestSubvolumesAreVolumes(t *testing.T) {
+// TestSubvolumesAndBitLocker reads a Btrfs as an installer makes it, and a volume of
+// Windows that is locked, as cryptsetup understands that format.
+func TestSubvolumesAndBitLocker(t *testing.T) {
 	m, hashes := machine(t, guesttest.Pool(t, guest.Options{}), "btrfs")
+	if err := m.Attach(t.Context(), guesttest.Serve(t, "vdb", guesttest.BitLocker(t, guesttest.Images(t, "ntfs")[0]))); err != nil {
+		t.Fatal(err)
+	}
+	// Two with a journal that cannot be replayed: most of what is in one is in its journal
+	// alone, all of the other is.
+	torn := damaged(t, guesttest.Images(t, "ext4-crash")[0], "\xc0\x3b\x39\x98\x00\x00\x00\x04")
+	hollow := damaged(t, guesttest.Images(t, "xfs-crash")[0], "\xfe\xed\xba\xbe")
+	for target, path := range map[backstay.DiskTarget]string{"vdc": torn, "vdd": hollow} {
+		if err := m.Attach(t.Context(), guesttest.Serve(t, target, path)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	s := scan(t, m)
-	if got := len(s.Volumes); got != 65 {
+	if got := len(s.Volumes); got != 68 {
 		t.Errorf("%d volumes; the whole and 64 subvolumes were expected", got)
 	}
 	checkVolumes(t, s.Volumes[:4], []want{
@@ -313,4 +343,47 @@ func TestSubvolumesAreVolumes(t *testing.T) {
 		t.Errorf("a snapshot's /etc: %v, %v", folder.Entries, err)
 	}
 	checkUnwritten(t, hashes)
+
+	checkVolumes(t, s.Volumes[65:66], []want{{id: "vdb", kind: locked, fs: "BitLocker"}})
+	s, err = m.Unlock(t.Context(), wire.UnlockRequest{Volume: "vdb", RecoveryKey: []byte(guesttest.RecoveryKey + "\n")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkRefused(t, m, "vdd", backstay.CodeVolumeUnread)
+	if _, err := m.List(t.Context(), wire.ListRequest{PathRequest: wire.PathRequest{Volume: "vdc", Path: "/"}}); err != nil {
+		t.Log("torn:", err)
+	}
+	s = scan(t, m)
+	checkVolumes(t, s.Volumes[65:], []want{
+		{id: "vdb", kind: files, fs: "ntfs", label: "ntfs ü", on: "BitLocker"},
+		{id: "vdc", kind: files, fs: "ext4", label: "crashed", reason: "its journal is damaged and was not replayed"},
+		{id: "vdd", kind: unread, fs: "xfs", label: "crashed", reason: "it is damaged"},
+	})
+	checkFiles(t, m, "vdb", trees.Plain())
+}
+
+// damaged copies an image and overwrites each block that begins with a magic number
+// of its journal.
+func damaged(t *testing.T, image, magic string) string {
+	t.Helper()
+	data, err := os.ReadFile(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for at := 0; at < len(data); at += 512 {
+		if strings.HasPrefix(string(data[at:at+len(magic)]), magic) {
+			copy(data[at:at+512], strings.Repeat("\xa5", 512))
+			copy(data[at:], magic)
+			found++
+		}
+	}
+	if found == 0 {
+		t.Fatalf("%s has no journal", image)
+	}
+	path := filepath.Join(t.TempDir(), "damaged")
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }

@@ -37,7 +37,7 @@ var modules = []string{
 	"virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "virtio_console",
 	"ext4", "xfs", "btrfs", "vfat", "msdos", "exfat", "fuse", "isofs", "udf", "squashfs", "f2fs", "hfsplus", "loop", "overlay",
 	"nls_cp437", "nls_ascii", "nls_utf8", "nls_iso8859-1",
-	"dm_mod", "dm_crypt", "dm_snapshot", "dm_thin_pool", "dm_raid", "dm_mirror", "dm_cache", "dm_cache_smq", "dm_integrity", "dm_writecache",
+	"dm_mod", "dm_crypt", "dm_zero", "dm_snapshot", "dm_thin_pool", "dm_raid", "dm_mirror", "dm_cache", "dm_cache_smq", "dm_integrity", "dm_writecache",
 	"linear", "raid0", "raid1", "raid10", "raid456",
 	"aesni_intel", "aes_x86_64", "aes_generic", "xts", "cbc", "ecb", "essiv", "cryptd", "sha256_generic", "sha256_ssse3", "sha512_generic",
 	"sha512_ssse3", "sha1_generic", "sha1_ssse3", "twofish_generic", "serpent_generic", "camellia_generic", "adiantum",

@@ -49,6 +49,11 @@ func (s *Set) activate(ctx context.Context) error {
 	fresh := false
 	for _, n := range s.nodes {
 		if n.content.Type == probe.TypeLVM {
+			// LVM touches neither of two that are the same.
+			if i := slices.IndexFunc(physical, func(o *node) bool { return o.content.UUID == n.content.UUID }); i >= 0 {
+				n.reason = fmt.Sprintf("it is a copy of the physical volume on %s, of which only one can be read at a time", physical[i].id)
+				continue
+			}
 			physical = append(physical, n)
 			fresh = fresh || !s.groups[n.device]
 			s.groups[n.device] = true
@@ -70,21 +75,12 @@ func (s *Set) activate(ctx context.Context) error {
 	if err := s.addLogical(ctx, physical, rows, complaint); err != nil {
 		return err
 	}
-	explainPhysical(physical, complaint)
-	return nil
-}
-
-// explainPhysical says of what was not used why.
-func explainPhysical(physical []*node, complaint string) {
 	for _, n := range physical {
-		switch {
-		case n.hidden || n.reason != "":
-		case strings.Contains(complaint, "duplicate") && slices.ContainsFunc(physical, func(o *node) bool { return o != n && o.content.UUID == n.content.UUID }):
-			n.reason = "another disk of the point has a physical volume of the same identity: they are copies of each other"
-		default:
+		if !n.hidden && n.reason == "" {
 			n.reason = "its volume group has no logical volumes that could be read"
 		}
 	}
+	return nil
 }
 
 // askLVM activates what can be and returns what there is.
@@ -98,13 +94,45 @@ func (s *Set) askLVM(ctx context.Context, physical []*node) (rows []row, complai
 	}
 	config := fmt.Sprintf(lvmConfig, "filter=["+strings.Join(append(filter, `"r|.*|"`), ",")+"]")
 	// It fails if it could not activate all; what it could tells the report.
-	_, complaint, failed := program{name: "lvm", args: []string{"vgchange", "--config", config, "-ay", "-K", "-q", "--activationmode", "degraded"}}.run(ctx)
-	out, _, err := program{name: "lvm", args: []string{"lvs", "--config", config, "-a", "--foreign", "--shared", "--reportformat", "json", "--units", "b", "--nosuffix", "-o", columns}}.run(ctx)
-	if err != nil {
-		return nil, complaint, errors.Join(err, failed)
+	for {
+		_, complaint, failed := program{name: "lvm", args: []string{"vgchange", "--config", config, "-ay", "-K", "-q", "--activationmode", "degraded"}}.run(ctx)
+		out, _, err := program{name: "lvm", args: []string{"lvs", "--config", config, "-a", "--foreign", "--shared", "--reportformat", "json", "--units", "b", "--nosuffix", "-o", columns}}.run(ctx)
+		if err != nil {
+			return nil, complaint, errors.Join(err, failed)
+		}
+		if rows, err = parseRows(out); err != nil {
+			return nil, complaint, err
+		}
+		renamed, err := s.renameGroup(ctx, config, rows)
+		if err != nil || !renamed {
+			return rows, complaint, err
+		}
 	}
-	rows, err = parseRows(out)
-	return rows, complaint, err
+}
+
+// renameGroup gives a volume group another name, on the overlay, if one of its
+// volumes is not active because those of a group of the same name are. It tells
+// whether there was one.
+func (s *Set) renameGroup(ctx context.Context, config string, rows []row) (bool, error) {
+	active := map[string]string{} // names of device mapper to the group they belong to
+	for _, r := range rows {
+		if r.Active == "active" {
+			active[r.Group+"/"+r.Name] = r.GroupID
+		}
+	}
+	for _, r := range rows {
+		other := active[r.Group+"/"+r.Name]
+		if r.Active == "active" || other == "" || other == r.GroupID || r.Missing != "0" || s.renamed[r.GroupID] {
+			continue
+		}
+		s.renamed[r.GroupID] = true
+		name := fmt.Sprintf("%.100s.%d", r.Group, len(s.renamed)+1)
+		// What cannot be renamed is shown as not active, with LVM's words.
+		_, _, _ = program{name: "lvm", args: []string{"vgchange", "--config", config, "-an", "-q", "--select", "vg_uuid=" + r.GroupID}}.run(ctx)
+		_, _, err := program{name: "lvm", args: []string{"vgrename", "--config", config, "-q", r.GroupID, name}}.run(ctx)
+		return err == nil, ctx.Err()
+	}
+	return false, nil
 }
 
 func parseRows(out string) ([]row, error) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -239,12 +240,25 @@ func (m *mounts) try(n *node, path string) (note string, err error) {
 	}
 	for _, a := range attempts(n) {
 		failed := unix.Mount(n.device, path, kind, unix.MS_RDONLY|unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NOATIME, a.options)
+		if failed == nil && err != nil && hollow(path) {
+			// All that there was is in the journal: an empty folder would be a lie.
+			return "", errors.Join(err, unix.Unmount(path, unix.MNT_DETACH))
+		}
 		if failed == nil {
 			return a.note, nil
 		}
-		err = errors.Join(err, failed)
+		// The first one says best what is wrong.
+		if err == nil {
+			err = failed
+		}
 	}
 	return "", err
+}
+
+// hollow tells whether a root folder has nothing in it, or cannot be read.
+func hollow(path string) bool {
+	entries, err := os.ReadDir(path)
+	return err != nil || len(slices.DeleteFunc(entries, func(e os.DirEntry) bool { return e.Name() == "lost+found" })) == 0
 }
 
 // mountNTFS mounts through a program, as the kernel has no driver. Streams appear
@@ -286,7 +300,7 @@ func mountReason(n *node, err error) string {
 	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EOPNOTSUPP):
 		reason += ": it is damaged, or newer than the small machine's kernel"
 	default:
-		reason += " (" + plain(errors.Unwrap(err)) + ")"
+		reason += " (" + plain(err) + ")"
 	}
 	if line := kernelSays(filepath.Base(n.device)); line != "" {
 		reason += " (" + line + ")"

@@ -32,7 +32,7 @@ func (s *Set) unlock(ctx context.Context, q wire.UnlockRequest) error {
 	if n.content.Class != probe.Locked {
 		return nil // somebody was faster
 	}
-	if err := s.load("dm_mod", "dm_crypt", "aesni_intel", "xts", "cbc", "essiv", "algif_skcipher", "sha256_generic"); err != nil {
+	if err := s.load("dm_mod", "dm_crypt", "dm_zero", "aesni_intel", "xts", "cbc", "essiv", "algif_skcipher", "sha256_generic"); err != nil {
 		return err
 	}
 	name := fmt.Sprintf("open%d", s.number())
@@ -117,7 +117,8 @@ func unlockError(n *node, err error) error {
 		return nil
 	case !errors.As(err, &f):
 		return fmt.Errorf("open volume %s: %w", n.id, err)
-	case f.code == 2:
+	case f.code == 2, f.code == 1 && f.stderr == "" && n.content.Type == probe.TypeBitLocker:
+		// Of BitLocker's keys, cryptsetup says no more than that none fits.
 		return backstay.Errorf(backstay.CodeVolumeKey, "the key does not open volume %s", n.id)
 	case f.code == 3 || f.code < 0 && f.stderr == "":
 		return backstay.Errorf(backstay.CodeVolumeLocked, "volume %s cannot be opened inside the small machine", n.id).

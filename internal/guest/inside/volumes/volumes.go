@@ -34,6 +34,7 @@ type Set struct {
 	nodes   []*node // guarded by mu
 	arrays  map[string]bool
 	groups  map[string]bool // physical volumes that LVM was told of, by device
+	renamed map[string]bool // volume groups that got another name
 	lost    int             // partitions and the like beyond MaxVolumes
 	guest   guest
 	mounts  mounts
@@ -48,7 +49,7 @@ const MaxVolumes = 512
 // New returns a set of a machine without disks. load loads modules of the kernel
 // with what they need.
 func New(load func(modules ...string) error) *Set {
-	s := &Set{load: load, arrays: map[string]bool{}, groups: map[string]bool{}}
+	s := &Set{load: load, arrays: map[string]bool{}, groups: map[string]bool{}, renamed: map[string]bool{}}
 	s.mounts.load = load
 	return s
 }
