@@ -249,11 +249,19 @@ func (m *mounts) try(n *node, path string) (note string, err error) {
 		}
 		// The first one says best what is wrong.
 		if err == nil {
-			err = failed
+			err = &mountError{failed, kernelSays(filepath.Base(n.device))}
 		}
 	}
 	return "", err
 }
+
+// mountError is what a mount failed with, and what the kernel said of it.
+type mountError struct {
+	error
+	said string
+}
+
+func (e *mountError) Unwrap() error { return e.error }
 
 // hollow tells whether a root folder has nothing in it, or cannot be read.
 func hollow(path string) bool {
@@ -302,8 +310,9 @@ func mountReason(n *node, err error) string {
 	default:
 		reason += " (" + plain(err) + ")"
 	}
-	if line := kernelSays(filepath.Base(n.device)); line != "" {
-		reason += " (" + line + ")"
+	var m *mountError
+	if errors.As(err, &m) && m.said != "" {
+		reason += " (" + m.said + ")"
 	}
 	return reason
 }
@@ -325,7 +334,7 @@ func kernelSays(device string) string {
 		last = after
 	}
 	// The device's name in the small machine tells people nothing.
-	return text(strings.NewReplacer("("+device+")", "", device, "it").Replace(last))
+	return text(strings.NewReplacer(" ("+device+")", "", device, "it").Replace(last))
 }
 
 // used is what a mounted file system has in use, in bytes.
