@@ -49,8 +49,9 @@ func (a Agent) kill(ctx context.Context, pid int) {
 // Quote makes one word of any bytes, for the shell.
 func Quote(word string) string { return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'" }
 
-// WhileFrozen passes questions on and asks again, for at most as long as the limit,
-// those that an agent refused because the guest is frozen: it did nothing then.
+// WhileFrozen passes questions on and asks again those that an agent refused, doing
+// nothing: because the guest is frozen, for at most as long as the limit; and because
+// not all of the question reached it, a few times.
 func WhileFrozen(guests hypervisor.Guests, limit time.Duration) hypervisor.Guests {
 	return patient{guests, limit}
 }
@@ -60,6 +61,9 @@ type patient struct {
 	limit time.Duration
 }
 
+// mostGarbled is how often a question is asked again that did not reach the agent whole.
+const mostGarbled = 5
+
 // frozenPause is how often a frozen guest is asked again.
 const frozenPause = 100 * time.Millisecond
 
@@ -67,9 +71,15 @@ const frozenPause = 100 * time.Millisecond
 func (p patient) AgentCommand(ctx context.Context, id backstay.VMID, command string, timeout time.Duration) (string, error) {
 	limit := time.NewTimer(p.limit)
 	defer limit.Stop()
-	for {
+	for garbled := 0; ; {
 		answer, err := p.Guests.AgentCommand(ctx, id, command, timeout)
-		if err == nil || errors.Is(err, hypervisor.ErrAgentSilent) || !strings.Contains(err.Error(), "frozen") {
+		switch {
+		case err == nil || errors.Is(err, hypervisor.ErrAgentSilent):
+			return answer, err
+		case strings.Contains(err.Error(), "frozen"):
+		case strings.Contains(err.Error(), "JSON parse error") && garbled < mostGarbled:
+			garbled++
+		default:
 			return answer, err
 		}
 		select {

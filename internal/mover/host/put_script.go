@@ -63,7 +63,7 @@ leave() { [ ! -d "$2" ] || rmdir "$2" 2>/dev/null || :; }
 var putTools = []string{"mkdir", "rmdir", "ln", "mv", "rm", "cp", "dd", "chown", "chmod", "touch", "sha256sum", "stat", "sync", "tr"}
 
 // mostScript bounds one script, in bytes: it goes to the guest in one question.
-const mostScript = 128 << 10
+const mostScript = 24 << 10
 
 // script is what the guest's shell is asked to do, in as many pieces as it takes.
 type script struct {
