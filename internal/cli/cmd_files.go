@@ -96,7 +96,7 @@ func (a *app) volumesTable(w io.Writer, session backstay.FileSession, all bool) 
 		a.note("%d volume(s) of swap or with nothing in them are not shown; --all shows them", hidden)
 	}
 	if session.Holds != "" {
-		a.note("while it is open this session holds %s", session.Holds)
+		a.note("while this session is open, %s", session.Holds)
 	}
 }
 

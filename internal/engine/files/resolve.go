@@ -44,7 +44,7 @@ type way struct {
 
 func (w *way) find(name backstay.FilePath, last bool) (backstay.FileLocation, backstay.FileEntry, error) {
 	for {
-		at, err := backstay.LocateFile(w.volumes, name)
+		at, err := w.locate(name)
 		if err != nil {
 			return at, backstay.FileEntry{}, err
 		}
@@ -69,6 +69,35 @@ func (w *way) find(name backstay.FilePath, last bool) (backstay.FileLocation, ba
 		}
 		name = next
 	}
+}
+
+// locate finds the volume of a path. A guest that says of none of its volumes where it
+// belongs is taken at its files: a path that is on one volume alone means that one.
+func (w *way) locate(name backstay.FilePath) (backstay.FileLocation, error) {
+	at, err := backstay.LocateFile(w.volumes, name)
+	if !backstay.IsCode(err, backstay.CodeUnknownVolume) || !strings.HasPrefix(string(name), "/") {
+		return at, err
+	}
+	var on []backstay.FileLocation
+	for _, v := range w.volumes {
+		if v.Kind != backstay.VolumeFiles {
+			continue
+		}
+		if v.MountPoint != "" {
+			return at, err
+		}
+		here := backstay.FileLocation{Volume: v.ID, Path: backstay.FilePath(path.Clean(string(name)))}
+		switch _, statErr := w.stat(here); {
+		case statErr == nil:
+			on = append(on, here)
+		case !backstay.IsCode(statErr, backstay.CodeUnknownFile):
+			return at, err
+		}
+	}
+	if len(on) == 1 {
+		return on[0], nil
+	}
+	return at, err
 }
 
 // firstLink replaces the first link on the way to a location by what it leads to.

@@ -68,3 +68,26 @@ func TestLinksAreFollowedAsTheGuestWould(t *testing.T) {
 		}
 	}
 }
+
+func TestAPathOnOneVolumeAloneNeedsNoMountPoint(t *testing.T) {
+	volumes := []backstay.Volume{
+		{ID: "esp", Kind: backstay.VolumeFiles}, {ID: "root", Kind: backstay.VolumeFiles}, {ID: "swap", Kind: backstay.VolumeSwap},
+	}
+	there := map[string]bool{"root:/etc": true, "root:/": true, "esp:/": true, "root:/boot": true, "esp:/boot": true}
+	w := way{volumes: volumes, stat: func(at backstay.FileLocation) (backstay.FileEntry, error) {
+		if !there[at.String()] {
+			return backstay.FileEntry{}, unknownFile(at)
+		}
+		return backstay.FileEntry{Type: backstay.TypeFolder}, nil
+	}}
+	for name, want := range map[backstay.FilePath]string{"/etc/": "root:/etc", "/boot": "", "/": "", "/nowhere": ""} {
+		at, _, err := w.find(name, true)
+		if want == "" && !backstay.IsCode(err, backstay.CodeUnknownVolume) || want != "" && (err != nil || at.String() != want) {
+			t.Errorf("%s is %s (%v), not %q", name, at, err, want)
+		}
+	}
+	volumes[1].MountPoint = "/srv"
+	if at, _, err := w.find("/etc", true); err == nil {
+		t.Errorf("a path that the guest's fstab does not place is taken as %s", at)
+	}
+}
