@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -37,7 +38,12 @@ type channel struct {
 	ended  chan struct{}    // closed when err is set
 	broken func(error)      // told once, outside mu
 	limit  time.Duration    // how long a call may be without news
+
+	answers atomic.Int64 // bytes of the answers of all open calls
 }
+
+// mostAnswers bounds the answers of all open calls together, in bytes.
+const mostAnswers = 2 * wire.MaxAnswer
 
 // writeLimit is how long a machine may take to accept a frame.
 const writeLimit = 2 * time.Minute
@@ -145,6 +151,7 @@ func (ch *channel) forget(c *call) {
 		back = append(back, slot)
 	}
 	c.lent = nil
+	ch.answers.Add(-int64(len(c.answer)))
 	c.mu.Unlock()
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
@@ -158,12 +165,10 @@ func (c *call) take(f wire.Frame) error {
 	defer c.tell()
 	switch f.Kind {
 	case wire.FramePart, wire.FrameAnswer:
-		if len(c.answer)+len(f.Body) > wire.MaxAnswer {
+		if len(c.answer)+len(f.Body) > wire.MaxAnswer || c.ch.answers.Add(int64(len(f.Body))) > mostAnswers {
 			return fmt.Errorf("%w: an answer is too long", errProtocol)
 		}
-		if !c.left {
-			c.answer = append(c.answer, f.Body...)
-		}
+		c.answer = append(c.answer, f.Body...)
 		c.done = f.Kind == wire.FrameAnswer
 	case wire.FrameFilled:
 		return c.filled(f.Body)
@@ -399,108 +404,4 @@ func ask[R any](ctx context.Context, ch *channel, op string, q any) (R, error) {
 			return r, err
 		}
 	}
-}
-
-// open makes a call whose answer is a stream, and waits for the first of it.
-func open(ctx context.Context, ch *channel, op string, q any) (*stream, error) {
-	c, err := ch.begin(op, q)
-	if err != nil {
-		return nil, err
-	}
-	if err := c.lend(); err != nil {
-		return nil, err
-	}
-	s := &stream{ctx: ctx, c: c}
-	if err := s.wait(); err != nil && !errors.Is(err, io.EOF) {
-		s.c.leave()
-		return nil, err
-	}
-	return s, nil
-}
-
-// stream reads the data of a call.
-type stream struct {
-	ctx   context.Context
-	c     *call
-	chunk chunk    // what is being read
-	slots []uint32 // that were read and not lent again
-	owed  int      // bytes in no slot that were read and not granted again
-}
-
-// wait returns when there is something to read; io.EOF means that all was read.
-func (s *stream) wait() error {
-	for len(s.chunk.bytes) == 0 {
-		if err := s.repay(); err != nil {
-			return err
-		}
-		s.c.mu.Lock()
-		if len(s.c.data) > 0 {
-			s.chunk = s.c.data[0]
-			s.c.data[0] = chunk{}
-			s.c.data = s.c.data[1:]
-			if s.chunk.own {
-				s.c.held -= len(s.chunk.bytes)
-				s.owed += len(s.chunk.bytes)
-			}
-			s.c.mu.Unlock()
-			return nil
-		}
-		done, err := s.c.done, s.c.err
-		s.c.mu.Unlock()
-		if done && err == nil {
-			return io.EOF
-		}
-		if done {
-			return err
-		}
-		if err := s.c.sleep(s.ctx); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// repay lets the machine send as much as was read, not too often.
-func (s *stream) repay() error {
-	if len(s.slots) >= 2 {
-		slots := s.slots
-		s.slots = nil
-		return s.c.lendThese(slots)
-	}
-	if s.owed >= wire.Window/4 {
-		n := s.owed
-		s.owed = 0
-		return s.c.grant(n)
-	}
-	return nil
-}
-
-func (s *stream) Read(p []byte) (int, error) {
-	if err := s.wait(); err != nil {
-		return 0, err
-	}
-	n := copy(p, s.chunk.bytes)
-	s.chunk.bytes = s.chunk.bytes[n:]
-	if len(s.chunk.bytes) == 0 {
-		s.finishChunk()
-	}
-	return n, nil
-}
-
-func (s *stream) finishChunk() {
-	if s.chunk.bytes != nil && !s.chunk.own {
-		s.slots = append(s.slots, s.chunk.slot)
-	}
-	s.chunk = chunk{}
-}
-
-// Close ends the call if it has not ended.
-func (s *stream) Close() error {
-	s.finishChunk()
-	s.c.leave()
-	s.c.ch.mu.Lock()
-	defer s.c.ch.mu.Unlock()
-	s.c.ch.free = append(s.c.ch.free, s.slots...)
-	s.slots = nil
-	return nil
 }

@@ -32,7 +32,9 @@ func (s *Set) unlock(ctx context.Context, q wire.UnlockRequest) error {
 	if n.content.Class != probe.Locked {
 		return nil // somebody was faster
 	}
-	if err := s.load("dm_mod", "dm_crypt", "dm_zero", "aesni_intel", "xts", "cbc", "essiv", "algif_skcipher", "sha256_generic"); err != nil {
+	// The kernel would ask for ciphers itself, of a program that the machine has not.
+	if err := s.load("dm_mod", "dm_crypt", "dm_zero", "aesni_intel", "xts", "cbc", "essiv", "algif_skcipher", "sha256_generic", "sha512_generic",
+		"serpent_generic", "twofish_generic", "camellia_generic"); err != nil {
 		return err
 	}
 	name := fmt.Sprintf("open%d", s.number())
