@@ -1,6 +1,8 @@
 package volumes
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -155,5 +157,63 @@ func TestWhatCannotBeMountedSaysWhy(t *testing.T) {
 func TestNamesOfAGuestAreMadeFitForALine(t *testing.T) {
 	if got := text("a\x1b[31mb\n\u202ec "); got != "a\uFFFD[31mb\uFFFD\uFFFDc" {
 		t.Errorf("%q", got)
+	}
+}
+
+func TestAWindowsThatSleepsIsSaidToSleep(t *testing.T) {
+	dir := t.TempDir()
+	for content, sleeps := range map[string]bool{"hibr and more": true, "HIBR": true, "wake": false, "": false} {
+		if err := os.WriteFile(filepath.Join(dir, "hiberfil.sys"), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := ntfsNote(dir) != ""; got != sleeps {
+			t.Errorf("%q: %v", content, got)
+		}
+	}
+}
+
+func TestARootWithNothingInItIsHollow(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "lost+found"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if !hollow(dir) {
+		t.Error("lost+found alone counts as something")
+	}
+	if err := os.Mkdir(filepath.Join(dir, "etc"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if hollow(dir) {
+		t.Error("a folder counts as nothing")
+	}
+}
+
+func TestNothingLeadsOutOfARootThatIsAskedForItsFstab(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"outside", "root/etc"} {
+		if err := os.MkdirAll(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "outside/fstab"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(dir, "root/etc/fstab")
+	for _, to := range []string{"../../outside/fstab", filepath.Join(dir, "outside/fstab")} {
+		if err := os.Symlink(to, link); err != nil {
+			t.Fatal(err)
+		}
+		if got := readText(dir, "root/etc/fstab", "root"); got != "" {
+			t.Errorf("%s leads to %q", to, got)
+		}
+		if err := os.Remove(link); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(link, []byte("table"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := readText(dir, "root/etc/fstab", "root"); got != "table" {
+		t.Errorf("got %q", got)
 	}
 }
