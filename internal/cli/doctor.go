@@ -163,6 +163,7 @@ func (d doctor) programs(ctx context.Context) []finding {
 		{emulator, "fail", "apt install qemu-system"},
 		{"qemu-img", "fail", "apt install qemu-utils"},
 		{"qemu-nbd", "fail", "apt install qemu-utils"},
+		{"cryptsetup", "warn", "apt install cryptsetup-bin, to read files of LUKS volumes"},
 		{"swtpm", "warn", "apt install swtpm swtpm-tools, if a VM has a vTPM"},
 	} {
 		version, err := d.command(ctx, p.name, "--version")

@@ -507,3 +507,27 @@ func TestAPausedReaderDelaysNobody(t *testing.T) {
 type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// TestASessionThatIsBeingOpenedGivesWay too, and its opener is told why.
+func TestASessionThatIsBeingOpenedGivesWay(t *testing.T) {
+	w := newTestWorld(t)
+	w.withMachines()
+	w.backup(backstay.SnapshotTier)
+	starting := make(chan struct{})
+	w.host.machines = func(ctx context.Context, _ guest.Need) (Machine, error) {
+		close(starting)
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	opened := make(chan error, 1)
+	go func() {
+		_, err := w.host.OpenFiles(context.Background(), w.opening(backstay.SnapshotTier), nil)
+		opened <- err
+	}()
+	<-starting
+	must(t, mover.DropNeeded(t.Context(), w.host, mover.Needed{Point: pointID, Why: "its room is needed"}, nil))
+	if err := <-opened; !backstay.IsCode(err, backstay.CodeSessionEnded) || !strings.Contains(err.Error(), "leaves the snapshot tier") {
+		t.Errorf("the opener: %v", err)
+	}
+	w.nothingLeft()
+}
