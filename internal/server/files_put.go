@@ -64,7 +64,7 @@ func placePut(session backstay.FileSession, params *backstay.PutParams, to strin
 	if to != "" {
 		folder, err := backstay.ParseFilePath(to)
 		if err != nil || !path.IsAbs(string(folder)) || strings.ContainsRune(string(folder), 0) {
-			return backstay.Errorf(backstay.CodeUsage, "%q is not the absolute path of a folder in a guest", to).Because(err)
+			return backstay.Errorf(backstay.CodeUsage, "%q is not the absolute path of a folder in a guest", to).Becausef("such a path begins with / and is written as `files ls` shows it")
 		}
 		params.To = backstay.FilePath(path.Clean(string(folder)))
 		return nil
