@@ -159,6 +159,7 @@ type batch struct {
 	self    *taken // the folder itself, before the others; nil if it has no item, or had it
 	entries []taken
 	content []byte
+	ahead   int64 // bytes of content that will be read
 	done    chan struct{}
 }
 
@@ -171,6 +172,7 @@ type taken struct {
 	// names is how many there are of the inode.
 	names uint64
 	holes bool // its content may have holes
+	fd    int  // open for a worker to read its content, if it is not 0
 	// content is all of it if inline; else the writer reads it.
 	content []byte
 	inline  bool

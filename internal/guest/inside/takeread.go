@@ -35,6 +35,26 @@ func (tk *taker) fill(b *batch, x *xattrReader) {
 		}
 		b.fillEntry(e, x)
 	}
+	// All reading has begun by now, at once: what lies side by side is one request, and a
+	// vault is waited for once for all.
+	for i := range b.entries {
+		if e := &b.entries[i]; e.fd > 0 {
+			b.readSmall(e)
+		}
+	}
+}
+
+// readSmall reads a file that fillFile opened.
+func (b *batch) readSmall(e *taken) {
+	size := int(e.item.Size)
+	b.content = grow(b.content, size)
+	at := len(b.content)
+	n, err := pread(e.fd, b.content[at:at+size], 0)
+	unix.Close(e.fd)
+	e.fd = 0
+	b.content = b.content[:at+n]
+	e.content, e.inline = b.content[at:at+n:at+n], true
+	e.reason = endReason(int64(n), e.item.Size, err)
 }
 
 // fillFolder looks at the folder itself.
@@ -86,7 +106,8 @@ func (b *batch) fillEntry(e *taken, x *xattrReader) {
 	e.item.Xattrs, e.item.Note = x.ofName(b.dir.fd, e.name)
 }
 
-// fillFile opens a file for what is not in its inode, and reads it if it is small.
+// fillFile opens a file for what is not in its inode, and begins to read it if it is
+// small.
 func (b *batch) fillFile(e *taken, st *unix.Stat_t, x *xattrReader) {
 	size := e.item.Size
 	e.inline = size == 0
@@ -98,21 +119,18 @@ func (b *batch) fillFile(e *taken, st *unix.Stat_t, x *xattrReader) {
 		e.item.Error = err.Error()
 		return
 	}
-	defer unix.Close(fd)
 	e.item.Xattrs, e.item.Note = x.ofFile(fd)
 	// A file of one block has no hole worth telling, and may lie within its inode.
 	if e.holes = st.Blocks*512 < size && size > 4096; e.holes {
 		e.item.Extents, e.item.Sparse = dataExtents(fd, size)
 	}
-	if size == 0 || size > smallFile || e.holes || e.names > 1 || len(b.content)+int(size) > batchBytes {
+	if size == 0 || size > smallFile || e.holes || e.names > 1 || b.ahead+size > batchBytes {
+		unix.Close(fd)
 		return
 	}
-	b.content = grow(b.content, int(size))
-	at := len(b.content)
-	n, err := pread(fd, b.content[at:at+int(size)], 0)
-	b.content = b.content[:at+n]
-	e.content, e.inline = b.content[at:at+n:at+n], true
-	e.reason = endReason(int64(n), size, err)
+	_ = unix.Fadvise(fd, 0, size, unix.FADV_WILLNEED) // a hint
+	b.ahead += size
+	e.fd = fd
 }
 
 // openContent are the flags to open a file whose type is known already: should that be
