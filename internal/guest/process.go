@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -77,16 +78,29 @@ func launch(o Options) (*process, error) {
 	}
 	p.channel, p.monitor = conns[0], conns[1]
 	go p.console.from(conns[2])
-	p.cmd = command(o)
-	p.cmd.ExtraFiles = theirs
-	p.cmd.Stderr = p.console
-	if err := p.run(o.Run); err != nil {
+	if err := p.confinedRun(o, theirs); err != nil {
 		for _, c := range conns {
 			c.Close()
 		}
 		return nil, err
 	}
 	return p, nil
+}
+
+// confinedRun starts QEMU with these files. In a container that may not make
+// namespaces it does without them: the user and the filter of system calls remain.
+func (p *process) confinedRun(o Options, files []*os.File) error {
+	p.cmd = command(o)
+	p.cmd.ExtraFiles, p.cmd.Stderr = files, p.console
+	err := p.run(o.Run)
+	if !errors.Is(err, unix.EPERM) || p.cmd.SysProcAttr.Cloneflags == 0 {
+		return err
+	}
+	o.Log.Warn("small machines run without namespaces of their own", "error", err)
+	p.cmd = command(o)
+	p.cmd.ExtraFiles, p.cmd.Stderr = files, p.console
+	p.cmd.SysProcAttr.Cloneflags = 0
+	return p.run(o.Run)
 }
 
 // sharedMemory makes the memory that we and the machine see. It is sealed against
