@@ -33,6 +33,30 @@ func (s *Sessions) End(ctx context.Context, id backstay.FileSessionID, why strin
 	return s.finish(ctx, e, endedError(id, why))
 }
 
+// spareAfter is how long a session must have been idle before it makes room for that
+// of another user.
+const spareAfter = time.Minute
+
+// makeRoom ends the session on a host that was not used for the longest time, of those
+// that commands open by themselves: the next command opens it anew. It tells whether
+// there was one.
+func (s *Sessions) makeRoom(ctx context.Context, by *entry, host backstay.HostName) bool {
+	now := s.options.Now()
+	var oldest *entry
+	s.mu.Lock()
+	for _, e := range s.open {
+		idle := e.ready && e.busy == 0 && e.request.Reuse && e.session.Host == host
+		if idle && (e.session.User == by.session.User || now.Sub(e.session.Used) >= spareAfter) && (oldest == nil || e.session.Used.Before(oldest.session.Used)) {
+			oldest = e
+		}
+	}
+	s.mu.Unlock()
+	if oldest == nil {
+		return false
+	}
+	return s.finish(ctx, oldest, endedError(oldest.session.ID, "nobody used it, and another session needed its room")) == nil
+}
+
 // EndOf ends all sessions of a user.
 func (s *Sessions) EndOf(ctx context.Context, user, why string) {
 	s.endAll(ctx, func(e *entry) *backstay.Error {

@@ -283,6 +283,9 @@ func (s *Sessions) openAt(ctx context.Context, e *entry, at place) (mover.Opened
 	e.host, e.session.Tier, e.session.Host = m, at.tier, at.host
 	s.mu.Unlock()
 	opened, err := m.OpenFiles(ctx, r, func(mover.Report) {})
+	for backstay.IsCode(err, backstay.CodeSessionLimit) && ctx.Err() == nil && s.makeRoom(ctx, e, at.host) {
+		opened, err = m.OpenFiles(ctx, r, func(mover.Report) {})
+	}
 	if err != nil && e.life.Err() != nil {
 		err = context.Cause(e.life)
 	}

@@ -24,12 +24,17 @@ type host struct {
 	fail error
 	// opening and reading, if set, are what OpenFiles and ReadFile do until they return.
 	opening, reading func(ctx context.Context) error
+	most             int // sessions; 0 for any number
 }
 
 func (h *host) OpenFiles(ctx context.Context, r mover.OpenFilesRequest, _ mover.Progress) (mover.OpenedFiles, error) {
 	h.mu.Lock()
 	h.got = append(h.got, r)
 	fail, opening := h.fail, h.opening
+	if h.most > 0 && len(h.open) >= h.most {
+		h.mu.Unlock()
+		return mover.OpenedFiles{}, backstay.Errorf(backstay.CodeSessionLimit, "no more")
+	}
 	h.open = append(h.open, r.Session)
 	h.mu.Unlock()
 	if opening != nil {
@@ -486,5 +491,39 @@ func TestWholeDisksAreOfSessionsForThem(t *testing.T) {
 	}
 	if _, err := r.sessions.Disk(a.ID, "vdb"); !backstay.IsCode(err, backstay.CodeDiskUnknown) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A full host ends what commands left open before it refuses, and nothing else.
+func TestWhatNobodyUsesMakesRoomForANewSession(t *testing.T) {
+	r := newRegion(t)
+	r.west.most = 2
+	open := func(id backstay.PointID, user string, reuse bool) (backstay.FileSession, error) {
+		p := point(backstay.SnapshotTier)
+		p.ID = id
+		r.now = r.now.Add(time.Second)
+		session, _, err := r.sessions.Open(t.Context(), files.OpenRequest{Point: p, Kind: backstay.SessionBrowse, User: user, Reuse: reuse})
+		return session, err
+	}
+	a, _ := open("A", "ann", true)
+	open("B", "ann", true)
+	_, err := open("C", "ann", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.sessions.Get(a.ID); !backstay.IsCode(err, backstay.CodeSessionEnded) {
+		t.Errorf("the one that was idle longest: %v", err)
+	}
+	if _, err := open("D", "bob", true); !backstay.IsCode(err, backstay.CodeSessionLimit) {
+		t.Errorf("another user's sessions were used a moment ago: %v", err)
+	}
+	r.now = r.now.Add(time.Minute)
+	for _, id := range []backstay.PointID{"D", "E"} {
+		if _, err := open(id, "bob", false); err != nil {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+	if _, err := open("F", "bob", true); !backstay.IsCode(err, backstay.CodeSessionLimit) {
+		t.Errorf("sessions with a ticket were ended: %v", err)
 	}
 }
