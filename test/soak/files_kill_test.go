@@ -73,7 +73,7 @@ func TestAfterAnyKillNoSessionIsLeft(t *testing.T) {
 	l.guest(`mkdir -p /data/many; for i in $(seq 400); do echo $i >/data/many/$i; done; seq 300000 >/data/known; sync`)
 	want := []byte(l.guest("cat /data/known"))
 	point := l.take(backstay.VaultTier)
-	for _, c := range sample(l, 4, filesCases()) {
+	for _, c := range sample(l, 2, filesCases()) {
 		t.Run(c.String(), func(t *testing.T) {
 			l.only(t)
 			var job *backstay.Job
