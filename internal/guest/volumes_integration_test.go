@@ -228,6 +228,7 @@ func TestEveryKindOfVolumeIsFoundAndRead(t *testing.T) {
 	checkFiles(t, m, "vdu1", trees.Named("by the copy"))
 	checkFiles(t, m, "tvg/thin", append(trees.Plain(), trees.Named("after")...))
 	t.Run("locked", func(t *testing.T) { checkLocked(t, m) })
+	t.Run("opened outside", func(t *testing.T) { checkOpenedOutside(t, m) })
 	checkUnwritten(t, hashes)
 }
 
@@ -254,6 +255,28 @@ func checkLocked(t *testing.T, m *guest.Machine) {
 	}
 	checkFiles(t, m, "vdab", trees.Plain())
 	checkFiles(t, m, "vdac1", trees.Plain())
+}
+
+// checkOpenedOutside plugs in a locked volume, and then what somebody opened it as,
+// which takes its place.
+func checkOpenedOutside(t *testing.T, m *guest.Machine) {
+	locked := guesttest.Serve(t, "vdag", guesttest.Images(t, "luks1")[0])
+	opened := guesttest.Serve(t, "opened", guesttest.Images(t, "mbr")[0])
+	opened.Opens = "vdag"
+	for _, d := range []guest.Disk{locked, opened} {
+		if err := m.Attach(t.Context(), d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := scan(t, m)
+	s.Volumes = slices.DeleteFunc(s.Volumes, func(v backstay.Volume) bool { return !strings.HasPrefix(string(v.ID), "vdag") })
+	checkVolumes(t, s.Volumes, []want{
+		{id: "vdag1", kind: files, fs: "ext4", on: "LUKS, partition 1", disks: "vdag"},
+		{id: "vdag5", kind: files, fs: "ext4", label: "logical", on: "LUKS, partition 5", disks: "vdag"},
+		{id: "vdag6", kind: backstay.VolumeSwap, fs: "swap", on: "LUKS, partition 6", disks: "vdag"},
+		{id: "vdag7", kind: files, fs: "vfat", on: "LUKS, partition 7", disks: "vdag"},
+	})
+	checkFiles(t, m, "vdag5", trees.Named("logical"))
 }
 
 // TestVolumeGroupsOfOneNameDoNotMeet has two points at once whose volume groups are

@@ -100,8 +100,10 @@ func (s *Set) Scan(ctx context.Context) (wire.Scanned, error) {
 	defer s.mu.Unlock()
 	pending := s.pending
 	s.pending = nil
-	for _, d := range pending {
+	for i, d := range pending {
 		if err := s.addDisk(ctx, d); err != nil {
+			// The others are looked at by the next call.
+			s.pending = pending[i+1:]
 			return wire.Scanned{}, err
 		}
 	}
