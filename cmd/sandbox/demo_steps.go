@@ -54,6 +54,7 @@ func (d *demo) steps(ctx context.Context) error {
 		func() error { return d.instantRestore(ctx, first) },
 		func() error { return d.vaultRestore(ctx, second) },
 		func() error { return d.verify(ctx, second) },
+		func() error { return d.oneFile(ctx, second) },
 		func() error { return d.stall(ctx) },
 		func() error { return d.sizes(ctx) },
 		func() error { return d.memory() },
@@ -297,6 +298,35 @@ func (d *demo) verify(ctx context.Context, m moment) error {
 	}
 	d.add(row{step: "verify of a whole point in the vault", seconds: j.seconds(), read: j.Stats.BytesRead, stored: -1, freezeMs: -1})
 	return d.same("the point in the vault", sums(j.Result.SHA256), m.sums)
+}
+
+// oneFile takes one file out of the point in the vault, and tells beside the restores
+// what that took and what it read there.
+func (d *demo) oneFile(ctx context.Context, m moment) error {
+	d.say("take one file out of the second point in the vault")
+	to := filepath.Join(d.world.Dir, "taken")
+	if err := d.world.CountGets(); err != nil {
+		return err
+	}
+	begin := time.Now()
+	if err := d.backstay(ctx, nil, "files", "get", m.point, "vdb:/marker", "--to", to, "--tier", "vault"); err != nil {
+		return err
+	}
+	r := d.took("one file out of the point in the vault", begin)
+	requests, size, err := d.world.Gets()
+	if err != nil {
+		return err
+	}
+	r.read, r.note = size, fmt.Sprintf("%d requests", requests)
+	got, err := os.ReadFile(filepath.Join(to, "marker"))
+	if err != nil {
+		return err
+	}
+	if strings.TrimSpace(string(got)) != m.marker {
+		return fmt.Errorf("the file holds %q, not the marker %q", got, m.marker)
+	}
+	fmt.Fprintf(d.out, "   %s says %q\n", filepath.Join(to, "marker"), m.marker)
+	return d.backstay(ctx, nil, "files", "sessions", "--end", "all")
 }
 
 // How the worst stalls are compared: the better of so many rounds each, because
