@@ -32,7 +32,6 @@ type archive struct {
 	report Report
 	items  int64
 	small  []byte
-	zeros  []byte
 	buf    []byte
 }
 

@@ -183,7 +183,7 @@ func stamped(h *zip.FileHeader) *zip.FileHeader {
 	}
 	h.CreatorVersion = h.CreatorVersion&0xff00 | 20
 	h.ReaderVersion = 20
-	//nolint:staticcheck // the only way to set the fields that old programs read
+	//lint:ignore SA1019 it is the only way to set the fields that old programs read
 	h.SetModTime(h.Modified)
 	h.Extra = binary.LittleEndian.AppendUint16(h.Extra, 0x5455)
 	h.Extra = binary.LittleEndian.AppendUint16(h.Extra, 5)
