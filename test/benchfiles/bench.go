@@ -34,6 +34,7 @@ var sections = []section{
 	{"small", "a folder and one file of 1 MiB: what is read from the vault; and the whole point", (*bench).smalls},
 	{"large", "one large file, warm", (*bench).larges},
 	{"tar", "many small files as tar", (*bench).tars},
+	{"index", "the list of files of a point and of the next ones, and a search", (*bench).indexes},
 }
 
 func sectionNames() []string {

@@ -20,5 +20,7 @@ func (f *figures) goals() []show.Goal {
 		show.Most("small-file-vs-whole-restore-bytes", 0.1, "%.3f").Of(f.Ratio("small/bytes", "small/whole-bytes")),
 		show.Least("large-file-speed-vs-libguestfs", 2, "%.2f").Of(f.Ratio("large/libguestfs", "large/ours")),
 		show.Least("tar-speed-vs-libguestfs", 2, "%.2f").Of(f.Ratio("tar/libguestfs", "tar/ours")),
+		show.Most("index-next-vs-first", 0.1, "%.3f").Of(f.Ratio("index/next", "index/first")),
+		show.Most("search-all-points-vs-one", 2, "%.2f").Of(f.Ratio("index/search-all", "index/search-one")),
 	}
 }

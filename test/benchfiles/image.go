@@ -100,20 +100,3 @@ func (b *bench) makeTree(root string) error {
 func smallFile(i int) string {
 	return fmt.Sprintf("%s/%03d/%06d.txt", manyFiles, i/perFolder, i)
 }
-
-// change gives some of the small files other content.
-func (b *bench) change(ctx context.Context, image, with string, n int) error {
-	other := filepath.Join(filepath.Dir(image), "other")
-	if err := os.WriteFile(other, []byte(strings.Repeat(with+"\n", 100)), 0o644); err != nil {
-		return err
-	}
-	defer os.Remove(other)
-	var commands strings.Builder
-	for i := range n {
-		name := smallFile(i * b.o.many / n)
-		fmt.Fprintf(&commands, "rm %s\nwrite %s %s\n", name, other, name)
-	}
-	debugfs := exec.CommandContext(ctx, "debugfs", "-w", "-f", "-", fmt.Sprintf("%s?offset=%d", image, partition))
-	debugfs.Stdin = strings.NewReader(commands.String())
-	return output(debugfs)
-}

@@ -56,7 +56,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&size, "size", "100G", "the `size` of the disk, nearly all of which is a hole")
 	f.StringVar(&large, "large", "200M", "the `size` of the large file")
 	f.IntVar(&o.many, "many", 100_000, "how many small files there are")
-	f.IntVar(&o.points, "points", 100, "in how many points is searched")
+	f.IntVar(&o.points, "points", 12, "how many points are listed and searched; 100 take some 15 minutes")
 	f.StringVar(&o.write, "write", "", "render all results into this Markdown `file`, and a chart beside it in pictures/")
 	f.StringVar(&o.bin, "bin", "bin", "the `folder` with backstay and sandbox")
 	if err := f.Parse(args); err != nil {
@@ -71,8 +71,8 @@ func parse(args []string) (options, error) {
 	}
 	o.size, o.large = disks[0].Size, disks[1].Size
 	switch {
-	case o.rounds < 1 || o.many < 1 || o.points < 1:
-		return o, errors.New("rounds, many and points start at 1")
+	case o.rounds < 1 || o.many < 1 || o.points < 2:
+		return o, errors.New("rounds and many start at 1, points at 2")
 	case o.size < 2*o.large+int64(o.many)*8192+gib:
 		return o, errors.New("the disk is too small for the files")
 	}

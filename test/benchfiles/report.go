@@ -30,6 +30,9 @@ func (f *figures) times() show.Table {
 		{"index/search-one", "find in one point"}, {"index/search-all", "find in all points"},
 	} {
 		if v := f.Median(l.name); measured(v) {
+			if l.name == "index/search-all" {
+				l.title = fmt.Sprintf("find in %.0f points", f.Median("index/points"))
+			}
 			t = append(t, []string{l.title, fmt.Sprint(len(f.Series[l.name])), fmt.Sprintf("%.3f s", v), fmt.Sprintf("%.3f s", f.Worst(l.name))})
 		}
 	}
