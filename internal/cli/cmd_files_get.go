@@ -101,12 +101,13 @@ type source struct {
 	session backstay.FileSessionID
 	volumes []backstay.VolumeID
 	paths   map[backstay.VolumeID][]string
-	size    int64 // bytes of content; -1 if only reading tells
+	asked   map[backstay.VolumeID][]backstay.FilePath // the same, without the volume
+	size    int64                                     // bytes of content; -1 if only reading tells
 }
 
 // findSource finds what the paths mean, before anything is written.
 func findSource(ctx context.Context, c *client.Client, session backstay.FileSession, paths []backstay.FilePath) (source, error) {
-	s := source{client: c, session: session.ID, paths: map[backstay.VolumeID][]string{}}
+	s := source{client: c, session: session.ID, paths: map[backstay.VolumeID][]string{}, asked: map[backstay.VolumeID][]backstay.FilePath{}}
 	names := map[string]string{}
 	for _, path := range paths {
 		found, err := c.Entry(ctx, session.ID, path)
@@ -123,6 +124,7 @@ func findSource(ctx context.Context, c *client.Client, session backstay.FileSess
 			s.volumes = append(s.volumes, found.Volume)
 		}
 		s.paths[found.Volume] = append(s.paths[found.Volume], found.FileLocation.String())
+		s.asked[found.Volume] = append(s.asked[found.Volume], found.Path)
 		switch {
 		case found.Entry.Type == backstay.TypeFolder:
 			s.size = -1
@@ -140,7 +142,7 @@ func (s source) each(ctx context.Context, fn func(stream *items.Reader) error) e
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(fn(items.NewReader(body)), body.Close()); err != nil {
+		if err := errors.Join(fn(items.NewReader(body).Only(items.Asked(s.asked[volume], ""))), body.Close()); err != nil {
 			return err
 		}
 	}

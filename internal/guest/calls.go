@@ -393,7 +393,7 @@ func ask[R any](ctx context.Context, ch *channel, op string, q any) (R, error) {
 		done, answer, err := c.done, c.answer, c.err
 		c.mu.Unlock()
 		if done && err == nil {
-			if err = json.Unmarshal(answer, &r); err != nil {
+			if err = decode(answer, &r); err != nil {
 				err = fmt.Errorf("%w: %w", errProtocol, err)
 			}
 		}

@@ -222,24 +222,38 @@ func callFor[R any](ctx context.Context, m *Machine, op string, q any) (R, error
 	return r, m.reason(err)
 }
 
+// callChecked is callFor for an answer that may be nonsense. Then the machine is not what
+// it was, and ends.
+func callChecked[R any](ctx context.Context, m *Machine, op string, q any, check func(*R) error) (R, error) {
+	r, err := ask[R](ctx, m.channel, op, q)
+	if err == nil {
+		if err = check(&r); err != nil {
+			var none R
+			r, err = none, fmt.Errorf("%w: %w", errProtocol, err)
+			m.channel.end(err)
+		}
+	}
+	return r, m.reason(err)
+}
+
 // Scan returns the volumes of the disks that are plugged in.
 func (m *Machine) Scan(ctx context.Context) (wire.Scanned, error) {
-	return callFor[wire.Scanned](ctx, m, wire.OpScan, struct{}{})
+	return callChecked(ctx, m, wire.OpScan, struct{}{}, checkScanned)
 }
 
 // Unlock opens a locked volume with a key, and returns what there is then.
 func (m *Machine) Unlock(ctx context.Context, q wire.UnlockRequest) (wire.Scanned, error) {
-	return callFor[wire.Scanned](ctx, m, wire.OpUnlock, q)
+	return callChecked(ctx, m, wire.OpUnlock, q, checkScanned)
 }
 
 // List returns a part of a folder.
 func (m *Machine) List(ctx context.Context, q wire.ListRequest) (wire.Folder, error) {
-	return callFor[wire.Folder](ctx, m, wire.OpList, q)
+	return callChecked(ctx, m, wire.OpList, q, checkFolder)
 }
 
 // Stat returns one file's entry.
 func (m *Machine) Stat(ctx context.Context, q wire.PathRequest) (backstay.FileEntry, error) {
-	return callFor[backstay.FileEntry](ctx, m, wire.OpStat, q)
+	return callChecked(ctx, m, wire.OpStat, q, checkEntry)
 }
 
 // Read returns bytes of a file. The context must last as long as they are read;

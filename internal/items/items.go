@@ -41,6 +41,7 @@ var (
 	ErrCut      = errors.New("the stream ends before its end mark")
 	ErrPath     = errors.New("a path that no item may have")
 	ErrOrder    = errors.New("an item that does not lie in a folder before it")
+	ErrUnasked  = errors.New("an item that nobody asked for")
 	ErrHardLink = errors.New("a hard link to what no item before it is")
 	ErrContent  = errors.New("content where the item has none")
 	ErrTooBig   = errors.New("more than a stream may hold")

@@ -32,11 +32,57 @@ type Reader struct {
 	seed    maphash.Seed
 	linked  map[uint64]struct{}
 	paths   int // bytes of the linked items' paths
+	asked   []backstay.FilePath
 }
 
 // NewReader reads a stream from r, to the end of r: behind the end mark there must be nothing.
 func NewReader(r io.Reader) *Reader {
 	return &Reader{r: bufio.NewReaderSize(r, 256<<10), seed: maphash.MakeSeed(), linked: map[uint64]struct{}{}}
+}
+
+// Only makes every item an error that nobody asked for: one that is none of paths, lies
+// in none of them, and is no folder in which one of them lies. Whoever sends the stream
+// could else write to any place of the target. No paths mean that all was asked for.
+func (r *Reader) Only(paths []backstay.FilePath) *Reader {
+	r.asked = paths
+	return r
+}
+
+// Asked are the paths, for Only, of the items of what was asked to be taken: paths of a
+// volume, and the folder to which the items' paths are relative; "" means the parent of
+// each. It is nil if that is all of a folder, under whatever names.
+func Asked(paths []backstay.FilePath, strip backstay.FilePath) []backstay.FilePath {
+	above := strings.TrimRight(string(strip), "/")
+	var asked []backstay.FilePath
+	for _, p := range paths {
+		path := strings.TrimRight(string(p), "/")
+		relative := path[strings.LastIndexByte(path, '/')+1:]
+		if strip != "" {
+			relative = strings.TrimLeft(strings.TrimPrefix(path, above), "/")
+		}
+		if relative == "" {
+			return nil
+		}
+		asked = append(asked, backstay.FilePath(relative))
+	}
+	return asked
+}
+
+func (r *Reader) checkAsked(it *Item) error {
+	for _, asked := range r.asked {
+		if within(it.Path, asked) || it.Type == backstay.TypeFolder && within(asked, it.Path) {
+			return nil
+		}
+	}
+	if len(r.asked) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: %s", ErrUnasked, it.Path)
+}
+
+// within tells whether a path is a folder or lies in it.
+func within(path, folder backstay.FilePath) bool {
+	return strings.HasPrefix(string(path), string(folder)) && (len(path) == len(folder) || path[len(folder)] == '/')
 }
 
 // Next returns the next item, past what is left of the content of the one before. At the
@@ -235,6 +281,9 @@ func cut(err error) error {
 // check holds the item to the rules of Item, and notes what later ones are held to.
 func (r *Reader) check(it *Item) error {
 	if err := CheckPath(it.Path); err != nil {
+		return err
+	}
+	if err := r.checkAsked(it); err != nil {
 		return err
 	}
 	if err := r.checkFolder(it); err != nil {

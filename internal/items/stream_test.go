@@ -299,3 +299,35 @@ func TestStreamsOfVersion1AreReadForEver(t *testing.T) {
 		t.Errorf("%v:\n%+v\n%+v", err, got, all)
 	}
 }
+
+// A small machine that was taken over could send .ssh/authorized_keys to somebody who
+// asked for notes.txt.
+func TestNothingIsTakenThatNobodyAskedFor(t *testing.T) {
+	paths := func(p ...backstay.FilePath) []backstay.FilePath { return p }
+	for _, c := range []struct {
+		asked []backstay.FilePath
+		strip backstay.FilePath
+		all   []whole
+		fits  bool
+	}{
+		{paths("/home/notes.txt"), "", []whole{{Item: file("notes.txt", 0)}}, true},
+		{paths("/home/notes.txt"), "", []whole{{Item: file("notes.txt", 0)}, {Item: folder(".ssh")}}, false},
+		{paths("/home/notes.txt"), "", []whole{{Item: file("notes.txt2", 0)}}, false},
+		{paths("/home/notes.txt"), "", []whole{{Item: folder("home")}}, false},
+		{paths("/etc/nginx/", "/var/www"), "", []whole{{Item: folder("nginx")}, {Item: file("nginx/a", 0)}, {Item: folder("www")}}, true},
+		{paths("/etc/nginx"), "/", []whole{{Item: folder("etc")}, {Item: folder("etc/nginx")}, {Item: file("etc/nginx/a", 0)}}, true},
+		{paths("/etc/nginx"), "/", []whole{{Item: folder("etc")}, {Item: file("etc/shadow", 0)}}, false},
+		{paths("/etc/nginx"), "/", []whole{symlink("etc", "/tmp")}, false},
+		{paths("/"), "", []whole{{Item: folder("any")}}, true},
+		{paths("/srv"), "/srv", []whole{{Item: folder("any")}}, true},
+	} {
+		r := NewReader(bytes.NewReader(write(t, c.all))).Only(Asked(c.asked, c.strip))
+		var err error
+		for err == nil {
+			_, err = r.Next()
+		}
+		if fits := errors.Is(err, io.EOF); fits != c.fits || !fits && !errors.Is(err, ErrUnasked) {
+			t.Errorf("%v from %q: %v", c.asked, c.strip, err)
+		}
+	}
+}

@@ -14,6 +14,10 @@ type PutRequest struct {
 	// To is the absolute path of the folder in the guest to which the items' paths are
 	// relative.
 	To backstay.FilePath
+	// Paths and Strip are those of the FileTakeRequest that the items answer: what it did
+	// not ask for is an error. No paths mean all of a volume.
+	Paths []backstay.FilePath
+	Strip backstay.FilePath
 	// Conflict says what happens where a file is there already. ConflictAsk puts nothing
 	// at all then, with CodeFileExists.
 	Conflict backstay.Conflict

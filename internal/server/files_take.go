@@ -168,7 +168,7 @@ func (s *server) addVolume(ctx context.Context, v mover.FileTakeRequest, to arch
 		into.CloseWithError(err)
 		taken <- err
 	}()
-	err := to.Add(ctx, items.NewReader(from))
+	err := to.Add(ctx, items.NewReader(from).Only(items.Asked(v.Paths, v.Strip)))
 	from.CloseWithError(errors.Join(err, io.ErrClosedPipe))
 	if takeErr := <-taken; takeErr != nil && (err == nil || errors.Is(err, takeErr)) {
 		return takeErr

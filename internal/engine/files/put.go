@@ -82,7 +82,7 @@ func (p *Putter) put(ctx context.Context, run backstay.Run, host mover.Puts, par
 		taken <- err
 	}()
 	report, err := host.PutFiles(ctx, mover.PutRequest{
-		Job: run.Job().ID, VM: params.VM, To: params.To, Conflict: params.Conflict,
+		Job: run.Job().ID, VM: params.VM, To: params.To, Conflict: params.Conflict, Paths: params.Paths, Strip: params.Strip,
 	}, r, func(m mover.Report) { run.Progress(m.Done, m.Total) })
 	_ = r.Close() // ends a take that nobody reads
 	stop()

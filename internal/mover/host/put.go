@@ -92,7 +92,7 @@ func (h *Host) PutFiles(ctx context.Context, r mover.PutRequest, content io.Read
 	if err != nil {
 		return report, err
 	}
-	err = p.run(ctx, items.NewReader(content))
+	err = p.run(ctx, items.NewReader(content).Only(items.Asked(r.Paths, r.Strip)))
 	if err != nil {
 		undo := h.endPut(context.WithoutCancel(ctx), r.Job)
 		return mover.PutReport{}, errors.Join(p.failed(ctx, err, undo), p.log.f.Close())

@@ -572,3 +572,21 @@ func TestAPutThatIsCancelledLeavesNothing(t *testing.T) {
 		t.Errorf("%v\n%s", err, after)
 	}
 }
+
+// A small machine that the disks of one point took over has no say in what is written
+// into the guest beyond what was asked for.
+func TestWhatNobodyAskedForIsNotPut(t *testing.T) {
+	w := newPutWorld(t)
+	w.before()
+	before := w.tree()
+	all, _ := someTree()
+	_, err := w.host.PutFiles(t.Context(), mover.PutRequest{
+		Job: testJob, VM: sourceVM, To: backstay.FilePath(w.dir), Conflict: backstay.ConflictOverwrite, Paths: []backstay.FilePath{"/etc/big"}, Strip: "/",
+	}, io.NopCloser(bytes.NewReader(stream(t, all...))), nil)
+	if !backstay.IsCode(err, backstay.CodePutFailed) || !strings.Contains(err.Error(), "nobody asked for") {
+		t.Errorf("it was put: %v", err)
+	}
+	if tree := w.tree(); tree != before {
+		t.Errorf("the guest was\n%s\nand is\n%s", before, tree)
+	}
+}
