@@ -38,6 +38,7 @@ func (s *fileSession) openVaultDisks(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.atEnd(v.Close)
 	point, err := v.OpenPoint(ctx, s.request.Point)
 	if err != nil {
 		return err

@@ -40,6 +40,7 @@ type put struct {
 	entries []*putItem          // that will take their places
 	folders []*putItem          // that were made
 	made    map[string]bool     // the paths of folders
+	claimed map[string]bool     // where entries go
 	linked  map[string]*putItem // by the paths of items that others may be names of; nil if left out
 }
 
@@ -74,7 +75,7 @@ func (h *Host) PutFiles(ctx context.Context, r mover.PutRequest, content io.Read
 		progress = func(mover.Report) {}
 	}
 	p := &put{
-		PutRequest: r, progress: progress, made: map[string]bool{}, linked: map[string]*putItem{},
+		PutRequest: r, progress: progress, made: map[string]bool{}, claimed: map[string]bool{}, linked: map[string]*putItem{},
 		agent: guestagent.Agent{Guests: guestagent.WhileFrozen(h.hv, frozenPatience), VM: r.VM},
 	}
 	if err := h.canPut(ctx, p); err != nil {

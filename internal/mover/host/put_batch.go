@@ -9,6 +9,7 @@ import (
 	"hash"
 	"io"
 	"path"
+	"strconv"
 	"time"
 
 	backstay "github.com/backstay/backstay"
@@ -61,10 +62,14 @@ func (p *put) write(ctx context.Context, b *putBatch, stream *items.Reader) erro
 	if err := p.journal(entries); err != nil {
 		return err
 	}
+	if err := p.makeFiles(ctx, entries); err != nil {
+		return err
+	}
 	for _, i := range entries {
 		if err := p.writeContent(ctx, i, stream); err != nil {
 			return err
 		}
+		i.small = nil // or all content stays in memory until the end
 	}
 	return p.finish(ctx, entries)
 }
@@ -86,54 +91,75 @@ func (p *put) look(ctx context.Context, all []*putItem) error {
 			i.was = l.word
 		}
 	}
-	var again script
 	for _, i := range all {
-		if err := p.decide(i, &again); err != nil {
+		rename, err := p.decide(i)
+		if err == nil && rename {
+			err = p.rename(ctx, i)
+		}
+		if err != nil {
 			return err
 		}
-	}
-	lines, err = again.run(ctx, p.agent, scriptPatience)
-	if err != nil {
-		return err
-	}
-	for _, l := range lines {
-		if i := byNumber[l.n]; i != nil && l.word == "free" {
-			i.dest, i.was = i.dest+"."+l.rest, "none"
+		if !i.left && i.Type != backstay.TypeFolder {
+			p.claimed[i.dest] = true
 		}
 	}
 	return nil
 }
 
-// decide says what becomes of an item where something is already.
-func (p *put) decide(i *putItem, again *script) error {
+// rename finds a name for an item that is free in the guest, and that no other item
+// goes to.
+func (p *put) rename(ctx context.Context, i *putItem) error {
+	for at := 1; ; at++ {
+		var s script
+		s.call("free", i.n, i.dest, strconv.Itoa(at))
+		lines, err := s.run(ctx, p.agent, scriptPatience)
+		if err != nil {
+			return err
+		}
+		if len(lines) != 1 || lines[0].n != i.n || lines[0].word != "free" {
+			return fmt.Errorf("put %s: the guest did not say which name is free", backstay.FilePath(i.dest))
+		}
+		if at, err = strconv.Atoi(lines[0].rest); err != nil {
+			return fmt.Errorf("put %s: the guest did not say which name is free: %w", backstay.FilePath(i.dest), err)
+		}
+		if dest := i.dest + "." + lines[0].rest; !p.claimed[dest] {
+			i.dest, i.was = dest, "none"
+			return nil
+		}
+	}
+}
+
+// decide says what becomes of an item where something is already, and whether it gets
+// another name.
+func (p *put) decide(i *putItem) (rename bool, err error) {
 	blocked := func(what string) error {
 		return backstay.Errorf(backstay.CodePutFailed, "%s cannot take its place in the guest", i.dest).Becausef("%s is there", what).
 			Do("move it away in the guest, or name another folder with --to")
 	}
 	switch {
-	case i.was == "none":
-		return nil
 	case i.Type == backstay.TypeFolder:
-		if i.was != "folder" && i.was != "link" {
-			return blocked("what is no folder")
+		if i.was != "none" && i.was != "folder" && i.was != "link" {
+			return false, blocked("what is no folder")
 		}
-		return nil // a link to no folder shows when something is written into it
+		return false, nil // a link to no folder shows when something is written into it
+	case i.was == "none":
+		return p.claimed[i.dest], nil // another item was renamed to this, and is not there yet
 	case i.was == "folder":
-		return blocked("a folder")
+		return false, blocked("a folder")
 	case i.was != "file" && i.was != "link":
-		return blocked("what is neither a file nor a link")
+		return false, blocked("what is neither a file nor a link")
 	}
 	switch p.Conflict {
 	case backstay.ConflictSkip:
 		i.left = true
 	case backstay.ConflictRename:
-		again.call("free", i.n, i.dest)
+		return true, nil
 	case backstay.ConflictOverwrite:
 	default:
-		return backstay.Errorf(backstay.CodeFileExists, "%s is there already in the guest", backstay.FilePath(i.dest)).
+		return false, backstay.Errorf(backstay.CodeFileExists, "%s is there already in the guest", backstay.FilePath(i.dest)).
 			Becausef("nothing was said about files that are there").Do("say --on-conflict overwrite, rename or skip")
 	}
-	return nil
+	return false, nil
 }
 
 // above makes To and the folders above it, where the guest has none.
@@ -228,9 +254,23 @@ func (p *put) journal(entries []*putItem) error {
 	return p.log.add(line)
 }
 
+// makeFiles makes the files that content is written to, so that nobody but the agent's
+// user can open them.
+func (p *put) makeFiles(ctx context.Context, entries []*putItem) error {
+	var s script
+	for _, i := range entries {
+		if i.hasContent() {
+			s.call("fresh", i.n, p.beside(i))
+		}
+	}
+	return p.obey(ctx, &s, scriptPatience, entries)
+}
+
+func (i *putItem) hasContent() bool { return i.Type == backstay.TypeFile && i.HardLink == "" }
+
 // writeContent writes a file's content beside its place.
 func (p *put) writeContent(ctx context.Context, i *putItem, stream *items.Reader) (err error) {
-	if i.Type != backstay.TypeFile || i.HardLink != "" {
+	if !i.hasContent() {
 		return nil
 	}
 	f, err := p.agent.Create(ctx, p.beside(i))
@@ -326,8 +366,7 @@ func (p *put) finish(ctx context.Context, entries []*putItem) error {
 		return err
 	}
 	for _, i := range entries {
-		content := i.Type == backstay.TypeFile && i.HardLink == ""
-		if !i.left && (i.inode == "" || content && !i.verified) {
+		if !i.left && (i.inode == "" || i.hasContent() && !i.verified) {
 			return fmt.Errorf("put %s: the guest did not say that it is there", backstay.FilePath(i.dest))
 		}
 	}

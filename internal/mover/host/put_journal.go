@@ -46,7 +46,8 @@ type putEntry struct {
 }
 
 // putTaking is what must be known of an entry to take it back. Inode is that of
-// the new file, and Had tells that something was in its place.
+// the new file and when it was changed last, as `stat` of the guest says them, and Had
+// tells that something was in its place.
 type putTaking struct {
 	N     int    `json:"n"`
 	Inode string `json:"inode"`

@@ -17,6 +17,14 @@ import (
 // POSIX, with GNU's or BusyBox' tools. Every function gets the number of an entry
 // first, and answers with lines "NUMBER WORD …", which checks of ours read; paths
 // never come back.
+//
+// fresh makes a file that nobody else in the guest may read or write before it has its
+// owner and mode: what its agent makes by itself is everybody's.
+//
+// back may meet a take that still runs, of a mover that was killed: without the new name
+// that finds nothing to move, so it goes before anything is decided. And a file is ours
+// only if nothing about it is older than what we made: a guest that was set back since
+// may have its own under the same number.
 const putWords = `PATH=$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 LC_ALL=C
 export PATH LC_ALL
@@ -31,29 +39,32 @@ look() {
 	else echo "$1 none"; fi
 }
 free() {
-	i=1
+	i=$3
 	while [ -e "$2.$i" ] || [ -L "$2.$i" ]; do i=$((i+1)); done
 	echo "$1 free $i"
 }
+fresh() { e=$({ set -C; : >"$2"; } 2>&1) || no "$1" "$e"; }
 folder() { e=$(mkdir "$2" 2>&1) || no "$1" "$e"; }
 same() { e=$(ln "$3" "$2" 2>&1) || no "$1" "$e"; }
 link() { e=$(ln -s "$3" "$2" 2>&1) || no "$1" "$e"; }
-size() { e=$(dd if=/dev/null of="$2" bs=1 count=0 seek="$3" 2>&1) || no "$1" "$e"; }
+size() { e="it is gone"; [ -f "$2" ] && e=$(dd if=/dev/null of="$2" bs=1 count=0 seek="$3" 2>&1) || no "$1" "$e"; }
 own() { e=$(chown -h "$3" "$2" 2>&1) || no "$1" "$e"; }
 mode() { e=$(chmod "$3" "$2" 2>&1) || no "$1" "$e"; }
 attr() { e=$(setfattr -h -n "$3" -v "$4" "$2" 2>&1) || echo "$1 weak $3"; }
 stamp() { touch -h -m -d "@$3.$4" "$2" 2>/dev/null || touch -h -m -d "@$3" "$2" 2>/dev/null || { [ ! -L "$2" ] && touch -m -d "@$3" "$2" 2>/dev/null; } || echo "$1 weak time"; }
 sum() { e=$(sha256sum <"$2" 2>&1) && echo "$1 sum ${e%% *}" && { sync "$2" 2>/dev/null || sync; } || no "$1" "$e"; }
-node() { e=$(stat -c %i "$2" 2>&1) && echo "$1 node $e" || no "$1" "$e"; }
+node() { e=$(stat -c '%i %Z' "$2" 2>&1) && echo "$1 node $e" || no "$1" "$e"; }
 keep() { e=$(ln "$3" "$2" 2>&1) || e=$(cp -a "$3" "$2" 2>&1) || no "$1" "$e"; }
 take() { e=$(move "$2" "$3") || no "$1" "$e"; }
+place() { if [ -e "$3" ] || [ -L "$3" ]; then no "$1" "something has come to be there meanwhile"; else take "$1" "$2" "$3"; fi; }
+ours() { [ -n "$2" ] && e=$(stat -c '%i %Z' "$1" 2>/dev/null) && [ "${e% *}" = "${2% *}" ] && [ "${e#* }" -ge "${2#* }" ]; }
 back() {
-	e=
-	if [ -n "$5" ] && [ "$(stat -c %i "$4" 2>/dev/null)" = "$5" ]; then
+	e=$(rm -f "$2" 2>&1) || { no "$1" "$e"; return; }
+	if ours "$4" "$5"; then
 		if [ "$6" != had ]; then e=$(rm -f "$4" 2>&1) || { no "$1" "$e"; return; }
 		elif [ -e "$3" ] || [ -L "$3" ]; then e=$(move "$3" "$4") || { no "$1" "$e"; return; }; fi
 	fi
-	e=$(rm -f "$2" "$3" 2>&1) || no "$1" "$e"
+	e=$(rm -f "$3" 2>&1) || no "$1" "$e"
 }
 gone() { e=$(rm -f "$2" 2>&1) || no "$1" "$e"; }
 leave() { [ ! -d "$2" ] || rmdir "$2" 2>/dev/null || :; }

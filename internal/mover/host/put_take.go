@@ -34,7 +34,11 @@ func (p *put) take(ctx context.Context) error {
 	}
 	s = script{}
 	for _, i := range p.entries {
-		s.call("take", i.n, p.beside(i), i.dest)
+		word := "place" // unless something came to be there since we looked
+		if i.was != "none" {
+			word = "take"
+		}
+		s.call(word, i.n, p.beside(i), i.dest)
 	}
 	// A folder's times are those of the last change in it: they come last, and those
 	// of the folders within before those above.

@@ -36,6 +36,8 @@ type shellGuest struct {
 	os        string
 	// before is asked before each command; an error is the agent's answer.
 	before func(command string, n int) error
+	// script is asked before each script; an error is the agent's answer.
+	script func(script []byte) error
 	// spoil changes what is written.
 	spoil func([]byte) []byte
 
@@ -102,7 +104,11 @@ func (g *shellGuest) answer(q *guestQuestion) (any, error) {
 	case "guest-get-osinfo":
 		return map[string]any{"id": g.os}, nil
 	case "guest-file-open":
+		_, none := os.Lstat(a.Path)
 		f, err := os.Create(a.Path)
+		if err == nil && none != nil {
+			err = f.Chmod(0o666) // as QEMU's agent does with what it makes, whatever its umask
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -125,6 +131,11 @@ func (g *shellGuest) answer(q *guestQuestion) (any, error) {
 	case "guest-file-close":
 		return map[string]any{}, g.files[a.Handle].Close()
 	case "guest-exec":
+		if g.script != nil {
+			if err := g.script(a.Input); err != nil {
+				return nil, err
+			}
+		}
 		cmd := exec.Command(a.Path, a.Arg...)
 		var out, stderr bytes.Buffer
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(a.Input), &out, &stderr
@@ -517,6 +528,161 @@ func TestAConflictIsSettledAsAsked(t *testing.T) {
 	was, err := os.ReadFile(filepath.Join(w.dir, "etc/conf.1"))
 	if must(t, err); report.Files != 2 || string(was) != "as it was" || !strings.Contains(w.tree(), hexSum([]byte("changed since"))) {
 		t.Errorf("renamed: %+v\n%s", report, w.tree())
+	}
+}
+
+// inEtc are files in a folder.
+func inEtc(files ...writtenItem) []writtenItem {
+	return mine(append([]writtenItem{{Item: items.Item{Path: "etc", Type: backstay.TypeFolder, Mode: 0o755, ModTime: longAgo}}}, files...))
+}
+
+// TestWhatIsRenamedTakesNoOthersPlace: the free name of one file may be the name of
+// another that is put, before or after it.
+func TestWhatIsRenamedTakesNoOthersPlace(t *testing.T) {
+	w := newPutWorld(t)
+	w.before()
+	must(t, os.WriteFile(filepath.Join(w.dir, "etc/log"), []byte("of the guest"), 0o644))
+	all := inEtc(
+		putFile("etc/conf.1", 0o600, []byte("conf.1 of the point")), putFile("etc/conf", 0o600, []byte("conf of the point")),
+		putFile("etc/log", 0o600, []byte("log of the point")), putFile("etc/log.1", 0o600, []byte("log.1 of the point")),
+	)
+	report, err := w.put(t.Context(), backstay.ConflictRename, stream(t, all...))
+	must(t, err)
+	tree := w.tree()
+	for _, content := range []string{
+		"changed since", "of the guest", "conf of the point", "conf.1 of the point", "log of the point", "log.1 of the point",
+	} {
+		if !strings.Contains(tree, hexSum([]byte(content))) {
+			t.Errorf("%q is nowhere in\n%s", content, tree)
+		}
+	}
+	if report.Files != 4 {
+		t.Errorf("report %+v", report)
+	}
+}
+
+// TestNobodyInTheGuestReadsOrWritesWhatIsPutBeforeItHasItsMode: not while its content is
+// written either.
+func TestNobodyInTheGuestReadsOrWritesWhatIsPutBeforeItHasItsMode(t *testing.T) {
+	w := newPutWorld(t)
+	w.before()
+	writes := 0
+	w.guest.before = func(command string, _ int) error {
+		if command != "guest-file-write" {
+			return nil
+		}
+		writes++
+		for _, f := range w.guest.files {
+			if info, err := f.Stat(); err == nil && info.Mode().Perm()&0o077 != 0 {
+				t.Errorf("%s is written to and has the mode %v", info.Name(), info.Mode())
+			}
+		}
+		return nil
+	}
+	_, err := w.put(t.Context(), backstay.ConflictOverwrite, stream(t, inEtc(putFile("etc/shadow", 0o600, []byte("secret")))...))
+	if must(t, err); writes == 0 {
+		t.Error("nothing was written")
+	}
+}
+
+// TestWhatCameToBeThereMeanwhileIsNotReplaced: nothing was there when the put looked,
+// which may be long before a file takes its place.
+func TestWhatCameToBeThereMeanwhileIsNotReplaced(t *testing.T) {
+	w := newPutWorld(t)
+	w.before()
+	w.guest.before = func(command string, _ int) error {
+		if command != "guest-file-close" {
+			return nil
+		}
+		return os.WriteFile(filepath.Join(w.dir, "etc/new"), []byte("made by the guest"), 0o600)
+	}
+	_, err := w.put(t.Context(), backstay.ConflictOverwrite, stream(t, inEtc(putFile("etc/new", 0o600, []byte("of the point")))...))
+	if !backstay.IsCode(err, backstay.CodePutFailed) {
+		t.Errorf("error %v", err)
+	}
+	if tree := w.tree(); !strings.Contains(tree, hexSum([]byte("made by the guest"))) || strings.Contains(tree, ".backstay") {
+		t.Errorf("what the guest made is gone, or something is left:\n%s", tree)
+	}
+}
+
+// putWhoseMoverDies puts a file, and the mover dies with the n-th script that has the
+// word in it, which is then passed to late instead of being run.
+func (w *putWorld) putWhoseMoverDies(word string, late func(script []byte), all ...writtenItem) {
+	w.t.Helper()
+	dead := false
+	w.guest.script = func(script []byte) error {
+		if dead = dead || bytes.Contains(script, []byte("\n"+word+" ")); !dead {
+			return nil
+		}
+		if late != nil {
+			late(script)
+			late = nil
+		}
+		return hypervisor.ErrAway
+	}
+	if _, err := w.put(w.t.Context(), backstay.ConflictOverwrite, stream(w.t, all...)); err == nil {
+		w.t.Fatal("it did not fail")
+	}
+	w.guest.script = nil
+	w.start()
+}
+
+// TestATakeThatRunsLateDestroysNothing: the mover was killed when it had asked for files
+// to take their places, and the guest does so while the next mover takes the put back.
+// Of each file either the one or the other comes first.
+func TestATakeThatRunsLateDestroysNothing(t *testing.T) {
+	w := newPutWorld(t)
+	w.before()
+	var take []byte
+	w.putWhoseMoverDies("take", func(s []byte) { take = s }, inEtc(putFile("etc/conf", 0o600, []byte("as it was")))...)
+	words, calls, ok := bytes.Cut(take, []byte("\ntake "))
+	if !ok {
+		t.Fatal("no file was to take its place")
+	}
+	run := func(script string) {
+		cmd := exec.Command("/bin/sh", "-s")
+		cmd.Stdin = strings.NewReader(script)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	met := 0
+	// The guest takes right when the undo has looked whose the file in its place is.
+	w.guest.script = func(script []byte) error {
+		late := string(words) + "\ntake " + string(calls)
+		must(t, os.WriteFile(filepath.Join(w.state, "late"), []byte(late), 0o600))
+		meet := strings.Replace(string(script), "ours() {", "ours() { ourz \"$@\"; z=$?; sh -s <'"+filepath.Join(w.state, "late")+"' >/dev/null 2>&1; return $z; }\nourz() {", 1)
+		if meet != string(script) {
+			met++
+			run(meet)
+		}
+		return nil
+	}
+	_, _, err := w.host.EndPut(t.Context(), testJob)
+	if must(t, err); met == 0 {
+		t.Error("nothing was taken back")
+	}
+	if tree := w.tree(); !strings.Contains(tree, hexSum([]byte("changed since"))) || strings.Contains(tree, ".backstay") {
+		t.Errorf("what was there before is gone:\n%s", tree)
+	}
+}
+
+// TestAGuestThatWasSetBackKeepsItsFiles: a put was cut off, and the guest was restored to
+// a time when it had a file there, which has the number that the put's file had.
+func TestAGuestThatWasSetBackKeepsItsFiles(t *testing.T) {
+	w := newPutWorld(t)
+	w.before()
+	place := filepath.Join(w.dir, "etc/conf")
+	info, err := os.Stat(place)
+	must(t, err)
+	inode := info.Sys().(*syscall.Stat_t).Ino
+	j := putJournal{
+		putBegin: putBegin{Version: journalVersion, Job: testJob, VM: sourceVM}, entries: []putEntry{{N: 1, Path: backstay.FilePath(place)}},
+		taking: map[int]putTaking{1: {N: 1, Inode: fmt.Sprintf("%d %d", inode, time.Now().Add(time.Hour).Unix())}},
+	}
+	must(t, w.host.clean(t.Context(), &j))
+	if _, err := os.Stat(place); err != nil {
+		t.Error("the guest's own file was taken away")
 	}
 }
 
