@@ -73,7 +73,9 @@ func (b *bench) indexedVM(ctx context.Context) error {
 	if err := errors.Join(os.Rename(b.image, disk), b.host.Start(ctx, indexed), b.world.WaitAgent(ctx, "", indexed)); err != nil {
 		return err
 	}
-	if _, err := b.world.Guest(ctx, "", indexed, "mkdir -p /mnt && mount -t ext4 /dev/vdb1 /mnt"); err != nil {
+	// A file system whose files were all made within one instant is one that nobody uses:
+	// the times of none of them would prove that it did not change since.
+	if _, err := b.world.Guest(ctx, "", indexed, "mkdir -p /mnt && mount -t ext4 /dev/vdb1 /mnt && sleep 5 && touch /mnt/later && sync"); err != nil {
 		return err
 	}
 	if _, err := b.client.CreatePolicy(ctx, backstay.Policy{
