@@ -124,7 +124,8 @@ func (l *FileList) write(ctx context.Context, object string, data []byte) error 
 // there when the list was opened. So at every instant the newest head is one whose
 // segments are all there; a crash leaves at most objects that nobody needs, which the
 // next commit removes. Of two that were opened at one state only one commits; the other
-// gets CodeConflict. segments are those that the head names.
+// gets CodeConflict. Where no head was seen nothing is removed. segments are those that the
+// head names.
 func (l *FileList) Commit(ctx context.Context, head []byte, segments []string) error {
 	if err := l.v.Unmixed(ctx); err != nil {
 		return err
@@ -132,6 +133,9 @@ func (l *FileList) Commit(ctx context.Context, head []byte, segments []string) e
 	now := l.headName(l.number + 1)
 	if err := l.write(ctx, now, head); err != nil {
 		return err
+	}
+	if l.number == 0 {
+		l.there = nil // segments without a head: the listing may have been short, and nothing is deleted for that (I6)
 	}
 	l.number++
 	l.head, l.damage = head, nil

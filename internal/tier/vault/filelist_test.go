@@ -2,6 +2,7 @@ package vault_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -93,6 +94,34 @@ func TestListOfFilesIsTheOldOrTheNewWhereverItsWriterDies(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// headless is a store whose listings lack the heads of lists of files.
+type headless struct{ blob.Store }
+
+func (h headless) List(ctx context.Context, prefix string, fn func(blob.Info) error) error {
+	return h.Store.List(ctx, prefix, func(i blob.Info) error {
+		if strings.Contains(i.Name, "/h-") {
+			return nil
+		}
+		return fn(i)
+	})
+}
+
+// TestAShortListingDeletesNothingOfAList (I6).
+func TestAShortListingDeletesNothingOfAList(t *testing.T) {
+	w := newWorld(t)
+	w.must(commitList(w, w.store, "a"))
+	w.must(commitList(w, w.store, "a", "b"))
+	short := replica.New(headless{w.copies[0]}, headless{w.copies[1]}, headless{w.copies[2]})
+	w.must(commitList(w, short, "c"))
+	if got, err := readList(w, w.store); err != nil || !slices.Equal(got, []string{"a", "b"}) {
+		t.Errorf("the list is %q, error %v", got, err)
+	}
+	w.must(commitList(w, w.store, "b", "d"))
+	if left := w.objects("find/"); len(left) != 3 {
+		t.Errorf("%q is left", left)
 	}
 }
 
