@@ -134,6 +134,7 @@ func (p *process) run(folder string) error {
 			begun <- fmt.Errorf("start QEMU: %w", err)
 			return
 		}
+		goesFirst(p.cmd.Process.Pid)
 		forget, err := record(folder, p.cmd.Process.Pid)
 		if err != nil {
 			p.kill()

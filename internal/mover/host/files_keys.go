@@ -25,6 +25,9 @@ const (
 	mostOwnKeys = 8
 	// longestOwnKey is how long a file may be that is taken for a key, in bytes.
 	longestOwnKey = 64 << 10
+	// mostOwnVolumes is how many volumes the point's own keys are tried on: one that is
+	// opened may show another, without end if the machine lies.
+	mostOwnVolumes = 64
 )
 
 // errNoHeader: there is nothing that this process could open.
@@ -187,15 +190,21 @@ func (s *fileSession) openOwn(ctx context.Context, progress mover.Progress) erro
 	for {
 		s.mu.Lock()
 		i := slices.IndexFunc(s.opened.Volumes, func(v backstay.Volume) bool { return v.Kind == backstay.VolumeLocked && !tried[v.ID] })
-		if i < 0 || len(s.own) == 0 {
+		if i < 0 || len(s.own) == 0 || len(tried) >= mostOwnVolumes {
 			s.mu.Unlock()
 			return nil
 		}
 		v := s.opened.Volumes[i]
 		s.mu.Unlock()
 		tried[v.ID] = true
-		if _, ok := s.lock(v.ID); !ok {
-			continue // BitLocker takes no key that a definition holds
+		lock, ok := s.lock(v.ID)
+		if !ok {
+			continue
+		}
+		if _, err := s.header(ctx, lock, v); errors.Is(err, errNoHeader) {
+			// What this process cannot open would need the key in the machine. The host's own
+			// secrets, which the guest never had, do not go there.
+			continue
 		}
 		progress(mover.Report{Phase: "unlock"})
 		for _, key := range s.own {

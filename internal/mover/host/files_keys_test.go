@@ -1,9 +1,11 @@
 package host
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/guest/wire"
@@ -94,5 +96,38 @@ func TestAKeyOfTheUsersIsGivenToTheMachine(t *testing.T) {
 		if _, err := s.header(t.Context(), lie, backstay.Volume{ID: "vda"}); err == nil {
 			t.Errorf("believed: %+v", lie)
 		}
+	}
+}
+
+// lyingMachine says of whatever it was given a key for that it holds one more locked
+// volume.
+type lyingMachine struct {
+	*paperMachine
+	keys int
+}
+
+func (m *lyingMachine) Unlock(context.Context, wire.UnlockRequest) (wire.Scanned, error) {
+	m.keys++
+	return m.next(), nil
+}
+
+func (m *lyingMachine) next() wire.Scanned {
+	id := backstay.VolumeID(fmt.Sprintf("v%d", m.keys%200))
+	return wire.Scanned{Volumes: []backstay.Volume{{ID: id, Kind: backstay.VolumeLocked}}, Locks: []wire.Lock{{Volume: id, Disk: "vda"}}}
+}
+
+// What a machine cannot show a header of is BitLocker, or a lie: the host's secrets of
+// the VM, which its guest never had, do not go into it.
+func TestThePointsKeysDoNotGoIntoAMachineThatShowsNoHeader(t *testing.T) {
+	w := newTestWorld(t)
+	s := newFileSession(w.host, w.opening(backstay.SnapshotTier))
+	defer s.timer.Stop()
+	m := &lyingMachine{paperMachine: &paperMachine{}}
+	s.machine, s.own = m, []backstay.Secret{backstay.NewSecret([]byte("of the host"))}
+	s.found(m.next())
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := s.openOwn(ctx, func(mover.Report) {}); err != nil || m.keys > 0 {
+		t.Errorf("it got %d keys (%v)", m.keys, err)
 	}
 }

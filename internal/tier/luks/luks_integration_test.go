@@ -11,8 +11,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/tier"
@@ -176,5 +179,24 @@ func TestADamagedHeaderIsNamed(t *testing.T) {
 		if _, err := Parse(context.Background(), damaged, image.size); err == nil {
 			t.Errorf("%s: it was read", name)
 		}
+	}
+}
+
+// Its header may take cryptsetup over: what it starts ends with it, and it is no user
+// whose other processes it could look into, or they into it.
+func TestCryptsetupRunsAlone(t *testing.T) {
+	cmd := exec.Command("sh", "-c", "id -u; echo $$; cat /proc/self/oom_score_adj")
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	cmd.SysProcAttr = attributes(unix.CLONE_NEWPID)
+	if err := alone(cmd); err != nil {
+		t.Fatal(err)
+	}
+	said := strings.Fields(out.String())
+	if uid, err := strconv.Atoi(said[0]); err != nil || uid < firstUser || uid > lastUser {
+		t.Errorf("it is user %s", said[0])
+	}
+	if said[1] != "1" || len(said) < 3 || said[2] != "1000" {
+		t.Errorf("process %v", said[1:])
 	}
 }

@@ -6,8 +6,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -23,8 +25,10 @@ const (
 	// patience is how long one attempt may take. A slot of argon2id with 1 GiB takes
 	// seconds; one that was made to take hours is given up.
 	patience = 5 * time.Minute
-	// nobody is whom cryptsetup runs as, where we are root.
-	nobody = 65534
+	// Where we are root, cryptsetup runs as one of the users whose numbers systemd gives
+	// to services for as long as they run. Not as nobody: that user may have other
+	// processes, which could look into this one.
+	firstUser, lastUser = 61184, 65519
 	// maxOutput is the most that is read of what cryptsetup says, in bytes.
 	maxOutput = 8 << 20
 )
@@ -64,25 +68,55 @@ func (v *Volume) run(ctx context.Context, input []byte, memory int64, args ...st
 		"--nofile=64", "--fsize=0", "--core=0",
 		"cryptsetup", "luksDump", "--batch-mode", "--disable-locks",
 	}
-	cmd := exec.CommandContext(ctx, "prlimit", append(append(limits, args...), "/proc/self/fd/3")...)
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
-	cmd.Dir = "/"
-	cmd.ExtraFiles = []*os.File{file}
-	cmd.Stdin = bytes.NewReader(input)
-	var out, said bounded
-	cmd.Stdout, cmd.Stderr = &out, &said
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if os.Geteuid() == 0 {
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody, NoSetGroups: false}
-		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC
+	namespaces := uintptr(syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC | syscall.CLONE_NEWPID | syscall.CLONE_NEWUTS)
+	if os.Geteuid() != 0 {
+		namespaces = 0
 	}
-	if err := cmd.Run(); err != nil {
+	var out, said bounded
+	confined := func(namespaces uintptr) error {
+		out, said = bounded{}, bounded{}
+		cmd := exec.CommandContext(ctx, "prlimit", append(append(limits, args...), "/proc/self/fd/3")...)
+		cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
+		cmd.Dir = "/"
+		cmd.ExtraFiles = []*os.File{file}
+		cmd.Stdin = bytes.NewReader(input)
+		cmd.Stdout, cmd.Stderr = &out, &said
+		cmd.SysProcAttr = attributes(namespaces)
+		return alone(cmd)
+	}
+	err = confined(namespaces)
+	if errors.Is(err, unix.EPERM) && namespaces != 0 { // a container may forbid them
+		err = confined(0)
+	}
+	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
 		return nil, fmt.Errorf("cryptsetup: %w%s", err, said.words())
 	}
 	return out.Bytes(), nil
+}
+
+// attributes are how cryptsetup runs: it ends with us, and what it starts ends with it.
+func attributes(namespaces uintptr) *syscall.SysProcAttr {
+	attr := &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL, Cloneflags: namespaces}
+	if os.Geteuid() == 0 {
+		id := firstUser + rand.Uint32N(lastUser-firstUser+1)
+		attr.Credential = &syscall.Credential{Uid: id, Gid: id}
+	}
+	return attr
+}
+
+// alone runs a command. It is killed when the thread that started it ends, so that is
+// held; and where memory runs out, it goes before any guest does (I12).
+func alone(cmd *exec.Cmd) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", cmd.Process.Pid), []byte("1000"), 0) // it may have ended
+	return cmd.Wait()
 }
 
 // inMemory returns the header as a file that is in memory only, as large as the
