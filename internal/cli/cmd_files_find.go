@@ -123,7 +123,7 @@ func (a *app) diffTable(w io.Writer, d backstay.PointDiff) {
 	}
 	fmt.Fprintln(w)
 	if len(d.Files) > 0 {
-		row(w, "FILE", "TYPE", "BEFORE", "AFTER", "")
+		row(w, "FILE", "TYPE", "BEFORE", "AFTER", "CHANGE")
 	} else if len(d.Notes) == 0 {
 		fmt.Fprintln(w, "no file differs")
 	}

@@ -390,3 +390,15 @@ func FuzzEvents(f *testing.F) {
 		}
 	})
 }
+
+func TestALinkThatLeadsElsewhereIsADifference(t *testing.T) {
+	was := Version{Type: backstay.TypeLink, ModTime: 7, Changed: 7, Inode: 3}
+	now := was
+	now.ModTime, now.Changed, now.Inode = 9, 9, 4 // a link's target cannot be written to, only be replaced
+	if kind, ok := Differs(was, now); !ok || kind != backstay.FileChanged {
+		t.Errorf("%q, %v", kind, ok)
+	}
+	if _, ok := Differs(was, was); ok {
+		t.Error("a link that stayed is shown as changed")
+	}
+}

@@ -134,8 +134,9 @@ func (h Head) Without(exist []backstay.PointID) []backstay.PointID {
 }
 
 // Differs tells how a path differs between two points; ok is false if it does not.
-// Of a folder, and of what is no file, only coming, going and another type or size count,
-// since their times change with everything; of a file also its time and its content.
+// Of a folder, and of what has no content, only coming, going and another type count,
+// since their times change with everything; of a file also its size, time and content. A
+// symbolic link cannot be changed, only be made anew: its time tells that it was.
 func Differs(before, after Version) (backstay.ChangeKind, bool) {
 	switch {
 	case before.Gone() && after.Gone():
@@ -146,6 +147,8 @@ func Differs(before, after Version) (backstay.ChangeKind, bool) {
 		return backstay.FileRemoved, true
 	case before.Type != after.Type:
 		return backstay.FileChanged, true
+	case before.Type == backstay.TypeLink:
+		return backstay.FileChanged, before.ModTime != after.ModTime
 	case before.Type == backstay.TypeFolder:
 		return "", false
 	case before.Size != after.Size:

@@ -53,7 +53,7 @@ func (r *Runner) Find(ctx context.Context, f Find) (mover.FoundFiles, error) {
 	}
 	if searched == 0 {
 		return found, backstay.Errorf(backstay.CodeNotIndexed, "the files of VM %s are not listed", f.VM.Name).
-			Becausef("none of its %d points was listed yet; that happens after a backup into a vault, unless it is turned off", len(points))
+			Becausef("none of its %d points was listed; that happens after a backup of a protected VM into a vault, unless it is turned off, and not for disk images", len(points))
 	}
 	slices.Sort(found.Without)
 	if len(found.Files) > f.Limit {
