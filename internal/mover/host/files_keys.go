@@ -53,7 +53,8 @@ func (h *Host) UnlockVolume(ctx context.Context, r mover.UnlockRequest) (volumes
 		}
 		volumes, err = s.unlock(ctx, volume, r.Kind, r.Key)
 		if errors.Is(err, luks.ErrWrongKey) {
-			return backstay.Errorf(backstay.CodeVolumeKey, "the %s does not open volume %s", r.Kind, r.Volume)
+			return backstay.Errorf(backstay.CodeVolumeKey, "the %s does not open volume %s", r.Kind, r.Volume).
+				Becausef("it fits none of the volume's key slots")
 		}
 		return err
 	})

@@ -52,7 +52,7 @@ func PoolMachines(p *guest.Pool) Machines {
 // the point's own keys open.
 func (s *fileSession) openMachine(ctx context.Context, progress mover.Progress) error {
 	if s.machines == nil {
-		return backstay.Errorf(backstay.CodeUnfit, "files of a point cannot be read on host %s", s.name).
+		return backstay.Errorf(backstay.CodeUnfit, "files of a point cannot be read on this host").
 			Becausef("its mover was started without small machines").Do("see `backstay doctor`; whole disks can be had with `backstay restore disks`")
 	}
 	progress(mover.Report{Phase: "machine"})

@@ -279,6 +279,22 @@ func mountNTFS(n *node, path string) (note string, err error) {
 	return ntfsNote(path), nil
 }
 
+// ntfsSays is why ntfs-3g did not mount: its exit status, or the first line of what it
+// says, as the lines behind it are advice for another machine. See ntfs-3g.probe(8).
+func ntfsSays(f *failure) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(f.stderr), "\n")
+	switch f.code {
+	case 12:
+		return "it is no valid NTFS"
+	case 13:
+		return "it is damaged: let Windows check it (chkdsk)"
+	}
+	if line == "" {
+		return plain(f.cause)
+	}
+	return text(line)
+}
+
 // ntfsNote says if Windows sleeps in the volume: with "fast startup" it also does
 // after it was shut down.
 func ntfsNote(path string) string {
@@ -300,6 +316,9 @@ func mountReason(n *node, err error) string {
 	var f *failure
 	switch {
 	case errors.As(err, &f):
+		if n.content.Type == "ntfs" {
+			return reason + ": " + ntfsSays(f)
+		}
 		return reason + " (" + f.lastLine() + ")"
 	case errors.Is(err, unix.EUCLEAN), errors.Is(err, unix.EIO), errors.Is(err, unix.EBADMSG):
 		reason += ": it is damaged"

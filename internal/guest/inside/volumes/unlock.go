@@ -121,7 +121,7 @@ func unlockError(n *node, err error) error {
 		return fmt.Errorf("open volume %s: %w", n.id, err)
 	case f.code == 2, f.code == 1 && f.stderr == "" && n.content.Type == probe.TypeBitLocker:
 		// Of BitLocker's keys, cryptsetup says no more than that none fits.
-		return backstay.Errorf(backstay.CodeVolumeKey, "the key does not open volume %s", n.id)
+		return backstay.Errorf(backstay.CodeVolumeKey, "the key does not open volume %s", n.id).Becausef("it fits none of the volume's key slots")
 	case f.code == 3 || f.code < 0 && f.stderr == "":
 		return backstay.Errorf(backstay.CodeVolumeLocked, "volume %s cannot be opened inside the small machine", n.id).
 			Becausef("its key needs more memory than the machine has")

@@ -154,6 +154,22 @@ func TestWhatCannotBeMountedSaysWhy(t *testing.T) {
 	}
 }
 
+func TestAnNTFSThatCannotBeMountedSaysWhyAndNotWhereToRead(t *testing.T) {
+	n := fileSystem("vda1", "", "")
+	n.content.Type = "ntfs"
+	advice := "\nThe device '/dev/sda1' doesn't seem to have a valid NTFS.\nMaybe the wrong device is used? See the documentation\nfor more details.\n"
+	for want, f := range map[string]*failure{
+		"its file system (ntfs) cannot be mounted: it is no valid NTFS":                              {code: 12, stderr: "NTFS signature is missing." + advice},
+		"its file system (ntfs) cannot be mounted: it is damaged: let Windows check it (chkdsk)":     {code: 13, stderr: "Failed to load $MFT" + advice},
+		"its file system (ntfs) cannot be mounted: Failed to startup volume: Cannot allocate memory": {code: 20, stderr: "Failed to startup volume: Cannot allocate memory" + advice},
+		"its file system (ntfs) cannot be mounted: it did not end within 30s":                        {code: -1, stderr: "it did not end within 30s"},
+	} {
+		if got := mountReason(n, f); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
 func TestNamesOfAGuestAreMadeFitForALine(t *testing.T) {
 	if got := text("a\x1b[31mb\n\u202ec "); got != "a\uFFFD[31mb\uFFFD\uFFFDc" {
 		t.Errorf("%q", got)
