@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"net/http"
@@ -218,6 +219,27 @@ func TestLeavingAJobLeavesItRunning(t *testing.T) {
 func TestFollowOfAnUnknownJobDoesNotGoOnTrying(t *testing.T) {
 	_, c := start(t)
 	if _, err := c.Follow(t.Context(), "01JNONE", nil); !backstay.IsCode(err, backstay.CodeUnknownJob) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAFileStreamThatBreaksOffSaysThatTheServerStoppedAnswering(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusOK)
+		w.(http.Flusher).Flush()
+		panic(http.ErrAbortHandler)
+	}))
+	defer s.Close()
+	c := client.New(s.URL, "token")
+	defer c.Close()
+	body, err := c.TakeFiles(t.Context(), "01K9ZQ4T5V0000000000000001", api.TakeRequest{Format: api.TakeItems})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer body.Close()
+	// Whoever reads it must not mistake it for a stream that was sent cut.
+	_, err = io.ReadAll(body)
+	if !backstay.IsCode(err, backstay.CodeTransferFailed) || errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -138,8 +138,8 @@ func (b *body) Read(p []byte) (int, error) {
 	if b.ctx.Err() != nil {
 		return n, context.Cause(b.ctx)
 	}
-	return n, backstay.Errorf(backstay.CodeTransferFailed, "the server broke the stream off").Because(err).
-		Do("try again; the server's log says why")
+	return n, backstay.Errorf(backstay.CodeTransferFailed, "the answer of the server broke off").
+		Becausef("the connection ended before all had come: %s", err).Do("run the command again; the server's log says why")
 }
 
 // slowly is the client for what may take its time before it answers.

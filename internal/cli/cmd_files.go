@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	backstay "github.com/backstay/backstay"
@@ -147,8 +148,8 @@ func (a *app) listPath(ctx context.Context, c *client.Client, session backstay.F
 	out := listed{Session: session.ID, Entries: []backstay.FileEntry{}}
 	err = a.withKeys(ctx, c, &session, func() error {
 		page, err := c.Folder(ctx, session.ID, path, "", 0)
-		if backstay.IsCode(err, backstay.CodeFileUnfit) {
-			// No folder: then it is itself what there is to show.
+		if backstay.IsCode(err, backstay.CodeFileUnfit) || backstay.IsCode(err, backstay.CodeUnknownFile) {
+			// No folder, or a link that leads nowhere: then it is itself what there is to show.
 			entry, entryErr := c.Entry(ctx, session.ID, path)
 			if entryErr != nil || entry.Entry.Type == backstay.TypeFolder {
 				return err
@@ -190,6 +191,15 @@ func (a *app) entriesTable(w io.Writer, session backstay.FileSession, l listed) 
 			}
 		}
 	}
+}
+
+// mountedBelow are the other volumes that the guest has in a folder, or below it.
+func mountedBelow(session backstay.FileSession, folder backstay.FileLocation) []backstay.Volume {
+	root := backstay.FileLocation{Volume: folder.Volume, Path: "/"}
+	at := guestPath(session, root, backstay.FilePath(strings.Trim(string(folder.Path), "/")))
+	return slices.DeleteFunc(slices.Clone(session.Volumes), func(v backstay.Volume) bool {
+		return v.ID == folder.Volume || at == "" || !strings.HasPrefix(v.MountPoint, strings.TrimSuffix(at, "/")+"/")
+	})
 }
 
 // guestPath is where the guest has an entry of a folder; "" if that is not known.

@@ -89,10 +89,27 @@ func (a *app) getFiles(ctx context.Context, c *client.Client, point string, text
 		out.Report, err = a.getArchive(ctx, s, g, show)
 	}
 	show.end()
+	if ctx.Err() != nil && err != nil {
+		a.note("interrupted: %s", leftBehind(g))
+	}
 	if err != nil {
 		return s.explain(ctx, err)
 	}
+	for _, note := range s.elsewhere {
+		a.note("%s", note)
+	}
 	return a.reportGot(out, g)
+}
+
+// leftBehind says what there is after a `files get` that was interrupted.
+func leftBehind(g getting) string {
+	switch {
+	case g.to != "":
+		return "what is in " + g.to + " is whole, and not all that was asked for"
+	case first(g.tar, g.zip) == "-":
+		return "the archive is not whole"
+	}
+	return first(g.tar, g.zip) + " was not written"
 }
 
 // source is what is to be taken: of each volume one stream.
@@ -103,6 +120,8 @@ type source struct {
 	paths   map[backstay.VolumeID][]string
 	asked   map[backstay.VolumeID][]backstay.FilePath // the same, without the volume
 	size    int64                                     // bytes of content; -1 if only reading tells
+	// elsewhere says of which other volumes the guest has something in a folder that is taken.
+	elsewhere []string
 }
 
 // findSource finds what the paths mean, before anything is written.
@@ -128,6 +147,9 @@ func findSource(ctx context.Context, c *client.Client, session backstay.FileSess
 		switch {
 		case found.Entry.Type == backstay.TypeFolder:
 			s.size = -1
+			for _, v := range mountedBelow(session, found.FileLocation) {
+				s.elsewhere = append(s.elsewhere, fmt.Sprintf("what the guest has in %s is volume %s, and not in %s: take it by that path", printable(v.MountPoint), v.ID, found.FileLocation))
+			}
 		case found.Entry.Type == backstay.TypeFile && s.size >= 0:
 			s.size += found.Entry.Size
 		}

@@ -317,3 +317,26 @@ func TestAListOfVaultsDoesNotHideDamage(t *testing.T) {
 		t.Errorf("damaged: %q", got)
 	}
 }
+
+func TestWhatTheGuestMountsBelowAFolderIsNamed(t *testing.T) {
+	session := backstay.FileSession{Volumes: []backstay.Volume{
+		{ID: "vda2", MountPoint: "/"}, {ID: "vg0/home", MountPoint: "/home"}, {ID: "vg0/log", MountPoint: "/var/log"}, {ID: "vdb"}, {ID: "vdc", MountPoint: "/varnish"},
+	}}
+	for folder, want := range map[backstay.FileLocation]string{
+		{Volume: "vda2", Path: "/"}:        "vg0/home vg0/log vdc",
+		{Volume: "vda2", Path: "/var"}:     "vg0/log",
+		{Volume: "vda2", Path: "/etc"}:     "",
+		{Volume: "vg0/home", Path: "/"}:    "",
+		{Volume: "vg0/home", Path: "/ann"}: "",
+		{Volume: "vdb", Path: "/"}:         "",
+		{Volume: "vdb", Path: "/var"}:      "",
+	} {
+		var got []string
+		for _, v := range mountedBelow(session, folder) {
+			got = append(got, string(v.ID))
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("in %s: %q, want %q", folder, got, want)
+		}
+	}
+}
