@@ -52,6 +52,7 @@ internal/guest/wire      -> .
 internal/guest/inside    -> . internal/guest/wire internal/items internal/guest/inside/*
 internal/guest/inside/*  -> . internal/guest/wire internal/guest/inside/*
 internal/guest/image     -> internal/debian
+internal/guest/volumes   -> . internal/guest internal/guest/wire internal/tier internal/tier/luks
 internal/guest/guesttest -> . internal/guest internal/guest/wire internal/guest/image internal/guest/guesttest/* internal/debian internal/items internal/nbd
 internal/guest/guesttest/* -> internal/guest/guesttest/*
 internal/tier/luks       -> . internal/tier
@@ -65,13 +66,13 @@ internal/tier/vault      -> . internal/tier internal/blob internal/tier/vault/*
 internal/tier/vault/*    -> . internal/blob internal/tier/vault/*
 internal/mover           -> .
 internal/mover/rpc       -> . internal/mover
-internal/mover/host      -> . internal/durable internal/mover internal/guest internal/guest/wire internal/guestagent internal/items internal/fileindex internal/deploy internal/live internal/quiesce internal/pace internal/tier internal/tier/* internal/hypervisor internal/blob internal/keyring internal/nbd internal/undo
+internal/mover/host      -> . internal/durable internal/mover internal/guest internal/guest/wire internal/guest/volumes internal/guestagent internal/items internal/fileindex internal/deploy internal/live internal/quiesce internal/pace internal/tier internal/tier/* internal/hypervisor internal/blob internal/keyring internal/nbd internal/undo
 internal/mover/movertest -> . internal/mover internal/items
 internal/engine/*        -> . internal/mover internal/catalog
 internal/job             -> . internal/catalog
 internal/server          -> . api internal/items internal/job internal/catalog internal/mover
 internal/server/servertest -> . api internal/server internal/engine/files internal/engine/index internal/mover internal/mover/movertest internal/catalog internal/catalog/sqlite
-internal/recover         -> . internal/durable internal/tier internal/tier/vault internal/tier/content internal/tier/raw internal/blob internal/blob/* internal/nbd
+internal/recover         -> . internal/durable internal/tier internal/tier/vault internal/tier/content internal/tier/raw internal/blob internal/blob/* internal/nbd internal/guest internal/guest/wire internal/guest/volumes
 internal/recover/recovertest -> . internal/tier internal/tier/vault internal/blob internal/blob/replica
 internal/config          -> .
 internal/codespage       -> .

@@ -29,10 +29,7 @@ type opening struct {
 // openingFlags adds the flags of a command that opens a point.
 func (o *opening) flags(c *cobra.Command) *cobra.Command {
 	c.Flags().Var(tierFlag(&o.tier), "tier", "the tier to read; the nearest one unless told otherwise")
-	c.Flags().StringArrayVar(&o.keys.passphrases, "passphrase-file", nil, "`[VOLUME=]FILE` with the passphrase of an encrypted volume; - is standard input; repeat it for more")
-	c.Flags().StringArrayVar(&o.keys.keyFiles, "key-file", nil, "`[VOLUME=]FILE` that opens an encrypted volume")
-	c.Flags().StringArrayVar(&o.keys.recoveryKeys, "recovery-key-file", nil, "`[VOLUME=]FILE` with the 48 digits that open a BitLocker volume")
-	return c
+	return o.keys.flags(c, "`[VOLUME=]FILE` with the passphrase of an encrypted volume; - is standard input; repeat it for more")
 }
 
 // open opens a point, or goes on in the session that an earlier command opened, and
@@ -42,7 +39,7 @@ func (a *app) open(ctx context.Context, c *client.Client, point string, o openin
 	if err != nil {
 		return backstay.FileSession{}, err
 	}
-	return a.unlock(ctx, c, opened.Session, o.keys)
+	return a.unlock(ctx, remote{c, opened.Session.ID}, opened.Session, o.keys)
 }
 
 func (a *app) filesListCommand() *cobra.Command {
@@ -57,12 +54,7 @@ func (a *app) filesListCommand() *cobra.Command {
 		Example: "  backstay files ls web01\n  backstay files ls web01@latest /etc -o json\n  backstay files ls 01K9ZQ vg0/data:/srv --tier vault\n" +
 			"  backstay files ls web01 vda3:/ --passphrase-file vda3=secret.txt",
 		ValidArgsFunction: a.completePointsOrVMs(),
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 1 || len(args) == 2 {
-				return nil
-			}
-			return usageError(cmd, fmt.Errorf("it takes POINT and PATH at most, and got %d arguments", len(args)))
-		},
+		Args:              pointAndPath,
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
 			session, err := a.open(ctx, c, args[0], o)
 			if err != nil {
@@ -71,11 +63,19 @@ func (a *app) filesListCommand() *cobra.Command {
 			if len(args) == 1 {
 				return a.emit(session, func(w io.Writer) { a.volumesTable(w, session, all) })
 			}
-			return a.listPath(ctx, c, session, args[1])
+			return a.listPath(ctx, remote{c, session.ID}, session, args[1])
 		}),
 	}
 	c.Flags().BoolVar(&all, "all", false, "show swap and empty volumes, too")
 	return o.flags(c)
+}
+
+// pointAndPath are the arguments of a command that lists.
+func pointAndPath(cmd *cobra.Command, args []string) error {
+	if len(args) == 1 || len(args) == 2 {
+		return nil
+	}
+	return usageError(cmd, fmt.Errorf("it takes POINT and PATH at most, and got %d arguments", len(args)))
 }
 
 // volumesTable shows what there is to look into.
@@ -135,22 +135,22 @@ func argPath(text string) (backstay.FilePath, error) {
 
 // listed is what `files ls` prints of a path as JSON.
 type listed struct {
-	Session backstay.FileSessionID `json:"session"`
+	Session backstay.FileSessionID `json:"session,omitempty"`
 	backstay.FileLocation
 	Entries []backstay.FileEntry `json:"entries"`
 }
 
-func (a *app) listPath(ctx context.Context, c *client.Client, session backstay.FileSession, text string) error {
+func (a *app) listPath(ctx context.Context, at sight, session backstay.FileSession, text string) error {
 	path, err := argPath(text)
 	if err != nil {
 		return err
 	}
 	out := listed{Session: session.ID, Entries: []backstay.FileEntry{}}
-	err = a.withKeys(ctx, c, &session, func() error {
-		page, err := c.Folder(ctx, session.ID, path, "", 0)
+	err = a.withKeys(ctx, at, &session, func() error {
+		page, err := at.Folder(ctx, path, "")
 		if backstay.IsCode(err, backstay.CodeFileUnfit) || backstay.IsCode(err, backstay.CodeUnknownFile) {
 			// No folder, or a link that leads nowhere: then it is itself what there is to show.
-			entry, entryErr := c.Entry(ctx, session.ID, path)
+			entry, entryErr := at.Entry(ctx, path)
 			if entryErr != nil || entry.Entry.Type == backstay.TypeFolder {
 				return err
 			}
@@ -162,7 +162,7 @@ func (a *app) listPath(ctx context.Context, c *client.Client, session backstay.F
 			if page.Next == "" {
 				return nil
 			}
-			page, err = c.Folder(ctx, session.ID, backstay.FilePath(string(page.Volume)+":"+string(page.Path)), page.Next, 0)
+			page, err = at.Folder(ctx, backstay.FilePath(string(page.Volume)+":"+string(page.Path)), page.Next)
 		}
 		return err
 	})

@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	backstay "github.com/backstay/backstay"
-	"github.com/backstay/backstay/api"
 	"github.com/backstay/backstay/client"
 	"github.com/backstay/backstay/internal/items"
 	"github.com/spf13/cobra"
@@ -39,9 +38,22 @@ func (a *app) filesGetCommand() *cobra.Command {
 			"  backstay files get 01K9ZQ vda2:/srv --tar - | tar -t\n  backstay files get web01 /etc/fstab --to / --on-conflict overwrite",
 		Args: atLeast(2, "POINT and at least one PATH"), ValidArgsFunction: a.completePointsOrVMs(),
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
-			return a.getFiles(ctx, c, args[0], args[1:], g)
+			paths, err := argPaths(args[1:])
+			if err != nil {
+				return err
+			}
+			session, err := a.open(ctx, c, args[0], g.opening)
+			if err != nil {
+				return err
+			}
+			return a.getFiles(ctx, remote{c, session.ID}, session, paths, g)
 		}),
 	}
+	return g.opening.flags(g.flags(c))
+}
+
+// flags adds the flags that say where to and how.
+func (g *getting) flags(c *cobra.Command) *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&g.to, "to", "", "write into this `DIR`, which is made if it is not there")
 	f.StringVar(&g.tar, "tar", "", "write a tar `FILE`; - is standard output")
@@ -51,34 +63,36 @@ func (a *app) filesGetCommand() *cobra.Command {
 	f.BoolVar(&g.devices, "devices", false, "make device nodes and FIFOs, too; root can")
 	c.MarkFlagsOneRequired("to", "tar", "zip")
 	c.MarkFlagsMutuallyExclusive("to", "tar", "zip")
-	return g.opening.flags(c)
+	return c
 }
 
 // got is what `files get` prints as JSON.
 type got struct {
-	Session backstay.FileSessionID `json:"session"`
+	Session backstay.FileSessionID `json:"session,omitempty"`
 	To      string                 `json:"to"`
 	items.Report
 }
 
-func (a *app) getFiles(ctx context.Context, c *client.Client, point string, texts []string, g getting) error {
+// argPaths reads paths as they are typed.
+func argPaths(texts []string) ([]backstay.FilePath, error) {
 	var paths []backstay.FilePath
 	for _, text := range texts {
 		path, err := argPath(text)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		paths = append(paths, path)
 	}
-	session, err := a.open(ctx, c, point, g.opening)
-	if err != nil {
-		return err
-	}
+	return paths, nil
+}
+
+func (a *app) getFiles(ctx context.Context, at sight, session backstay.FileSession, paths []backstay.FilePath, g getting) error {
 	var s source
-	if err := a.withKeys(ctx, c, &session, func() (err error) {
-		s, err = findSource(ctx, c, session, paths)
+	err := a.withKeys(ctx, at, &session, func() (err error) {
+		s, err = findSource(ctx, at, session, paths)
 		return err
-	}); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	show := a.newTransfer(s.size)
@@ -93,7 +107,7 @@ func (a *app) getFiles(ctx context.Context, c *client.Client, point string, text
 		a.note("interrupted: %s", leftBehind(g))
 	}
 	if err != nil {
-		return s.explain(ctx, err)
+		return at.Explain(ctx, err)
 	}
 	for _, note := range s.elsewhere {
 		a.note("%s", note)
@@ -114,22 +128,20 @@ func leftBehind(g getting) string {
 
 // source is what is to be taken: of each volume one stream.
 type source struct {
-	client  *client.Client
-	session backstay.FileSessionID
+	at      sight
 	volumes []backstay.VolumeID
-	paths   map[backstay.VolumeID][]string
-	asked   map[backstay.VolumeID][]backstay.FilePath // the same, without the volume
-	size    int64                                     // bytes of content; -1 if only reading tells
+	paths   map[backstay.VolumeID][]backstay.FileLocation
+	size    int64 // bytes of content; -1 if only reading tells
 	// elsewhere says of which other volumes the guest has something in a folder that is taken.
 	elsewhere []string
 }
 
 // findSource finds what the paths mean, before anything is written.
-func findSource(ctx context.Context, c *client.Client, session backstay.FileSession, paths []backstay.FilePath) (source, error) {
-	s := source{client: c, session: session.ID, paths: map[backstay.VolumeID][]string{}, asked: map[backstay.VolumeID][]backstay.FilePath{}}
+func findSource(ctx context.Context, at sight, session backstay.FileSession, paths []backstay.FilePath) (source, error) {
+	s := source{at: at, paths: map[backstay.VolumeID][]backstay.FileLocation{}}
 	names := map[string]string{}
 	for _, path := range paths {
-		found, err := c.Entry(ctx, session.ID, path)
+		found, err := at.Entry(ctx, path)
 		if err != nil {
 			return s, err
 		}
@@ -142,8 +154,7 @@ func findSource(ctx context.Context, c *client.Client, session backstay.FileSess
 		if s.paths[found.Volume] == nil {
 			s.volumes = append(s.volumes, found.Volume)
 		}
-		s.paths[found.Volume] = append(s.paths[found.Volume], found.FileLocation.String())
-		s.asked[found.Volume] = append(s.asked[found.Volume], found.Path)
+		s.paths[found.Volume] = append(s.paths[found.Volume], found.FileLocation)
 		switch {
 		case found.Entry.Type == backstay.TypeFolder:
 			s.size = -1
@@ -160,26 +171,15 @@ func findSource(ctx context.Context, c *client.Client, session backstay.FileSess
 // each runs fn with the stream of each volume.
 func (s source) each(ctx context.Context, fn func(stream *items.Reader) error) error {
 	for _, volume := range s.volumes {
-		body, err := s.client.TakeFiles(ctx, s.session, api.TakeRequest{Paths: s.paths[volume], Format: api.TakeItems})
+		body, err := s.at.Take(ctx, s.paths[volume])
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(fn(items.NewReader(body).Only(items.Asked(s.asked[volume], ""))), body.Close()); err != nil {
+		if err := errors.Join(fn(items.NewReader(body).Only(items.Asked(pathsOf(s.paths[volume]), ""))), body.Close()); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// explain says why a stream broke off, if that is because the session ended.
-func (s source) explain(ctx context.Context, err error) error {
-	if !backstay.IsCode(err, backstay.CodeTransferFailed) {
-		return err
-	}
-	if _, ended := s.client.FileSession(ctx, s.session); backstay.IsCode(ended, backstay.CodeSessionEnded) {
-		return ended
-	}
-	return err
 }
 
 func (a *app) getIntoFolder(ctx context.Context, s source, g getting, show *transfer) (items.Report, error) {

@@ -147,7 +147,7 @@ func (a *app) openOwn(ctx context.Context, c *client.Client, r api.OpenFilesRequ
 	if err != nil {
 		return ownSession{}, err
 	}
-	session, err := a.unlock(ctx, c, opened.Session, keys)
+	session, err := a.unlock(ctx, remote{c, opened.Session.ID}, opened.Session, keys)
 	if err != nil {
 		return ownSession{}, errors.Join(err, c.EndFileSession(context.WithoutCancel(ctx), opened.Session.ID))
 	}

@@ -39,7 +39,7 @@ func (a *app) filesPutCommand() *cobra.Command {
 			}
 			for {
 				var job backstay.Job
-				err = a.withKeys(ctx, c, &session, func() (err error) {
+				err = a.withKeys(ctx, remote{c, session.ID}, &session, func() (err error) {
 					job, err = c.PutFiles(ctx, session.ID, r)
 					return err
 				})

@@ -21,6 +21,7 @@ type recovery struct {
 	units          []string
 	key            string
 	passphraseFile string
+	passphraseUsed bool // it was read
 }
 
 func (a *app) recoverCommands() *cobra.Command {
@@ -29,8 +30,9 @@ func (a *app) recoverCommands() *cobra.Command {
 	c := a.group("recover", "Read a vault with its storage units and a key alone: no server, no catalogue",
 		"  backstay recover points"+with+"\n"+
 			"  backstay recover restore web01@latest --to ./web01"+with+"\n"+
+			"  backstay recover files get web01@latest /etc/nginx --to ."+with+"\n"+
 			"  backstay recover verify"+with,
-		r.pointsCommand(with), r.showCommand(with), r.restoreCommand(with), r.verifyCommand(with), r.serveCommand(with), r.escrowCommand(with))
+		r.pointsCommand(with), r.showCommand(with), r.restoreCommand(with), r.filesCommand(with), r.verifyCommand(with), r.serveCommand(with), r.escrowCommand(with))
 	c.Long = "Read a vault with its storage units and a key alone: no server, no catalogue, no configuration.\n\n" +
 		"Any of the copies are enough; what is missing or damaged is said. Nothing is ever written to a\n" +
 		"storage unit. Without --key the passphrase is asked for on a terminal."
@@ -107,6 +109,7 @@ func (r *recovery) readKey() (backstay.Secret, error) {
 func (r *recovery) passphrase(of string) (backstay.Secret, error) {
 	if r.passphraseFile != "" {
 		// The same line of it counts as when the recipient was made.
+		r.passphraseUsed = true
 		line, err := r.a.readPassphrase(r.passphraseFile)
 		return backstay.NewSecret([]byte(line)), err
 	}

@@ -5,8 +5,7 @@ import (
 	"strings"
 
 	backstay "github.com/backstay/backstay"
-	"github.com/backstay/backstay/api"
-	"github.com/backstay/backstay/client"
+	"github.com/spf13/cobra"
 )
 
 // volumeKeys are the files with keys that a command was given, each [VOLUME=]FILE.
@@ -37,9 +36,17 @@ func (k volumeKeys) files() []volumeKeyFile {
 	return all
 }
 
+// flags adds the flags that name them; passphrases says what that of a passphrase is.
+func (k *volumeKeys) flags(c *cobra.Command, passphrases string) *cobra.Command {
+	c.Flags().StringArrayVar(&k.passphrases, "passphrase-file", nil, passphrases)
+	c.Flags().StringArrayVar(&k.keyFiles, "key-file", nil, "`[VOLUME=]FILE` that opens an encrypted volume")
+	c.Flags().StringArrayVar(&k.recoveryKeys, "recovery-key-file", nil, "`[VOLUME=]FILE` with the 48 digits that open a BitLocker volume")
+	return c
+}
+
 // unlock opens the locked volumes that there are keys for. A key without a volume is
 // tried on all locked volumes that take its kind; if it opens none, that is an error.
-func (a *app) unlock(ctx context.Context, c *client.Client, session backstay.FileSession, keys volumeKeys) (backstay.FileSession, error) {
+func (a *app) unlock(ctx context.Context, at sight, session backstay.FileSession, keys volumeKeys) (backstay.FileSession, error) {
 	for _, f := range keys.files() {
 		text, err := a.readSecret(f.path)
 		if err != nil {
@@ -48,7 +55,7 @@ func (a *app) unlock(ctx context.Context, c *client.Client, session backstay.Fil
 		if f.kind != backstay.KeyFile { // whose every byte counts
 			text = strings.TrimRight(text, "\r\n")
 		}
-		if session, err = tryKey(ctx, c, session, f, text); err != nil {
+		if session, err = tryKey(ctx, at, session, f, text); err != nil {
 			return session, err
 		}
 	}
@@ -56,7 +63,7 @@ func (a *app) unlock(ctx context.Context, c *client.Client, session backstay.Fil
 }
 
 // tryKey tries one key on the volumes that it may be for.
-func tryKey(ctx context.Context, c *client.Client, session backstay.FileSession, f volumeKeyFile, key string) (backstay.FileSession, error) {
+func tryKey(ctx context.Context, at sight, session backstay.FileSession, f volumeKeyFile, key string) (backstay.FileSession, error) {
 	var failed error
 	opened, named := false, false
 	for _, v := range session.Volumes {
@@ -67,10 +74,10 @@ func tryKey(ctx context.Context, c *client.Client, session backstay.FileSession,
 		if v.Kind != backstay.VolumeLocked || f.volume == "" && len(v.Keys) > 0 && !takes(v, f.kind) {
 			continue
 		}
-		now, err := c.UnlockVolume(ctx, session.ID, api.UnlockRequest{Volume: v.ID, Kind: f.kind, Key: []byte(key)})
+		now, err := at.Unlock(ctx, v.ID, f.kind, []byte(key))
 		switch {
 		case err == nil:
-			session, opened = now, true
+			session.Volumes, opened = now, true
 		case f.volume == "" && backstay.IsCode(err, backstay.CodeVolumeKey):
 			failed = err // it may be for another one
 		default:
@@ -97,7 +104,7 @@ func takes(v backstay.Volume, kind backstay.VolumeKey) bool {
 
 // withKeys runs fn, and where that fails on a locked volume asks for the key, if there
 // is somebody to ask.
-func (a *app) withKeys(ctx context.Context, c *client.Client, session *backstay.FileSession, fn func() error) error {
+func (a *app) withKeys(ctx context.Context, at sight, session *backstay.FileSession, fn func() error) error {
 	for {
 		err := fn()
 		if !backstay.IsCode(err, backstay.CodeVolumeLocked) || !a.IsTerminal(a.Stdin) {
@@ -116,7 +123,7 @@ func (a *app) withKeys(ctx context.Context, c *client.Client, session *backstay.
 		if askErr != nil {
 			return askErr
 		}
-		now, keyErr := tryKey(ctx, c, *session, f, text)
+		now, keyErr := tryKey(ctx, at, *session, f, text)
 		if backstay.IsCode(keyErr, backstay.CodeVolumeKey) {
 			a.note("%s", oneLine(backstay.AsError(keyErr).Message))
 			continue

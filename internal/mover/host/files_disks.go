@@ -10,6 +10,7 @@ import (
 	"time"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/guest/volumes"
 	"github.com/backstay/backstay/internal/mover"
 	"github.com/backstay/backstay/internal/pace"
 	"github.com/backstay/backstay/internal/tier"
@@ -52,7 +53,7 @@ func (s *fileSession) openVaultDisks(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		s.add(d, newAhead(s.ctx, image), nil)
+		s.add(d, volumes.Ahead(s.ctx, image), nil)
 	}
 	s.keys(ctx, point.Definition())
 	return nil

@@ -1,13 +1,12 @@
 package host
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/guest/volumes"
 	"github.com/backstay/backstay/internal/guest/wire"
 	"github.com/backstay/backstay/internal/mover"
 	"github.com/backstay/backstay/internal/tier"
@@ -48,7 +47,7 @@ func TestKeysThatAPointHoldsAreKnown(t *testing.T) {
 		many[fmt.Sprint(i)] = tier.HostFile{Content: []byte(fmt.Sprint("key ", i))}
 	}
 	s.keys(t.Context(), tier.Definition{Files: many})
-	if len(s.own) > mostOwnKeys {
+	if len(s.own) > volumes.MostKeys {
 		t.Errorf("%d keys would be tried", len(s.own))
 	}
 }
@@ -62,16 +61,11 @@ func TestAKeyOfTheUsersIsGivenToTheMachine(t *testing.T) {
 	w.open(backstay.VaultTier)
 	m := machine()
 	m.mu.Lock()
-	m.locked = []wire.Lock{{Volume: "vda", Disk: "vda"}}
+	m.locked, m.takes = []wire.Lock{{Volume: "vda", Disk: "vda"}}, []backstay.VolumeKey{backstay.KeyRecovery, backstay.KeyPassphrase}
 	m.mu.Unlock()
 	s, err := w.host.files.find(sessionID)
 	must(t, err)
-	scanned, err := m.Scan(t.Context())
-	must(t, err)
-	for i := range scanned.Volumes {
-		scanned.Volumes[i].Keys = []backstay.VolumeKey{backstay.KeyRecovery, backstay.KeyPassphrase}
-	}
-	s.found(scanned)
+	must(t, s.scan(t.Context(), func(mover.Report) {}))
 	unlock := mover.UnlockRequest{Session: sessionID, Volume: "vda", Kind: backstay.KeyFile, Key: backstay.NewSecret([]byte("123456"))}
 	if _, err := w.host.UnlockVolume(t.Context(), unlock); !backstay.IsCode(err, backstay.CodeUsage) {
 		t.Errorf("a key of a kind that the volume does not take: %v", err)
@@ -81,53 +75,14 @@ func TestAKeyOfTheUsersIsGivenToTheMachine(t *testing.T) {
 		t.Errorf("a volume that is not there: %v", err)
 	}
 	unlock.Volume, unlock.Kind = "vda", backstay.KeyRecovery
-	volumes, err := w.host.UnlockVolume(t.Context(), unlock)
+	now, err := w.host.UnlockVolume(t.Context(), unlock)
 	must(t, err)
 	if len(m.keys) != 1 || string(m.keys[0].RecoveryKey) != "123456" || m.keys[0].Passphrase != nil {
 		t.Errorf("the machine was given %d keys", len(m.keys))
 	}
-	for _, v := range volumes {
+	for _, v := range now {
 		if v.Kind != backstay.VolumeFiles {
 			t.Errorf("%s is %s", v.ID, v.Kind)
 		}
-	}
-	// What a machine says of a place is not believed.
-	for _, lie := range []wire.Lock{{Volume: "vda", Disk: "vdq", Length: 1}, {Volume: "vda", Disk: "vda", Offset: testSize, Length: 4096}, {Volume: "vda", Disk: "vda", Offset: -1, Length: 4096}} {
-		if _, err := s.header(t.Context(), lie, backstay.Volume{ID: "vda"}); err == nil {
-			t.Errorf("believed: %+v", lie)
-		}
-	}
-}
-
-// lyingMachine says of whatever it was given a key for that it holds one more locked
-// volume.
-type lyingMachine struct {
-	*paperMachine
-	keys int
-}
-
-func (m *lyingMachine) Unlock(context.Context, wire.UnlockRequest) (wire.Scanned, error) {
-	m.keys++
-	return m.next(), nil
-}
-
-func (m *lyingMachine) next() wire.Scanned {
-	id := backstay.VolumeID(fmt.Sprintf("v%d", m.keys%200))
-	return wire.Scanned{Volumes: []backstay.Volume{{ID: id, Kind: backstay.VolumeLocked}}, Locks: []wire.Lock{{Volume: id, Disk: "vda"}}}
-}
-
-// What a machine cannot show a header of is BitLocker, or a lie: the host's secrets of
-// the VM, which its guest never had, do not go into it.
-func TestThePointsKeysDoNotGoIntoAMachineThatShowsNoHeader(t *testing.T) {
-	w := newTestWorld(t)
-	s := newFileSession(w.host, w.opening(backstay.SnapshotTier))
-	defer s.timer.Stop()
-	m := &lyingMachine{paperMachine: &paperMachine{}}
-	s.machine, s.own = m, []backstay.Secret{backstay.NewSecret([]byte("of the host"))}
-	s.found(m.next())
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	if err := s.openOwn(ctx, func(mover.Report) {}); err != nil || m.keys > 0 {
-		t.Errorf("it got %d keys (%v)", m.keys, err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/backstay/backstay/internal/guest"
 	"github.com/backstay/backstay/internal/guest/wire"
 	"github.com/backstay/backstay/internal/mover"
+	"github.com/backstay/backstay/internal/tier"
 )
 
 // Machines starts small machines. The caller closes what it returns.
@@ -71,13 +72,7 @@ func (s *fileSession) openMachine(ctx context.Context, progress mover.Progress) 
 			return err
 		}
 	}
-	progress(mover.Report{Phase: "scan"})
-	scanned, err := machine.Scan(ctx)
-	if err != nil {
-		return err
-	}
-	s.found(scanned)
-	return s.openOwn(ctx, progress)
+	return s.scan(ctx, progress)
 }
 
 // watch ends the session when its machine has ended by itself.
@@ -90,21 +85,13 @@ func (s *fileSession) watch(machine Machine) {
 }
 
 // plug serves an image to the machine, and nobody else.
-func (s *fileSession) plug(ctx context.Context, image servedImage, d guest.Disk) error {
+func (s *fileSession) plug(ctx context.Context, image tier.Image, d guest.Disk) error {
 	socket, err := s.serve(image)
 	if err != nil {
 		return err
 	}
 	d.Socket, d.Export, d.Size = socket, sessionExport, image.Size()
 	return s.machine.Attach(ctx, d)
-}
-
-// found remembers what a scan found, and returns the volumes.
-func (s *fileSession) found(scanned wire.Scanned) []backstay.Volume {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.opened.Volumes, s.locks = scanned.Volumes, scanned.Locks
-	return slices.Clone(scanned.Volumes)
 }
 
 // inMachine calls work with the session's machine. What fails since a disk could not

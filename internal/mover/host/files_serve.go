@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -25,20 +24,12 @@ const (
 	sessionExport = "disk"
 )
 
-// servedImage is what is plugged into a machine: a disk of the point, or what a
-// locked volume of one holds.
-type servedImage interface {
-	io.ReaderAt
-	Size() int64
-	Extents(offset, length int64) ([]tier.Extent, error)
-}
-
 // diskFault is why a disk could not be read.
 type diskFault struct{ err error }
 
 // serve offers an image, read-only, on a socket that this user alone can open, until
 // the session ends. The machine gets the connection from us, and no name.
-func (s *fileSession) serve(image servedImage) (socket string, err error) {
+func (s *fileSession) serve(image tier.Image) (socket string, err error) {
 	folder, err := s.ownFolder()
 	if err != nil {
 		return "", err
@@ -70,7 +61,7 @@ func (s *fileSession) serve(image servedImage) (socket string, err error) {
 }
 
 // runsOf tells zeros from data in the block protocol's words.
-func runsOf(image servedImage) func(offset, length int64) ([]nbd.Extent, error) {
+func runsOf(image tier.Image) func(offset, length int64) ([]nbd.Extent, error) {
 	return func(offset, length int64) ([]nbd.Extent, error) {
 		extents, err := image.Extents(offset, length)
 		if err != nil {

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	backstay "github.com/backstay/backstay"
-	"github.com/backstay/backstay/internal/guest/wire"
+	"github.com/backstay/backstay/internal/guest/volumes"
 	"github.com/backstay/backstay/internal/mover"
 )
 
@@ -35,7 +35,7 @@ type fileSession struct {
 	undo    []func() error                       // guarded by mu: what ends it, last first
 	folder  string                               // guarded by mu: of its sockets
 	served  int                                  // guarded by mu: images that were plugged in
-	locks   []wire.Lock                          // guarded by mu: as the last scan saw them
+	volumes *volumes.Set                         // guarded by mu: those of the machine, once they were looked for
 
 	hidden bool // it is the host's own, for its own work
 	// These are set while the session is opened, by one goroutine.
@@ -59,7 +59,7 @@ func (s *fileSession) facts() mover.OpenedFiles {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	opened := s.opened
-	opened.Volumes, opened.Disks = slices.Clone(opened.Volumes), slices.Clone(opened.Disks)
+	opened.Volumes, opened.Disks = s.volumes.All(), slices.Clone(opened.Disks)
 	return opened
 }
 

@@ -32,6 +32,7 @@ type paperMachine struct {
 	mu     sync.Mutex
 	disks  map[backstay.VolumeID]*nbd.Client // guarded by mu
 	locked []wire.Lock
+	takes  []backstay.VolumeKey // what opens those
 	keys   []wire.UnlockRequest // guarded by mu
 	reads  chan struct{}        // if set, a read says that it began, and waits
 }
@@ -59,7 +60,7 @@ func (m *paperMachine) Scan(context.Context) (wire.Scanned, error) {
 		v := backstay.Volume{ID: id, Kind: backstay.VolumeFiles, Size: client.Size()}
 		for _, l := range m.locked {
 			if l.Volume == id && m.disks[id+"-opened"] == nil && len(m.keys) == 0 {
-				v.Kind = backstay.VolumeLocked
+				v.Kind, v.Keys = backstay.VolumeLocked, m.takes
 			}
 		}
 		s.Volumes = append(s.Volumes, v)

@@ -7,7 +7,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -102,6 +104,11 @@ func Make(ctx context.Context, n int, units ...blob.Store) (*World, error) {
 func (w *World) Add(ctx context.Context, i int) error {
 	disks := map[backstay.DiskTarget][]byte{"vda": content(1, 5<<20+512), "vdb": content(2, 3<<20)}
 	scribble(rand.New(rand.NewPCG(uint64(i), 3)), disks["vda"][1<<20:][:64<<10*(i+1)])
+	return w.AddDisks(ctx, i, disks)
+}
+
+// AddDisks backs the VM up with these disks.
+func (w *World) AddDisks(ctx context.Context, i int, disks map[backstay.DiskTarget][]byte) error {
 	at := Created.Add(time.Duration(i) * time.Hour)
 	var u ulid.ULID
 	if err := u.SetTime(uint64(at.UnixMilli())); err != nil {
@@ -116,7 +123,7 @@ func (w *World) Add(ctx context.Context, i int) error {
 	defer writer.Abort()
 	facts := backstay.RecoveryPoint{ID: id, Time: at, Vault: "main", Consistency: backstay.FileSystemConsistent,
 		VM: backstay.VMRef{Name: VMName, UUID: VMUUID, Host: "h1"}, Firmware: backstay.UEFI, TPM: true}
-	for _, target := range []backstay.DiskTarget{"vda", "vdb"} {
+	for _, target := range slices.Sorted(maps.Keys(disks)) {
 		if _, err := writer.WriteDisk(ctx, vault.DiskSource{Target: target, Format: "qcow2", Image: image(disks[target])}); err != nil {
 			return err
 		}

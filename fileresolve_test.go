@@ -1,15 +1,11 @@
-package files
+package backstay
 
-import (
-	"testing"
-
-	backstay "github.com/backstay/backstay"
-)
+import "testing"
 
 func TestLinksAreFollowedAsTheGuestWould(t *testing.T) {
-	volumes := []backstay.Volume{
-		{ID: "root", Kind: backstay.VolumeFiles, MountPoint: "/"}, {ID: "var", Kind: backstay.VolumeFiles, MountPoint: "/var"},
-		{ID: "vdb", Kind: backstay.VolumeFiles},
+	volumes := []Volume{
+		{ID: "root", Kind: VolumeFiles, MountPoint: "/"}, {ID: "var", Kind: VolumeFiles, MountPoint: "/var"},
+		{ID: "vdb", Kind: VolumeFiles},
 	}
 	tree := map[string]string{ // a link's target, or "" for a folder and "." for a file
 		"root:/": "", "root:/usr": "", "root:/usr/bin": "", "root:/usr/bin/ls": ".", "root:/bin": "usr/bin", "root:/run": "", "root:/run/lock": ".",
@@ -18,17 +14,17 @@ func TestLinksAreFollowedAsTheGuestWould(t *testing.T) {
 		"root:/chain": "chain2", "root:/chain2": "/logs/a", "root:/escape": "../../../../usr",
 		"vdb:/": "", "vdb:/etc": "", "vdb:/etc/f": ".", "vdb:/e": "/etc", "vdb:/r": "etc/f", "vdb:/out": "../../etc",
 	}
-	stat := func(at backstay.FileLocation) (backstay.FileEntry, error) {
+	stat := func(at FileLocation) (FileEntry, error) {
 		target, ok := tree[at.String()]
 		switch {
 		case !ok:
-			return backstay.FileEntry{}, unknownFile(at)
+			return FileEntry{}, UnknownFile(at)
 		case target == "":
-			return backstay.FileEntry{Type: backstay.TypeFolder}, nil
+			return FileEntry{Type: TypeFolder}, nil
 		case target == ".":
-			return backstay.FileEntry{Type: backstay.TypeFile}, nil
+			return FileEntry{Type: TypeFile}, nil
 		}
-		return backstay.FileEntry{Type: backstay.TypeLink, Target: backstay.FilePath(target)}, nil
+		return FileEntry{Type: TypeLink, Target: FilePath(target)}, nil
 	}
 	for _, c := range []struct {
 		path string
@@ -58,10 +54,10 @@ func TestLinksAreFollowedAsTheGuestWould(t *testing.T) {
 		{"vdz:/x", true, "unknown-volume"},
 	} {
 		w := way{volumes: volumes, stat: stat}
-		at, _, err := w.find(backstay.FilePath(c.path), c.last)
+		at, _, err := w.find(FilePath(c.path), c.last)
 		got := at.String()
 		if err != nil {
-			got = string(backstay.AsError(err).Code)
+			got = string(AsError(err).Code)
 		}
 		if got != c.want {
 			t.Errorf("%s (last %v): %s, want %s", c.path, c.last, got, c.want)
@@ -70,19 +66,19 @@ func TestLinksAreFollowedAsTheGuestWould(t *testing.T) {
 }
 
 func TestAPathOnOneVolumeAloneNeedsNoMountPoint(t *testing.T) {
-	volumes := []backstay.Volume{
-		{ID: "esp", Kind: backstay.VolumeFiles}, {ID: "root", Kind: backstay.VolumeFiles}, {ID: "swap", Kind: backstay.VolumeSwap},
+	volumes := []Volume{
+		{ID: "esp", Kind: VolumeFiles}, {ID: "root", Kind: VolumeFiles}, {ID: "swap", Kind: VolumeSwap},
 	}
 	there := map[string]bool{"root:/etc": true, "root:/": true, "esp:/": true, "root:/boot": true, "esp:/boot": true}
-	w := way{volumes: volumes, stat: func(at backstay.FileLocation) (backstay.FileEntry, error) {
+	w := way{volumes: volumes, stat: func(at FileLocation) (FileEntry, error) {
 		if !there[at.String()] {
-			return backstay.FileEntry{}, unknownFile(at)
+			return FileEntry{}, UnknownFile(at)
 		}
-		return backstay.FileEntry{Type: backstay.TypeFolder}, nil
+		return FileEntry{Type: TypeFolder}, nil
 	}}
-	for name, want := range map[backstay.FilePath]string{"/etc/": "root:/etc", "/boot": "", "/": "", "/nowhere": ""} {
+	for name, want := range map[FilePath]string{"/etc/": "root:/etc", "/boot": "", "/": "", "/nowhere": ""} {
 		at, _, err := w.find(name, true)
-		if want == "" && !backstay.IsCode(err, backstay.CodeUnknownVolume) || want != "" && (err != nil || at.String() != want) {
+		if want == "" && !IsCode(err, CodeUnknownVolume) || want != "" && (err != nil || at.String() != want) {
 			t.Errorf("%s is %s (%v), not %q", name, at, err, want)
 		}
 	}

@@ -1,4 +1,4 @@
-package host
+package volumes
 
 import (
 	"context"
@@ -35,7 +35,8 @@ type aheadImage struct {
 	done int64 // to where it was read ahead, or is being; guarded by mu
 }
 
-func newAhead(ctx context.Context, image tier.Image) *aheadImage {
+// Ahead returns an image that reads ahead of its reader until ctx ends. It closes image.
+func Ahead(ctx context.Context, image tier.Image) tier.Image {
 	return &aheadImage{Image: image, ctx: ctx, free: make(chan struct{}, aheadTogether)}
 }
 

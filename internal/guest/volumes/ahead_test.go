@@ -1,4 +1,4 @@
-package host
+package volumes
 
 import (
 	"fmt"
@@ -36,28 +36,36 @@ func (i *notedImage) ReadAt(p []byte, off int64) (int, error) {
 func TestOnlyWhoReadsInARowIsReadAhead(t *testing.T) {
 	const piece = 128 << 10
 	looked := &notedImage{size: 1 << 42}
-	around := newAhead(t.Context(), looked)
+	around := Ahead(t.Context(), looked)
 	asked := 0
 	for n := range int64(200) {
 		at := n * 7 << 30
 		for off := at; off < at+4*piece; off += piece {
 			_, err := around.ReadAt(make([]byte, piece), off)
-			must(t, err)
+			if err != nil {
+				t.Fatal(err)
+			}
 			asked++
 		}
 	}
-	must(t, around.Close())
+	if err := around.Close(); err != nil {
+		t.Fatal(err)
+	}
 	if len(looked.read) != asked {
 		t.Errorf("%d reads for %d that were asked for", len(looked.read), asked)
 	}
 
 	long := &notedImage{size: 64<<20 + 100}
-	row := newAhead(t.Context(), long)
+	row := Ahead(t.Context(), long)
 	for off := int64(0); off < long.size; off += piece {
 		_, err := row.ReadAt(make([]byte, min(piece, long.size-off)), off)
-		must(t, err)
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
-	must(t, row.Close())
+	if err := row.Close(); err != nil {
+		t.Fatal(err)
+	}
 	var ahead [][2]int64
 	for _, r := range long.read {
 		if r[1]-r[0] > piece {
