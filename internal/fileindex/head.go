@@ -31,6 +31,9 @@ type Volume struct {
 	Mount backstay.FilePath `json:"mount,omitempty"`
 	// Newest is the last change of an inode of it, in nanoseconds since 1970.
 	Newest int64 `json:"newest"`
+	// System says which file system it is, if all of it was listed and the next point can
+	// be listed by its inodes as long as it is the same; else "". See Inodes.
+	System string `json:"system,omitempty"`
 }
 
 // Layer holds the events of some points that follow each other.

@@ -272,6 +272,11 @@ func (m *Machine) Walk(ctx context.Context, q wire.WalkRequest) (io.ReadCloser, 
 	return m.stream(ctx, wire.OpWalk, q)
 }
 
+// Inodes returns the inodes of a volume, as Read does bytes.
+func (m *Machine) Inodes(ctx context.Context, q wire.InodesRequest) (io.ReadCloser, error) {
+	return m.stream(ctx, wire.OpInodes, q)
+}
+
 // Hash returns the SHA-256 of some files of a volume.
 func (m *Machine) Hash(ctx context.Context, q wire.HashRequest) (wire.Hashes, error) {
 	return callFor[wire.Hashes](ctx, m, wire.OpHash, q)

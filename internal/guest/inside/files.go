@@ -74,6 +74,13 @@ func (f *files) addStreams(s *server) {
 		}
 		return t.walk(ctx, q, out)
 	})
+	handleStream(s, wire.OpInodes, func(ctx context.Context, q wire.InodesRequest, out io.Writer) error {
+		t, err := f.tree(ctx, q.Volume)
+		if err != nil {
+			return err
+		}
+		return t.inodes(ctx, q, out)
+	})
 }
 
 // tree returns the files of a volume, which is mounted for the first that asks. No lock

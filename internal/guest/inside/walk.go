@@ -30,6 +30,7 @@ type walker struct {
 	rows *wire.RowWriter
 	// lasting says that inodes keep their numbers, and have a time of change.
 	lasting bool
+	flat    bool          // folders in the folder are not listed
 	slots   chan struct{} // a listing that runs ahead has one
 }
 
@@ -54,7 +55,7 @@ func (t *tree) walk(ctx context.Context, r wire.WalkRequest, w io.Writer) error 
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	wk := &walker{t: t, ctx: ctx, rows: wire.NewRowWriter(w), slots: make(chan struct{}, walkListing), lasting: lastingInodes(fd)}
+	wk := &walker{t: t, ctx: ctx, rows: wire.NewRowWriter(w), slots: make(chan struct{}, walkListing), lasting: lastingInodes(fd), flat: r.Flat}
 	path := r.Path
 	if path == "/" {
 		path = ""
@@ -167,7 +168,7 @@ func (wk *walker) piece(l *listing, above []inode) error {
 			return err
 		}
 		row := &l.rows[i]
-		if row.Type != backstay.TypeFolder || row.Unread {
+		if row.Type != backstay.TypeFolder || row.Unread || wk.flat {
 			if err := wk.rows.Write(*row); err != nil {
 				return err
 			}

@@ -61,4 +61,6 @@ type TakeRequest struct {
 type WalkRequest struct {
 	Volume backstay.VolumeID `json:"volume"`
 	Path   backstay.FilePath `json:"path"` // "/" for all of it
+	// Flat leaves out what is below the folders in the folder.
+	Flat bool `json:"flat,omitempty"`
 }

@@ -112,6 +112,10 @@ func (m *paperMachine) Take(ctx context.Context, q wire.TakeRequest) (io.ReadClo
 	return m.Read(ctx, wire.ReadRequest{PathRequest: wire.PathRequest{Volume: q.Volume}, Length: -1})
 }
 
+func (m *paperMachine) Inodes(context.Context, wire.InodesRequest) (io.ReadCloser, error) {
+	return nil, errors.New("no inodes")
+}
+
 func (m *paperMachine) Walk(context.Context, wire.WalkRequest) (io.ReadCloser, error) {
 	return io.NopCloser(strings.NewReader("")), nil
 }

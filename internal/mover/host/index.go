@@ -26,6 +26,7 @@ const listLife = 24 * time.Hour
 // lister lists and hashes files of an open session.
 type lister interface {
 	Walk(ctx context.Context, q wire.WalkRequest) (io.ReadCloser, error)
+	Inodes(ctx context.Context, q wire.InodesRequest) (io.ReadCloser, error)
 	Hash(ctx context.Context, q wire.HashRequest) (wire.Hashes, error)
 }
 
@@ -58,6 +59,11 @@ func (h *Host) IndexPoint(ctx context.Context, r mover.IndexRequest, progress mo
 	err = h.listing(ctx, opened, x.progress, func(ctx context.Context, from lister, volumes []backstay.Volume) error {
 		x.from, x.volumes = from, volumes
 		err := x.run(ctx, head)
+		if errors.Is(err, fileindex.ErrDoubt) {
+			h.log.Info("a volume is walked", "point", r.Point, "because", err)
+			x.walk = true
+			err = x.run(ctx, head)
+		}
 		if err != nil && anewable(err) && len(head.Layers) > 0 {
 			x.anew(err)
 			err = x.run(ctx, fileindex.Head{})
@@ -108,6 +114,7 @@ type indexing struct {
 	kept     keptSegments
 	from     lister
 	volumes  []backstay.Volume
+	walk     bool // nothing is listed by inodes
 	done     mover.Indexed
 }
 
@@ -145,7 +152,7 @@ func (x *indexing) events(ctx context.Context, head fileindex.Head, point *filei
 				}
 				continue
 			}
-			rows, err := x.from.Walk(ctx, wire.WalkRequest{Volume: v.ID, Path: "/"})
+			rows, err := x.rows(ctx, head, v)
 			if backstay.IsCode(err, backstay.CodeVolumeUnread) || backstay.IsCode(err, backstay.CodeUnknownVolume) || backstay.IsCode(err, backstay.CodeVolumeLocked) {
 				x.left(v.ID, backstay.AsError(err).Cause)
 				continue
@@ -174,10 +181,10 @@ func (x *indexing) left(v backstay.VolumeID, why string) {
 var errStopped = errors.New("stopped")
 
 // volume yields what one volume of the point adds.
-func (x *indexing) volume(ctx context.Context, head fileindex.Head, point *fileindex.Point, v backstay.Volume, rows io.ReadCloser,
+func (x *indexing) volume(ctx context.Context, head fileindex.Head, point *fileindex.Point, v backstay.Volume, rows volumeRows,
 	yield func(fileindex.Event, error) bool,
 ) error {
-	defer func() { _ = rows.Close() }()
+	defer rows.close()
 	mount, err := backstay.ParseFilePath(v.MountPoint)
 	if err != nil {
 		mount = ""
@@ -194,7 +201,7 @@ func (x *indexing) volume(ctx context.Context, head fileindex.Head, point *filei
 		}
 	}}
 	b := &hashBatch{indexing: x, volume: v.ID}
-	for change, err := range c.Changes(fileindex.State(head.Events(ctx, x.kept), v.ID), wire.Rows(rows)) {
+	for change, err := range c.Changes(fileindex.State(head.Events(ctx, x.kept), v.ID), rows.Seq2) {
 		if err != nil {
 			return err
 		}
@@ -208,7 +215,9 @@ func (x *indexing) volume(ctx context.Context, head fileindex.Head, point *filei
 	if err := b.flush(ctx, yield); err != nil {
 		return err
 	}
-	if unread > 0 {
+	if unread == 0 {
+		listed.System = rows.system
+	} else {
 		x.left(v.ID, fmt.Sprintf("%d of its folders or entries could not be read", unread))
 	}
 	point.Volumes = append(point.Volumes, listed)

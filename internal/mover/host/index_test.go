@@ -2,8 +2,11 @@ package host
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
+	"errors"
+	"hash/fnv"
 	"io"
 	"maps"
 	"slices"
@@ -26,21 +29,62 @@ type listingMachine struct {
 	files  map[backstay.FilePath]string // contents; a folder ends with "/"
 	meta   map[backstay.FilePath]int64  // when the inode changed
 	hashed *[]backstay.FilePath
+	walked *[]wire.WalkRequest
+	// system is the file system, if its inodes can be read; lie makes one of them wrong.
+	system string
+	lie    bool
+}
+
+func (m *listingMachine) row(p backstay.FilePath) wire.Row {
+	name := strings.TrimSuffix(string(p), "/")
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(name))
+	row := wire.Row{Path: backstay.FilePath(name), Type: backstay.TypeFile, Size: int64(len(m.files[p])), ModTime: 5e17, Changed: m.meta[p], Inode: uint64(h.Sum32())}
+	if name != string(p) {
+		row.Type = backstay.TypeFolder
+	}
+	return row
+}
+
+func (m *listingMachine) Inodes(_ context.Context, q wire.InodesRequest) (io.ReadCloser, error) {
+	var b bytes.Buffer
+	w, err := wire.NewInodeWriter(&b, m.system)
+	if err != nil {
+		return nil, err
+	}
+	var all []wire.Inode
+	for p := range m.files {
+		r := m.row(p)
+		all = append(all, wire.Inode{Inode: r.Inode, Type: r.Type, Size: r.Size, ModTime: r.ModTime, Changed: r.Changed})
+	}
+	slices.SortFunc(all, func(a, b wire.Inode) int { return cmp.Compare(a.Inode, b.Inode) })
+	if m.lie {
+		all = all[1:]
+	}
+	for _, i := range all {
+		if q.System == m.system && err == nil {
+			err = w.Write(i)
+		}
+	}
+	return io.NopCloser(&b), errors.Join(err, w.Close())
 }
 
 func (m *listingMachine) Scan(context.Context) (wire.Scanned, error) {
 	return wire.Scanned{Volumes: []backstay.Volume{
-		{ID: "vda1", Kind: backstay.VolumeFiles, MountPoint: "/srv"}, {ID: "vdb", Kind: backstay.VolumeLocked, Reason: "it is encrypted"},
+		{ID: "vda1", FileSystem: "ext4", Kind: backstay.VolumeFiles, MountPoint: "/srv"}, {ID: "vdb", Kind: backstay.VolumeLocked, Reason: "it is encrypted"},
 	}}, nil
 }
 
-func (m *listingMachine) Walk(context.Context, wire.WalkRequest) (io.ReadCloser, error) {
+func (m *listingMachine) Walk(_ context.Context, q wire.WalkRequest) (io.ReadCloser, error) {
+	*m.walked = append(*m.walked, q)
+	top := strings.TrimSuffix(string(q.Path), "/") + "/"
 	var b bytes.Buffer
 	w := wire.NewRowWriter(&b)
 	for _, p := range slices.SortedFunc(maps.Keys(m.files), wire.ComparePaths) {
-		row := wire.Row{Path: p, Type: backstay.TypeFile, Size: int64(len(m.files[p])), ModTime: 5e17, Changed: m.meta[p], Inode: 7}
-		if folder, ok := strings.CutSuffix(string(p), "/"); ok {
-			row.Path, row.Type = backstay.FilePath(folder), backstay.TypeFolder
+		row := m.row(p)
+		below, ok := strings.CutPrefix(string(row.Path), top)
+		if !ok || q.Flat && strings.Contains(below, "/") {
+			continue
 		}
 		if err := w.Write(row); err != nil {
 			return nil, err
@@ -65,6 +109,9 @@ type listedWorld struct {
 	files  map[backstay.FilePath]string
 	meta   map[backstay.FilePath]int64
 	hashed []backstay.FilePath
+	walked []wire.WalkRequest
+	system string
+	lie    bool
 	points []backstay.PointID
 }
 
@@ -72,7 +119,7 @@ func newListedWorld(t *testing.T) *listedWorld {
 	w := &listedWorld{testWorld: newTestWorld(t), files: map[backstay.FilePath]string{}, meta: map[backstay.FilePath]int64{}}
 	w.host.machines = func(context.Context, guest.Need) (Machine, error) {
 		paper := &paperMachine{ended: make(chan struct{}), disks: map[backstay.VolumeID]*nbd.Client{}}
-		return &listingMachine{paper, maps.Clone(w.files), maps.Clone(w.meta), &w.hashed}, nil
+		return &listingMachine{paper, maps.Clone(w.files), maps.Clone(w.meta), &w.hashed, &w.walked, w.system, w.lie}, nil
 	}
 	t.Cleanup(w.host.CloseAll)
 	return w
@@ -84,7 +131,7 @@ func (w *listedWorld) set(path backstay.FilePath, content string, changed int64)
 
 func (w *listedWorld) index(id backstay.PointID) mover.Indexed {
 	w.t.Helper()
-	w.points, w.hashed = append(w.points, id), nil
+	w.points, w.hashed, w.walked = append(w.points, id), nil, nil
 	done, err := w.host.IndexPoint(w.t.Context(), mover.IndexRequest{Job: "01JB0000000000000000000001", Point: id, VM: sourceVM,
 		Tier: backstay.VaultTier, Vault: w.access, Exists: w.points, HashUpTo: 1 << 20}, nil)
 	must(w.t, err)
@@ -151,6 +198,55 @@ func TestListOfFilesFollowsThePoints(t *testing.T) {
 	w.points = w.points[:2]
 	if found := w.find("*.conf"); len(found.Files) != 2 || !slices.Equal(found.Without, []backstay.PointID{pointID}) {
 		t.Errorf("found in the new list %+v", found)
+	}
+}
+
+// TestAVolumeIsListedByItsInodes: the next point's list takes folders that did not change
+// from the list before, and gives them up when anything does not fit.
+func TestAVolumeIsListedByItsInodes(t *testing.T) {
+	all := wire.WalkRequest{Volume: "vda1", Path: "/"}
+	top, changed := wire.WalkRequest{Volume: "vda1", Path: "/", Flat: true}, wire.WalkRequest{Volume: "vda1", Path: "/new", Flat: true}
+	for name, c := range map[string]struct {
+		before, after string
+		lie           bool
+		walks         []wire.WalkRequest
+	}{
+		"the same file system":            {"one", "one", false, []wire.WalkRequest{top, changed}},
+		"another file system":             {"one", "two", false, []wire.WalkRequest{all}},
+		"one whose inodes cannot be read": {"", "", false, []wire.WalkRequest{all}},
+		"an inode that does not fit":      {"one", "one", true, []wire.WalkRequest{top, all}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newListedWorld(t)
+			w.system = c.before
+			w.set("/kept/", "", 1)
+			w.set("/kept/a", "one", 1)
+			w.set("/kept/same", "the same", 1)
+			w.set("/new/", "", 1)
+			w.set("/new/b", "two", 1)
+			w.set("/z", "latest change", 100)
+			w.snapshotOf(pointID)
+			w.transfer(pointID, "")
+			w.index(pointID)
+			if !slices.Equal(w.walked, []wire.WalkRequest{all}) {
+				t.Errorf("first: walked %v", w.walked)
+			}
+			const second = backstay.PointID("01JP0000000000000000000002")
+			w.system, w.lie = c.after, c.lie
+			w.set("/kept/a", "another", 200)
+			w.set("/new/", "", 200)
+			w.set("/new/c", "three", 200)
+			delete(w.files, "/new/b")
+			w.snapshotOf(second)
+			w.transfer(second, pointID)
+			done := w.index(second)
+			if !slices.Equal(w.walked, c.walks) || done.Files != 6 || done.Changed != 4 {
+				t.Errorf("second: walked %v, %+v", w.walked, done)
+			}
+			if want := []backstay.FilePath{"/kept/a", "/new/c", "/z"}; !slices.Equal(w.hashed, want) {
+				t.Errorf("hashed %q", w.hashed)
+			}
+		})
 	}
 }
 
