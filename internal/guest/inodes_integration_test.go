@@ -35,7 +35,6 @@ var systems = []struct {
 	{"small blocks and inodes", "-t ext4 -b 1024 -I 128 -O ^64bit,^extent,^flex_bg,^dir_index", true},
 	{"a group each, seeded", "-t ext4 -b 1024 -g 1024 -I 512 -O metadata_csum_seed,large_dir", true},
 	{"no journal", "-t ext4 -O ^has_journal", false},
-	{"inline data", "-t ext4 -O inline_data", false},
 }
 
 // historyPoints is how many points of each are compared.
