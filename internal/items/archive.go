@@ -33,6 +33,7 @@ type archive struct {
 	items  int64
 	small  []byte
 	buf    []byte
+	once   once
 }
 
 // put writes one item that can be read; content is nil for what is no file.
@@ -66,6 +67,10 @@ func (a *archive) progress() {
 }
 
 func (a *archive) item(ctx context.Context, stream *Reader, it *Item, write put) error {
+	if why := a.once.refuses(it); why != "" {
+		a.report.remark(Refused, it.Path, why)
+		return nil
+	}
 	if it.Error != "" {
 		a.report.remark(Unread, it.Path, it.Error)
 		if it.Type != backstay.TypeFolder {

@@ -264,3 +264,34 @@ func TestAnACLInAnArchiveIsText(t *testing.T) {
 		t.Error("an entry of no known kind")
 	}
 }
+
+// There are programs that unpack a file to where a link of the same archive points.
+func TestNothingInAnArchiveIsUnpackedThroughALinkInIt(t *testing.T) {
+	linked := text("a/x", "evil")
+	linked.Item.Linked = true
+	again := whole{Item: Item{Path: "y", Type: backstay.TypeFile, HardLink: "a/x"}}
+	evil := []whole{
+		symlink("a", "/etc"), {Item: folder("a")}, linked, {Item: folder("a/sub")}, text("a/sub/z", "evil"), again,
+		symlink("f", "/etc/passwd"), text("f", "evil"), symlink(IncompleteName, "/etc/motd"),
+		{Item: folder("b")}, symlink("b/c", "/etc"), {Item: folder("d")}, {Item: folder("b")}, {Item: folder("b/c")}, text("b/c/x", "evil"), text("good", "good"),
+	}
+	var b bytes.Buffer
+	to := NewTar(&b, ArchiveOptions{})
+	must(t, to.Add(t.Context(), NewReader(bytes.NewReader(write(t, evil)))))
+	report, err := to.Close()
+	must(t, err)
+	var names []string
+	for r := tar.NewReader(&b); ; {
+		h, err := r.Next()
+		if err != nil {
+			break
+		}
+		names = append(names, h.Name)
+	}
+	if got := strings.Join(names, " "); got != "a f b/ b/c d/ good "+IncompleteName {
+		t.Errorf("the archive holds %s", got)
+	}
+	if report.Counts[Refused] != 10 {
+		t.Errorf("%d were refused: %v", report.Counts[Refused], report.Remarks)
+	}
+}
