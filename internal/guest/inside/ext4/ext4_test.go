@@ -28,7 +28,11 @@ func filesOf(t *testing.T, args ...string) []byte {
 		}
 	}
 	args = append([]string{"-q", "-F", "-t", "ext4", "-d", tree}, append(args, disk, "8M")...)
-	if out, err := exec.Command("mke2fs", args...).CombinedOutput(); err != nil {
+	program, err := exec.LookPath("mke2fs")
+	if err != nil {
+		program = "/usr/sbin/mke2fs" // which is in the path of few users
+	}
+	if out, err := exec.Command(program, args...).CombinedOutput(); err != nil {
 		t.Fatalf("mke2fs: %v: %s", err, out)
 	}
 	data, err := os.ReadFile(disk)
