@@ -128,7 +128,7 @@ func (w *filesWorld) sealed(target, key string) {
 	// On a busy machine its measure of the processor's time fails now and then.
 	var out []byte
 	err := errors.New("not tried")
-	for n := 0; err != nil && n < 10; n++ {
+	for n := 0; err != nil && n < 50; n++ {
 		out, err = exec.CommandContext(w.ctx, "qemu-img", "convert", "-f", "raw", "-O", "luks", "--object", "secret,id=key,file="+keyFile, "-o", "key-secret=key,iter-time=200", plain, sealed).CombinedOutput()
 	}
 	if err != nil {
