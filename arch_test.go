@@ -68,7 +68,11 @@ internal/mover           -> .
 internal/mover/rpc       -> . internal/mover
 internal/mover/host      -> . internal/durable internal/mover internal/guest internal/guest/wire internal/guest/volumes internal/guestagent internal/items internal/fileindex internal/deploy internal/live internal/quiesce internal/pace internal/tier internal/tier/* internal/hypervisor internal/blob internal/keyring internal/nbd internal/undo
 internal/mover/movertest -> . internal/mover internal/items
+internal/pair            -> .
+internal/pair/*          -> . internal/pair
 internal/engine/*        -> . internal/mover internal/catalog
+internal/engine/replicate -> . internal/catalog internal/pair
+internal/engine/hold     -> . internal/catalog internal/pair
 internal/job             -> . internal/catalog
 internal/server          -> . api internal/items internal/job internal/catalog internal/mover
 internal/server/servertest -> . api internal/server internal/engine/files internal/engine/index internal/mover internal/mover/movertest internal/catalog internal/catalog/sqlite

@@ -118,6 +118,15 @@ const (
 	CodeMachineFailed   Code = "small-machine-failed"
 	CodePutFailed       Code = "put-failed"
 	CodeNotIndexed      Code = "not-indexed"
+	CodeUnknownUnit     Code = "unknown-unit"
+	CodeUnitInUse       Code = "unit-in-use"
+	CodeUnknownRegion   Code = "unknown-region"
+	CodeRegionAway      Code = "region-unreachable"
+	CodePairing         Code = "pairing-refused"
+	CodeRegionQuota     Code = "region-quota-reached"
+	CodeReplicaRefused  Code = "replica-refused"
+	CodeUnknownDrill    Code = "unknown-drill"
+	CodeDrillFailed     Code = "drill-failed"
 )
 
 type codeEntry struct {
@@ -204,6 +213,15 @@ var codes = map[Code]codeEntry{
 	CodeMachineFailed:   {KindFailed, "try again; if it stays so, the file systems of the point are damaged: restore its disks instead"},
 	CodePutFailed:       {KindFailed, "see the cause; what was there before in the guest is as it was"},
 	CodeNotIndexed:      {KindNotFound, "list the points with `backstay point list VM`, and look into one with `backstay files ls POINT`"},
+	CodeUnknownUnit:     {KindNotFound, "list the storage units with `backstay unit list`"},
+	CodeUnitInUse:       {KindRefused, "drain it first with `backstay unit drain`"},
+	CodeUnknownRegion:   {KindNotFound, "list the paired regions with `backstay region list`"},
+	CodeRegionAway:      {KindUnreachable, "check the other region's server and the network to it; what is to be pushed is pushed when it answers"},
+	CodePairing:         {KindNotAllowed, "make a new token with `backstay region pair` in the other region; each can be used once"},
+	CodeRegionQuota:     {KindRefused, "make room in the other region, or let it keep less"},
+	CodeReplicaRefused:  {KindDamaged, "verify the vault with `backstay vault verify`; what was refused is not held there"},
+	CodeUnknownDrill:    {KindNotFound, "list the drills with `backstay drill list`"},
+	CodeDrillFailed:     {KindFailed, "read what each probe found with `backstay drill show`"},
 	CodeImageUnfit:      {KindRefused, "make one file of it that needs no other, e.g. `qemu-img convert -O qcow2`, or name its format with --format"},
 	CodeCatalogNewer:    {KindRefused, "start the newer release again, or restore the catalogue's file from before the upgrade"},
 

@@ -122,4 +122,13 @@ var meanings = map[Code]string{
 	CodeMachineFailed:   "the small machine that reads the point's file systems did not start, or ended",
 	CodePutFailed:       "a file could not be put into the guest, and was taken away again there",
 	CodeNotIndexed:      "no point of the VM has a list of its files",
+	CodeUnknownUnit:     "no storage unit of the region has this address",
+	CodeUnitInUse:       "the storage unit has a copy that nothing else takes the place of",
+	CodeUnknownRegion:   "this region is not paired with one of this name",
+	CodeRegionAway:      "the paired region's server does not answer; nothing is said of what it holds",
+	CodePairing:         "the two regions do not know each other: the token is wrong, used or too old, or the certificate is another one",
+	CodeRegionQuota:     "the paired region takes no more of this region's data",
+	CodeReplicaRefused:  "what was pushed is not what its name and its hashes say, and was not taken in",
+	CodeUnknownDrill:    "the region has no drill, or plan of drills, of this name",
+	CodeDrillFailed:     "a restored VM was not healthy: a probe failed",
 }

@@ -21,6 +21,8 @@ type (
 	HostName string
 	// VaultName is the name under which a region knows a vault.
 	VaultName string
+	// RegionName is the name of a region: one deployment of backstay.
+	RegionName string
 	// PolicyName is the name of a policy.
 	PolicyName string
 	// GroupName is the name of a group of VMs.

@@ -20,8 +20,15 @@ const (
 	JobReclaim JobKind = "reclaim"
 	JobRepair  JobKind = "repair"
 	JobRebuild JobKind = "rebuild"
-	JobIndex   JobKind = "index" // the files of a point, for find
-	JobPut     JobKind = "put"   // files of a point into a running guest
+	// JobReplicate pushes what the paired region lacks of a vault.
+	JobReplicate JobKind = "replicate"
+	// JobRedundancy brings a vault's units to what its redundancy asks for.
+	JobRedundancy JobKind = "redundancy"
+	// JobRejoin brings a vault back from its replica in the paired region.
+	JobRejoin JobKind = "rejoin"
+	JobDrill  JobKind = "drill"
+	JobIndex  JobKind = "index" // the files of a point, for find
+	JobPut    JobKind = "put"   // files of a point into a running guest
 )
 
 // JobState is where a job stands. queued → running → one of the ended states;

@@ -129,14 +129,6 @@ func (v *VM) SecretOf(target DiskTarget) string {
 	return ""
 }
 
-// Replica is the state of a point in another region.
-type Replica struct {
-	Region     string    `json:"region"`
-	State      string    `json:"state"`
-	At         time.Time `json:"at"`
-	LagSeconds int64     `json:"lagSeconds"`
-}
-
 // Allowed says whether one kind of restore is possible, and if not, why.
 type Allowed struct {
 	Allowed bool   `json:"allowed"`

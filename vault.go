@@ -2,19 +2,6 @@ package backstay
 
 import "time"
 
-// Redundancy is how many copies a vault keeps, and where.
-type Redundancy string
-
-// The redundancies.
-const (
-	LRS Redundancy = "LRS" // three copies in one zone
-	ZRS Redundancy = "ZRS" // one copy in each of three zones
-	GRS Redundancy = "GRS" // LRS here, and asynchronously LRS in the paired region
-)
-
-// Copies is the number of copies that the redundancy demands in this region.
-func (r Redundancy) Copies() int { return 3 }
-
 // Vault is a named store of recovery points with one redundancy, one key and
 // one immutability setting.
 type Vault struct {
@@ -27,6 +14,8 @@ type Vault struct {
 	// that were put on the storage units by somebody else are noticed by it. Empty
 	// before the vault was first opened.
 	KeyID string `json:"keyId,omitempty"`
+	// Origin is where a replica comes from; nil for a vault of this region.
+	Origin *VaultOrigin `json:"origin,omitempty"`
 	// Copies and FailureDomains are what was last checked, not what was
 	// configured (I13).
 	Copies         int        `json:"copies"`
@@ -46,19 +35,6 @@ type Vault struct {
 type VaultHead struct {
 	Seq  uint64 `json:"seq"`
 	Hash string `json:"hash"`
-}
-
-// StorageUnit is one place that can hold one copy of an object.
-type StorageUnit struct {
-	URL  string `json:"url"` // file:///path, s3://…, azure://…; holds no credential
-	Zone string `json:"zone,omitempty"`
-	// Device identifies the physical device as far as it can be told; units
-	// with the same device are one failure domain (architecture decision 12).
-	Device string `json:"device,omitempty"`
-	State  string `json:"state"` // ok, unreachable, read-only, full, no-copy, other-vault; "" before a check
-	// Copy is what verifying found out of this unit's copy; nil where it was not
-	// asked for.
-	Copy *CopyHealth `json:"copy,omitempty"`
 }
 
 // VaultUsage is what a vault holds.
