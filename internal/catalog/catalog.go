@@ -43,6 +43,7 @@ type Catalog struct {
 	Tokens   Tokens
 	Trash    Trash
 	Health   Health
+	Replicas Replicas
 	Close    func() error
 }
 
@@ -256,4 +257,25 @@ type Health interface {
 	// ChangeVaultHealth reads, changes and writes in one transaction; a vault of
 	// which nothing is known starts from the zero value.
 	ChangeVaultHealth(ctx context.Context, vault backstay.VaultName, change func(*backstay.VaultHealth) error) error
+}
+
+// ReplicaRecord is how far one point of this region is in another one.
+type ReplicaRecord struct {
+	Point backstay.PointID   `json:"point"`
+	Vault backstay.VaultName `json:"vault"`
+	backstay.Replica
+}
+
+// Replicas keeps how far the points of this region's vaults are in other regions,
+// as those said last. What is lost of it is asked for again.
+type Replicas interface {
+	// PutReplicas inserts or replaces, all in one transaction.
+	PutReplicas(ctx context.Context, records ...ReplicaRecord) error
+	// ListReplicas returns those of one vault, or of all if vault is empty, by point
+	// and region.
+	ListReplicas(ctx context.Context, vault backstay.VaultName) ([]ReplicaRecord, error)
+	// ReplicasOf returns those of one point, by region.
+	ReplicasOf(ctx context.Context, point backstay.PointID) ([]ReplicaRecord, error)
+	// DeleteReplicas forgets those points of a region. No error for one that is gone.
+	DeleteReplicas(ctx context.Context, region backstay.RegionName, points ...backstay.PointID) error
 }

@@ -55,7 +55,9 @@ type Holder interface {
 	// Offer begins or goes on with a vault. It may be called at any time.
 	Offer(ctx context.Context, o Offer) (Held, error)
 	// Lacks returns those of the objects that are not there in all copies, in the order
-	// of the question. At most MaxAsked are asked for at a time.
+	// of the question. At most MaxAsked are asked for at a time. A question is about
+	// names: whoever asks need not have read the object, so Sum is zero, and Size is
+	// only a hint (0: not known).
 	Lacks(ctx context.Context, vault string, objects []Object) ([]string, error)
 	// Put takes one object in. It is durable in every copy when Put returns, and was
 	// compared with its size and sum, and with what an object of that name has to be.
@@ -63,6 +65,9 @@ type Holder interface {
 	Put(ctx context.Context, vault string, o Object, content io.Reader) error
 	// Complete makes a point available: its manifest, which is put by this, is checked
 	// and all that it needs is there in every copy. CodeReplicaRefused names what is not.
+	// A pack that a point of the vault needs by its manifest goes on being needed while
+	// it is there, whatever lists of moved packs come later: where such a list leads to
+	// need not be there for points that were whole before it.
 	Complete(ctx context.Context, vault string, point backstay.PointID, manifest []byte) error
 	// List calls fn for each object that is held of the vault, for a region that
 	// rejoins. Get reads one.

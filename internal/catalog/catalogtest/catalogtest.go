@@ -39,6 +39,7 @@ func Run(t *testing.T, open Open) {
 		"Tokens":                      tokens,
 		"Trash":                       trash,
 		"Health":                      health,
+		"Replicas":                    replicas,
 		"JobComesBack":                jobComesBack,
 		"JobsNewestFirst":             jobsOrder,
 		"ClaimLocks":                  claimLocks,
