@@ -123,6 +123,9 @@ type JobResult struct {
 	Changes []string `json:"changes,omitempty"`
 	// Put is what was put into a guest.
 	Put *PutResult `json:"put,omitempty"`
+	// Drill is the record of a drill, and Verdict what came of it.
+	Drill   DrillID      `json:"drill,omitempty"`
+	Verdict DrillVerdict `json:"verdict,omitempty"`
 	// Folder holds all that a restore of disks made.
 	Folder string `json:"folder,omitempty"`
 	// UndoUntil is until when `restore undo` puts everything back; nil if it cannot.

@@ -123,6 +123,8 @@ type RestorePlan struct {
 	Live     bool          `json:"live,omitempty"`
 	// Machine replaces the point's QEMU machine type; empty keeps it.
 	Machine string `json:"machine,omitempty"`
+	// Drill is set in a plan of a drill.
+	Drill *DrillSetting `json:"drill,omitempty"`
 	// Stop, DiscardSaved, SafetyPoint, Full and KeepOld are of a replace-disks.
 	Stop         bool `json:"stop,omitempty"`
 	DiscardSaved bool `json:"discardSaved,omitempty"`
