@@ -44,6 +44,7 @@ type Catalog struct {
 	Trash    Trash
 	Health   Health
 	Replicas Replicas
+	Held     Held
 	Close    func() error
 }
 
@@ -278,4 +279,32 @@ type Replicas interface {
 	ReplicasOf(ctx context.Context, point backstay.PointID) ([]ReplicaRecord, error)
 	// DeleteReplicas forgets those points of a region. No error for one that is gone.
 	DeleteReplicas(ctx context.Context, region backstay.RegionName, points ...backstay.PointID) error
+}
+
+// HeldPoint is a point of another region's vault that became whole here.
+type HeldPoint struct {
+	Vault backstay.VaultName `json:"vault"` // the replica's name in this region
+	Point backstay.PointID   `json:"point"`
+	// Since is when it became whole here, Taken the point's own time.
+	Since time.Time `json:"since"`
+	Taken time.Time `json:"taken"`
+	// Item is the pseudonym of the point's VM, Root what its manifest says to be the
+	// hash over all of it, both in hex; Packs is how many packs it refers to.
+	Item  string `json:"item"`
+	Root  string `json:"root"`
+	Packs int    `json:"packs"`
+	// Gone is when it was let go by this region's own retention; nil while it is held.
+	// It is never taken in again then.
+	Gone *time.Time `json:"gone,omitempty"`
+}
+
+// Held keeps what this region holds of other regions' vaults, and what it held of
+// them: nothing is ever removed.
+type Held interface {
+	// PutHeld inserts or replaces.
+	PutHeld(ctx context.Context, h HeldPoint) error
+	// HeldPoint returns one.
+	HeldPoint(ctx context.Context, vault backstay.VaultName, point backstay.PointID) (HeldPoint, error)
+	// ListHeld returns those of one replica, by point.
+	ListHeld(ctx context.Context, vault backstay.VaultName) ([]HeldPoint, error)
 }

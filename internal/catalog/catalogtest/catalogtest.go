@@ -40,6 +40,7 @@ func Run(t *testing.T, open Open) {
 		"Trash":                       trash,
 		"Health":                      health,
 		"Replicas":                    replicas,
+		"Held":                        held,
 		"JobComesBack":                jobComesBack,
 		"JobsNewestFirst":             jobsOrder,
 		"ClaimLocks":                  claimLocks,
