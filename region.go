@@ -77,6 +77,25 @@ type Token struct {
 	Role Role   `json:"role"`
 	// Files lets the token open recovery points and take files out of them, beside what
 	// its role lets it do. No role has that by itself.
-	Files   bool      `json:"files"`
+	Files bool `json:"files"`
+	// Point binds the token to one recovery point: it looks at it, restores it beside
+	// what is there, and sees and cancels the jobs that it started. It opens nothing
+	// else, whatever its role.
+	Point   PointID   `json:"point,omitempty"`
 	Created time.Time `json:"created"`
+	// Expires is when the token ceases to count; nil means never.
+	Expires *time.Time `json:"expires"`
+}
+
+// MaxPointTokenLife bounds how long a token of one point counts.
+const MaxPointTokenLife = Duration(7 * 24 * time.Hour)
+
+// Expired tells whether the token has ceased to count.
+func (t Token) Expired(now time.Time) bool { return t.Expires != nil && !now.Before(*t.Expires) }
+
+// Started tells whether a job is one that the token may see: of one that is bound
+// to a point, a job about that point which it started itself. Another token may
+// have had its name before.
+func (t Token) Started(j Job) bool {
+	return t.Point == "" || j.Point == t.Point && j.User == t.Name && !j.Created.Before(t.Created)
 }

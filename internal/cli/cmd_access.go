@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"time"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/api"
@@ -57,32 +58,59 @@ func auditTail(ctx context.Context, c *client.Client, last int) ([]backstay.Audi
 
 // rights are what a token may do.
 func rights(t backstay.Token) string {
+	text := string(t.Role)
 	if t.Files {
-		return string(t.Role) + ", files"
+		text += ", files"
 	}
-	return string(t.Role)
+	if t.Point != "" {
+		text += ", of point " + string(t.Point) + " alone"
+	}
+	return text
+}
+
+func (a *app) tokenCreateCommand() *cobra.Command {
+	var r api.CreateTokenRequest
+	expires := duration(0)
+	c := &cobra.Command{
+		Use: "create NAME --role R | --point POINT", Short: "Make a token and print its secret once",
+		Example: "  backstay token create ci --role operator\n  backstay token create helpdesk --role reader --files\n  backstay token create desk-4711 --point web01@latest --expires 1h --region east",
+		Long: "Make a token and print its secret once. No role gives access to the files in\nrecovery points: --files does, since whoever has it reads what guests hold.\n\n" +
+			"With --point the token is bound to that recovery point, in the region that makes\nit: it looks at the point, restores it beside what is there (create-vm, disks,\nfiles), sees and cancels the jobs that it started, and can do nothing else. It\nexpires: after an hour unless --expires says otherwise.",
+		Args: exactly("NAME"),
+	}
+	c.RunE = a.call(func(ctx context.Context, cl *client.Client, args []string) error {
+		r.Name, r.Expires = args[0], backstay.Duration(expires)
+		if r.Role == "" && r.Point == "" {
+			return backstay.Errorf(backstay.CodeUsage, "nothing says what the token may do").Becausef("there is neither --role nor --point").Do("say --role reader, operator or owner, or --point POINT")
+		}
+		if r.Point != "" && r.Role == "" {
+			r.Role, r.Files = backstay.Operator, true
+		}
+		if r.Point != "" && !c.Flags().Changed("expires") {
+			r.Expires = backstay.Duration(time.Hour)
+		}
+		out, err := cl.CreateToken(ctx, r)
+		if err != nil {
+			return err
+		}
+		return a.emit(out, func(w io.Writer) {
+			fmt.Fprintf(w, "token %s (%s), shown this once:\n\n    %s\n\n", out.Token.Name, rights(out.Token), out.Secret)
+			if out.Token.Expires != nil {
+				fmt.Fprintf(w, "It counts until %s.\n", a.whenPtr(out.Token.Expires))
+			}
+			fmt.Fprintln(w, "Give it as --token, BACKSTAY_TOKEN, or in a client.yaml of mode 0600.")
+		})
+	})
+	f := c.Flags()
+	f.Var(oneOf(&r.Role, backstay.Reader, backstay.Operator, backstay.Owner), "role", "what it may do; with --point operator and files unless told otherwise")
+	f.BoolVar(&r.Files, "files", false, "it may also open recovery points and take files out of them")
+	f.StringVar(&r.Point, "point", "", "the only recovery `POINT` that it opens")
+	f.Var(&expires, "expires", "how long it counts; until it is deleted unless told otherwise")
+	return c
 }
 
 func (a *app) tokenCommands() *cobra.Command {
-	role, files := backstay.Reader, false
-	create := &cobra.Command{
-		Use: "create NAME --role R", Short: "Make a token and print its secret once", Example: "  backstay token create ci --role operator\n  backstay token create helpdesk --role reader --files",
-		Long: "Make a token and print its secret once. No role gives access to the files in\nrecovery points: --files does, since whoever has it reads what guests hold.",
-		Args: exactly("NAME"),
-		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
-			out, err := c.CreateToken(ctx, api.CreateTokenRequest{Name: args[0], Role: role, Files: files})
-			if err != nil {
-				return err
-			}
-			return a.emit(out, func(w io.Writer) {
-				fmt.Fprintf(w, "token %s (%s), shown this once:\n\n    %s\n\n", out.Token.Name, rights(out.Token), out.Secret)
-				fmt.Fprintln(w, "Give it as --token, BACKSTAY_TOKEN, or in a client.yaml of mode 0600.")
-			})
-		}),
-	}
-	create.Flags().Var(oneOf(&role, backstay.Reader, backstay.Operator, backstay.Owner), "role", "what it may do")
-	create.Flags().BoolVar(&files, "files", false, "it may also open recovery points and take files out of them")
-	mustHave(create, "role")
+	create := a.tokenCreateCommand()
 	list := &cobra.Command{
 		Use: "list", Short: "List the tokens, without their secrets", Example: "  backstay token list", Args: exactly(),
 		RunE: a.call(func(ctx context.Context, c *client.Client, _ []string) error {
@@ -91,9 +119,13 @@ func (a *app) tokenCommands() *cobra.Command {
 				return err
 			}
 			return a.emit(tokens, func(w io.Writer) {
-				row(w, "TOKEN", "ROLE", "FILES", "CREATED", "ID")
+				row(w, "TOKEN", "ROLE", "FILES", "POINT", "CREATED", "EXPIRES", "ID")
 				for _, t := range tokens {
-					row(w, t.Name, t.Role, yesNo(t.Files), a.when(t.Created), t.ID)
+					until := a.whenPtr(t.Expires)
+					if t.Expired(a.Now()) {
+						until += " (expired)"
+					}
+					row(w, t.Name, t.Role, yesNo(t.Files), t.Point, a.when(t.Created), until, t.ID)
 				}
 			})
 		}),

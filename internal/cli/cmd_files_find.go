@@ -53,7 +53,7 @@ func (a *app) foundTable(w io.Writer, found api.FoundFiles) {
 			}
 			row(w, "  "+a.when(v.ModTime), size(v.Size), hash, pointSpan(v))
 		}
-		fmt.Fprintf(w, "  backstay files get %s %s --to .\n", f.Versions[0].Last, quoted(string(f.Volume)+":"+f.Path.String()))
+		fmt.Fprintf(w, "  %s\n", a.again("backstay files get %s %s --to .", f.Versions[0].Last, quoted(string(f.Volume)+":"+f.Path.String())))
 	}
 	if found.More {
 		a.note("there are more; --limit shows more of them")

@@ -59,8 +59,8 @@ type app struct {
 	root    *cobra.Command
 	began   bool // a command's own code runs: errors are no longer the parser's
 
-	server, token, configPath, output string
-	noWait, yes                       bool
+	server, token, region, configPath, output string
+	noWait, yes                               bool
 	// recoveryKey is the file with which a restore brings back lost secrets.
 	recoveryKey string
 }
@@ -138,6 +138,7 @@ func (a *app) commands() *cobra.Command {
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.server, "server", "", "address of the server, as a `URL` http://HOST:PORT (BACKSTAY_SERVER)")
 	flags.StringVar(&a.token, "token", "", "token for the server (BACKSTAY_TOKEN)")
+	flags.StringVar(&a.region, "region", "", "`NAME` of a region in the client's configuration: its server is called, whatever became of this one's")
 	flags.StringVar(&a.configPath, "config", "", "configuration `FILE`: the client's, or the server's for the command server (BACKSTAY_CONFIG)")
 	flags.StringVarP(&a.output, "output", "o", "table", "table, json or yaml")
 	root.AddCommand(a.serverCommand(), a.agentCommand(), a.guardCommand(), a.exportCommand(), a.initCommand(), a.doctorCommand(),

@@ -2,6 +2,7 @@ package cli_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/api"
 	"github.com/backstay/backstay/internal/blob"
 	"github.com/backstay/backstay/internal/blob/file"
 	"github.com/backstay/backstay/internal/cli"
@@ -96,6 +98,18 @@ func TestScripts(t *testing.T) {
 			"vault": func(ts *testscript.TestScript, _ bool, args []string) { makeVault(ts, args[0]) },
 			// damage changes the newest manifest of a unit.
 			"damage": func(ts *testscript.TestScript, _ bool, args []string) { damage(ts, args[0]) },
+			// region writes the world's server and the owner's token into a client configuration.
+			"region": func(ts *testscript.TestScript, _ bool, args []string) {
+				w := ts.Value("world").(*servertest.World)
+				text := strings.NewReplacer("SERVER", w.URL, "TOKEN", w.Tokens[backstay.Owner]).Replace(ts.ReadFile(args[0]))
+				ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
+			},
+			// secret takes the secret of a token that was made into SECRET.
+			"secret": func(ts *testscript.TestScript, _ bool, args []string) {
+				var made api.CreateTokenResponse
+				ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &made))
+				ts.Setenv("SECRET", made.Secret)
+			},
 			// lines wants a file to have so many lines.
 			"lines": func(ts *testscript.TestScript, _ bool, args []string) {
 				if got := fmt.Sprint(strings.Count(ts.ReadFile(args[0]), "\n")); got != args[1] {

@@ -30,6 +30,9 @@ func (a *app) call(fn func(ctx context.Context, c *client.Client, args []string)
 // client makes the client of the server that flags, environment and the
 // client's configuration name, in this order.
 func (a *app) client() (*client.Client, error) {
+	if a.region != "" {
+		return a.regionClient()
+	}
 	server, token := first(a.server, a.Getenv("BACKSTAY_SERVER")), first(a.token, a.Getenv("BACKSTAY_TOKEN"))
 	if server == "" || token == "" {
 		c, err := a.clientConfig()
@@ -49,6 +52,37 @@ func (a *app) client() (*client.Client, error) {
 		return nil, backstay.Errorf(backstay.CodeUsage, "%q is not the address of a server", server).Because(err).Do("say --server http://HOST:PORT")
 	}
 	return client.New(server, token), nil
+}
+
+// regionClient makes the client of another region's server. What the environment has
+// for the own region's is not for this one.
+func (a *app) regionClient() (*client.Client, error) {
+	if a.server != "" {
+		return nil, backstay.Errorf(backstay.CodeUsage, "--region %s and --server name two servers", a.region).Becausef("a region's server is in the client's configuration").Do("leave out one of the two")
+	}
+	c, err := a.clientConfig()
+	if err != nil {
+		return nil, err
+	}
+	r, ok := c.Regions[backstay.RegionName(a.region)]
+	if !ok {
+		known := "it names none"
+		if len(c.Regions) > 0 {
+			known = fmt.Sprintf("it names %v", sortedKeys(c.Regions))
+		}
+		return nil, backstay.Errorf(backstay.CodeUnknownRegion, "the client's configuration has no region %q", a.region).Becausef("%s", known).
+			Do("add `regions: {%s: {server: http://HOST:PORT, token: …}}` to %s", a.region, first(a.configPath, config.ClientPath(a.Getenv), "client.yaml"))
+	}
+	return client.New(r.Server, first(a.token, r.Token)), nil
+}
+
+// again is how a command that goes on from this one is typed: with the same region.
+func (a *app) again(format string, args ...any) string {
+	command := fmt.Sprintf(format, args...)
+	if a.region != "" {
+		command += " --region " + a.region
+	}
+	return command
 }
 
 func (a *app) clientConfig() (config.Client, error) {

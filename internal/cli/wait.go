@@ -27,7 +27,7 @@ func (a *app) started(ctx context.Context, c *client.Client, job backstay.Job) e
 	}
 	if a.noWait {
 		if a.output == "table" {
-			a.note("follow it with: backstay job watch %s", job.ID)
+			a.note("follow it with: %s", a.again("backstay job watch %s", job.ID))
 			return nil
 		}
 		return a.emit(job, nil)
@@ -41,7 +41,7 @@ func (a *app) wait(ctx context.Context, c *client.Client, id backstay.JobID) err
 	job, err := c.Follow(ctx, id, p.show)
 	p.end()
 	if ctx.Err() != nil && !job.State.Ended() {
-		a.note("stopped waiting; the job goes on\nfollow it with: backstay job watch %s\ncancel it with: backstay job cancel %s", id, id)
+		a.note("stopped waiting; the job goes on\nfollow it with: %s\ncancel it with: %s", a.again("backstay job watch %s", id), a.again("backstay job cancel %s", id))
 		return errInterrupted
 	}
 	if err != nil {
@@ -115,7 +115,7 @@ func (a *app) summary(w io.Writer, job backstay.Job) {
 	if r.Folder != "" && job.Kind == backstay.JobRestore {
 		fmt.Fprintf(w, "%d disk(s) and %d other file(s) in %s\n", len(r.Disks), len(r.Files), r.Folder)
 		if slices.ContainsFunc(r.Files, func(f string) bool { return path.Base(f) == "template.xml" }) {
-			fmt.Fprintf(w, "make a VM of them with: backstay deploy %s\n", r.Folder)
+			fmt.Fprintf(w, "make a VM of them with: %s\n", a.again("backstay deploy %s", r.Folder))
 		}
 	}
 	if p := r.Put; p != nil {
@@ -147,7 +147,7 @@ func (a *app) summary(w io.Writer, job backstay.Job) {
 		fmt.Fprintf(w, "what was there before is recovery point %s\n", r.SafetyPoint)
 	}
 	if r.UndoUntil != nil {
-		fmt.Fprintf(w, "take it back until %s with: backstay restore undo %s\n", r.UndoUntil.Local().Format("2006-01-02 15:04 MST"), job.ID)
+		fmt.Fprintf(w, "take it back until %s with: %s\n", r.UndoUntil.Local().Format("2006-01-02 15:04 MST"), a.again("backstay restore undo %s", job.ID))
 	}
 	for _, d := range sortedKeys(r.SHA256) {
 		fmt.Fprintf(w, "disk %s sha256 %s\n", d, r.SHA256[d])

@@ -16,6 +16,25 @@ import (
 type Client struct {
 	Server string `yaml:"server"` // http://HOST:PORT
 	Token  string `yaml:"token"`
+	// Regions are other regions that the command line can call by name, with or
+	// without the one above.
+	Regions map[backstay.RegionName]ClientRegion `yaml:"regions,omitempty"`
+}
+
+// ClientRegion is how the server of another region is reached.
+type ClientRegion struct {
+	Server string `yaml:"server"` // http://HOST:PORT
+	Token  string `yaml:"token,omitempty"`
+}
+
+// secret tells whether the configuration holds a token.
+func (c Client) secret() bool {
+	for _, r := range c.Regions {
+		if r.Token != "" {
+			return true
+		}
+	}
+	return c.Token != ""
 }
 
 // ClientPath returns the file of the client's configuration as the environment
@@ -48,13 +67,18 @@ func LoadClient(path string) (Client, error) {
 	if err != nil {
 		return Client{}, err
 	}
-	if info, err := os.Stat(path); err == nil && c.Token != "" && info.Mode().Perm()&0o077 != 0 {
+	if info, err := os.Stat(path); err == nil && c.secret() && info.Mode().Perm()&0o077 != 0 {
 		return Client{}, backstay.Errorf(backstay.CodeConfig, "%s holds a token and can be read by others", path).
 			Becausef("its mode is %04o", info.Mode().Perm()).Do("chmod 0600 %s", path)
 	}
 	if c.Server != "" {
 		if _, err := ServerURL(c.Server); err != nil {
 			return Client{}, d.bad("$.server", fmt.Sprintf("server %q is not an address", c.Server), err.Error(), "use http://HOST:PORT")
+		}
+	}
+	for name, r := range c.Regions {
+		if _, err := ServerURL(r.Server); err != nil {
+			return Client{}, d.bad("$.regions."+string(name)+".server", fmt.Sprintf("the server %q of region %s is not an address", r.Server, name), err.Error(), "use http://HOST:PORT")
 		}
 	}
 	return c, nil

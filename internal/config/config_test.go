@@ -93,7 +93,14 @@ func TestAClientTokenThatOthersCanReadIsRefused(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Fatalf("mode %v, %v", info.Mode(), err)
 	}
-	if got, err := LoadClient(path); err != nil || got != want {
+	if got, err := LoadClient(path); err != nil || !reflect.DeepEqual(got, want) {
+		t.Fatalf("got %+v, %v", got, err)
+	}
+	want = Client{Server: "http://127.0.0.1:7070", Regions: map[backstay.RegionName]ClientRegion{"east": {Server: "http://10.0.0.2:7070", Token: "bst_secret"}}}
+	if err := WriteClient(path, want); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := LoadClient(path); err != nil || !reflect.DeepEqual(got, want) {
 		t.Fatalf("got %+v, %v", got, err)
 	}
 	if err := os.Chmod(path, 0o640); err != nil {
@@ -108,7 +115,7 @@ func TestAClientTokenThatOthersCanReadIsRefused(t *testing.T) {
 // I10: an error about the client's configuration must not quote the token.
 func TestAnErrorNeverQuotesTheToken(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "client.yaml")
-	for _, text := range []string{"token: [bst_secret\n", "tokem: bst_secret\n", "token: {a: bst_secret}\n", "server: 7\ntoken: bst_secret\nx: 1\n"} {
+	for _, text := range []string{"token: [bst_secret\n", "tokem: bst_secret\n", "token: {a: bst_secret}\n", "server: 7\ntoken: bst_secret\nx: 1\n", "regions: {east: {server: x, token: bst_secret}}\n", "regions: {east: {tokem: bst_secret}}\n"} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}

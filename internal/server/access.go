@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"slices"
+	"time"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/api"
@@ -55,13 +56,45 @@ func (s *server) createToken(ctx context.Context, in *createTokenInput) (*answer
 		return nil, backstay.Errorf(backstay.CodeExists, "there is a token %q already", in.Body.Name).
 			Becausef("the audit log tells tokens apart by their name")
 	}
-	secret, hash := NewTokenSecret()
 	token := backstay.Token{ID: uuid.NewString(), Name: in.Body.Name, Role: in.Body.Role, Files: in.Body.Files, Created: s.Now().UTC()}
+	if err := s.bind(ctx, &token, in.Body); err != nil {
+		return nil, err
+	}
+	secret, hash := NewTokenSecret()
 	if err := s.Catalog.Tokens.PutToken(ctx, token, hash); err != nil {
 		return nil, err
 	}
 	return &answer[api.CreateTokenResponse]{api.CreateTokenResponse{Token: token, Secret: secret}}, nil
 }
+
+// bind gives a token its end and, if it was asked for, its one point.
+func (s *server) bind(ctx context.Context, t *backstay.Token, r api.CreateTokenRequest) error {
+	if r.Expires > 0 {
+		until := t.Created.Add(time.Duration(r.Expires))
+		t.Expires = &until
+	}
+	if r.Point == "" {
+		return nil
+	}
+	if r.Expires <= 0 || r.Expires > backstay.MaxPointTokenLife {
+		return backstay.Errorf(backstay.CodeUsage, "a token of one point must expire").
+			Becausef("it is for one restore, and counts %s at most", time.Duration(backstay.MaxPointTokenLife)).Do("say --expires, such as --expires 1h")
+	}
+	if r.Role == backstay.Owner {
+		return backstay.Errorf(backstay.CodeUsage, "a token of one point is not an owner's").
+			Becausef("it restores that point and does nothing else").Do("say --role operator, or --role reader for one that only looks")
+	}
+	p, err := s.point(ctx, r.Point)
+	if err != nil {
+		return err
+	}
+	t.Point = p.ID
+	callOf(ctx).target = t.Name + " for " + string(p.ID) + " of " + label(p.VM)
+	return nil
+}
+
+// lasting tells whether a token is an owner's and stays one.
+func lasting(t backstay.Token) bool { return t.Role == backstay.Owner && t.Expires == nil }
 
 // deleteToken deletes a token, but not the last owner's: nobody could make
 // another.
@@ -77,11 +110,11 @@ func (s *server) deleteToken(ctx context.Context, in *tokenInput) (*struct{}, er
 	}
 	owners := 0
 	for _, t := range tokens {
-		if t.Role == backstay.Owner {
+		if lasting(t) {
 			owners++
 		}
 	}
-	if tokens[i].Role == backstay.Owner && owners == 1 {
+	if lasting(tokens[i]) && owners == 1 {
 		return nil, backstay.Errorf(backstay.CodeConflict, "the token %q is the last one of an owner", tokens[i].Name).
 			Becausef("without it nobody could make tokens any more").Do("make another owner's token first")
 	}

@@ -140,7 +140,7 @@ func (s *server) openFiles(ctx context.Context, in *openFilesInput) (*started[ap
 		return nil, err
 	}
 	c := callOf(ctx)
-	r := FileOpen{Point: p, Tier: in.Body.Tier, Kind: in.Body.Kind, Disks: in.Body.Disks, Life: time.Duration(in.Body.Life), User: c.who.Name, Reuse: in.Body.Reuse}
+	r := FileOpen{Point: p, Tier: in.Body.Tier, Kind: in.Body.Kind, Disks: in.Body.Disks, Life: s.lifeOf(c.who, time.Duration(in.Body.Life)), User: c.who.Name, Reuse: in.Body.Reuse}
 	if r.Kind == "" {
 		r.Kind = backstay.SessionBrowse
 	}
@@ -191,9 +191,10 @@ func (s *server) pointOrNewest(ctx context.Context, name string) (backstay.Recov
 
 func (s *server) listFileSessions(ctx context.Context, _ *struct{}) (*answer[[]backstay.FileSession], error) {
 	who := callOf(ctx).who
+	callOf(ctx).within = true
 	list := []backstay.FileSession{}
 	for _, session := range s.Files.List() {
-		if session.User == who.Name || who.Role == backstay.Owner {
+		if mine(who, session) || who.Role == backstay.Owner {
 			list = append(list, session)
 		}
 	}
@@ -209,11 +210,17 @@ func (s *server) session(ctx context.Context, id string) (backstay.FileSession, 
 		return session, err
 	}
 	c.target = "session " + id + ": " + string(session.Point) + " of " + label(session.VM)
-	if session.User != c.who.Name {
+	if !mine(c.who, session) {
 		return session, backstay.Errorf(backstay.CodeNotAllowed, "the session %s is not yours", session.ID).
 			Becausef("another user opened it").Do("open one of your own")
 	}
+	c.within = true
 	return session, nil
+}
+
+// mine tells whether a session is the token's own.
+func mine(who backstay.Token, session backstay.FileSession) bool {
+	return session.User == who.Name && (who.Point == "" || session.Point == who.Point)
 }
 
 // sessionToEnd finds a session which the caller may look at and end: an owner any.

@@ -80,6 +80,9 @@ func stream[I, F, R any](s *server, id string, responses func() map[string]*huma
 	op.Responses = responses()
 	huma.Register(s.huma, op, func(ctx context.Context, in *I) (*huma.StreamResponse, error) {
 		found, more, err := find(ctx, in)
+		if err == nil {
+			err = outside(ctx)
+		}
 		if err != nil {
 			return nil, s.failure(ctx, err)
 		}

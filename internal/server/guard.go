@@ -26,6 +26,9 @@ type call struct {
 	audited bool           // or not to be audited
 	// session is the one whose ticket the request came with, if it came with one.
 	session backstay.FileSessionID
+	// within: what the request is about was found to be what a token of one point may
+	// use. Without it such a token gets no answer.
+	within bool
 }
 
 type callKey struct{}
@@ -66,6 +69,11 @@ func (s *server) guard(r route, next http.Handler) http.Handler {
 		if err := s.admit(ctx, req); err != nil {
 			s.writeError(out, s.failure(ctx, err))
 			return
+		}
+		if c.who.Expires != nil { // a stream ends with the right to it
+			ctx, cancel := context.WithTimeout(ctx, c.who.Expires.Sub(s.Now()))
+			defer cancel()
+			req = req.WithContext(ctx)
 		}
 		next.ServeHTTP(out, req)
 	})
@@ -122,6 +130,15 @@ func (s *server) admit(ctx context.Context, req *http.Request) error {
 		return err
 	}
 	c.who = who
+	if who.Expired(s.Now()) {
+		c.who = backstay.Token{Name: who.Name}
+		return backstay.Errorf(backstay.CodeNotSignedIn, "the token %q has expired", who.Name).
+			Becausef("it counted until %s", who.Expires.UTC().Format(time.RFC3339)).Do("ask an owner of this region for a new one")
+	}
+	if who.Point != "" && !c.route.scoped {
+		return backstay.Errorf(backstay.CodeNotAllowed, "the token %q may not do this", who.Name).
+			Becausef("it opens the recovery point %s, and nothing else", who.Point).Do("use a token that is not bound to a point")
+	}
 	if !who.Role.Covers(c.route.need) {
 		return backstay.Errorf(backstay.CodeNotAllowed, "the token %q may not do this", who.Name).
 			Becausef("its role is %s, and this needs %s", who.Role, c.route.need)

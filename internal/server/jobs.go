@@ -27,17 +27,14 @@ type listJobsInput struct {
 }
 
 func (s *server) registerJobs() {
-	add(s, "listJobs", func(ctx context.Context, in *listJobsInput) (*answer[[]backstay.Job], error) {
-		jobs, err := s.Jobs.List(ctx, in.Limit, in.State...)
-		return &answer[[]backstay.Job]{jobs}, err
-	})
+	add(s, "listJobs", s.listJobs)
 	add(s, "getJob", func(ctx context.Context, in *jobInput) (*answer[backstay.Job], error) {
-		job, err := s.Jobs.Get(ctx, in.id())
-		return &answer[backstay.Job]{job}, missing(err, backstay.CodeUnknownJob, "job", in.Job)
+		job, err := s.job(ctx, in.id())
+		return &answer[backstay.Job]{job}, err
 	})
 	add(s, "cancelJob", func(ctx context.Context, in *jobInput) (*answer[backstay.Job], error) {
 		callOf(ctx).target, callOf(ctx).job = in.Job, in.id()
-		job, err := s.Jobs.Get(ctx, in.id())
+		job, err := s.job(ctx, in.id())
 		if err == nil {
 			err = refuseCancel(job)
 		}
@@ -93,8 +90,8 @@ func (s *server) registerFollow() {
 		Content:     map[string]*huma.MediaType{"text/event-stream": {Schema: &huma.Schema{Type: huma.TypeString}}},
 	}}
 	huma.Register(s.huma, op, func(ctx context.Context, in *jobInput) (*huma.StreamResponse, error) {
-		if _, err := s.Jobs.Get(ctx, in.id()); err != nil {
-			return nil, s.failure(ctx, missing(err, backstay.CodeUnknownJob, "job", in.Job))
+		if _, err := s.job(ctx, in.id()); err != nil {
+			return nil, s.failure(ctx, err)
 		}
 		return &huma.StreamResponse{Body: func(c huma.Context) {
 			req, w := humago.Unwrap(c)

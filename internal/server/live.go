@@ -18,9 +18,9 @@ func (s *server) registerLives() {
 func (s *server) liveJob(ctx context.Context, in *jobInput) (backstay.Job, error) {
 	c := callOf(ctx)
 	c.target, c.job = in.Job, in.id()
-	job, err := s.Jobs.Get(ctx, in.id())
+	job, err := s.job(ctx, in.id())
 	if err != nil {
-		return job, missing(err, backstay.CodeUnknownJob, "job", in.Job)
+		return job, err
 	}
 	c.target = job.Target
 	if !isLive(job) {

@@ -51,7 +51,7 @@ func (s *server) registerPoints() {
 
 func (s *server) listPoints(ctx context.Context, in *listPointsInput) (*answer[[]backstay.RecoveryPoint], error) {
 	var vm backstay.VMID
-	if in.VM != "" {
+	if in.VM != "" && callOf(ctx).who.Point == "" { // such a token has one point, and learns of no VM
 		ref, err := s.vmRef(ctx, in.VM)
 		if err != nil {
 			return nil, err
@@ -62,6 +62,7 @@ func (s *server) listPoints(ctx context.Context, in *listPointsInput) (*answer[[
 	if err != nil {
 		return nil, err
 	}
+	points = s.ownPoints(ctx, points)
 	m, err := s.matrix(ctx, "")
 	if err != nil {
 		return nil, err

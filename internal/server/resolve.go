@@ -106,8 +106,12 @@ func label(ref backstay.VMRef) string { return string(ref.Host) + "/" + ref.Name
 // point finds the point that an id, the beginning of one, VM@latest or VM@TIME
 // means.
 func (s *server) point(ctx context.Context, name string) (backstay.RecoveryPoint, error) {
+	find := s.findPoint
+	if callOf(ctx).who.Point != "" {
+		find = s.ownPoint
+	}
 	callOf(ctx).target = name
-	p, err := s.findPoint(ctx, name)
+	p, err := find(ctx, name)
 	if err == nil {
 		callOf(ctx).target = string(p.ID) + " of " + label(p.VM)
 	}

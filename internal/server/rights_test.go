@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/server"
@@ -28,6 +29,8 @@ func TestEveryRouteIsHeldToItsRight(t *testing.T) {
 			t.Fatal(err)
 		}
 		secrets["plain-"+role] = plain
+		secrets["point-"+role] = pointToken(t, w, "p-"+string(role), role, servertest.PointBoth, time.Hour)
+		secrets["past-"+role] = pointToken(t, w, "e-"+string(role), role, "", 0)
 	}
 	for _, r := range server.Routes() {
 		path := braces.ReplaceAllString(r.Path, "none")
@@ -38,7 +41,7 @@ func TestEveryRouteIsHeldToItsRight(t *testing.T) {
 				if status != 200 {
 					t.Errorf("%s %s needs no token, and answered %d to %q", r.Method, r.Path, status, role)
 				}
-			case role == "" || role == "unknown":
+			case role == "" || role == "unknown" || strings.HasPrefix(string(role), "past-"):
 				if e := decodeError(t, text); status != 401 || e.Code != backstay.CodeNotSignedIn {
 					t.Errorf("%s %s with token %q: %d %s", r.Method, r.Path, role, status, text)
 				}
@@ -46,6 +49,12 @@ func TestEveryRouteIsHeldToItsRight(t *testing.T) {
 				role := backstay.Role(strings.TrimPrefix(string(role), "plain-"))
 				if allowed := role.Covers(r.Need) && (!r.Files || r.Owners && role == backstay.Owner); (status == 403) == allowed {
 					t.Errorf("%s %s as %s without the right to files: %d %s", r.Method, r.Path, role, status, text)
+				}
+			case strings.HasPrefix(string(role), "point-"):
+				// What "none" means is not its own: only what names nothing is answered.
+				answers := r.Scoped && !strings.Contains(r.Path, "{") && r.Method == http.MethodGet
+				if answers != (status == 200) || !r.Scoped && status != 403 {
+					t.Errorf("%s %s as %s: %d %s", r.Method, r.Path, role, status, text)
 				}
 			case !role.Covers(r.Need):
 				if e := decodeError(t, text); status != 403 || e.Code != backstay.CodeNotAllowed {

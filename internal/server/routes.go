@@ -21,6 +21,7 @@ type route struct {
 	owners bool          // an owner needs no right to files here
 	ticket bool          // may be used with the ticket of the session in its path
 	reads  bool          // hands out content of guests, and so is audited
+	scoped bool          // open to a token of one point, for what is that point's
 }
 
 const (
@@ -36,7 +37,7 @@ var routes = []route{
 	{id: "health", method: get, path: api.PathHealth, says: "Whether the server is there and its catalogue answers", plain: true},
 	{id: "metrics", method: get, path: api.PathMetrics, need: backstay.Reader, says: "Metrics for Prometheus", plain: true},
 	{id: "openapi", method: get, path: api.PathOpenAPI, need: backstay.Reader, says: "This document", plain: true},
-	{id: "whoAmI", method: get, path: api.PathWhoAmI, need: backstay.Reader, says: "Who the token belongs to"},
+	{id: "whoAmI", method: get, path: api.PathWhoAmI, need: backstay.Reader, scoped: true, says: "Who the token belongs to"},
 
 	{id: "listHosts", method: get, path: api.PathHosts, need: backstay.Reader, says: "All hosts"},
 	{id: "getHost", method: get, path: api.PathHost, need: backstay.Reader, says: "One host"},
@@ -77,42 +78,42 @@ var routes = []route{
 	{id: "deletePolicy", method: del, path: api.PathPolicy, need: backstay.Owner, says: "Delete a policy that no item uses", status: http.StatusNoContent},
 
 	{id: "startBackup", method: post, path: api.PathBackups, need: backstay.Operator, says: "Take a recovery point of a protected VM", status: http.StatusAccepted},
-	{id: "listPoints", method: get, path: api.PathPoints, need: backstay.Reader, says: "Recovery points, newest first"},
-	{id: "getPoint", method: get, path: api.PathPoint, need: backstay.Reader, says: "One recovery point"},
+	{id: "listPoints", method: get, path: api.PathPoints, need: backstay.Reader, scoped: true, says: "Recovery points, newest first"},
+	{id: "getPoint", method: get, path: api.PathPoint, need: backstay.Reader, scoped: true, says: "One recovery point"},
 	{id: "deletePoint", method: del, path: api.PathPoint, need: backstay.Owner, says: "Delete a recovery point from all its tiers", status: http.StatusAccepted},
 	{id: "pinPoint", method: put, path: api.PathPointPin, need: backstay.Operator, says: "Keep a recovery point until it is unpinned"},
 	{id: "unpinPoint", method: del, path: api.PathPointPin, need: backstay.Owner, says: "Let a recovery point go by its policy again"},
-	{id: "getPointRestores", method: get, path: api.PathPointRestores, need: backstay.Reader, says: "Which restores a point allows, and if not, why"},
+	{id: "getPointRestores", method: get, path: api.PathPointRestores, need: backstay.Reader, scoped: true, says: "Which restores a point allows, and if not, why"},
 	{id: "verifyPoint", method: post, path: api.PathPointVerify, need: backstay.Operator, says: "Read a whole point and compute its disks' SHA-256", status: http.StatusAccepted},
-	{id: "getPointSecrets", method: get, path: api.PathPointSecrets, need: backstay.Operator, says: "The secrets of the host that a restore of the point needs; no values"},
-	{id: "giveSecrets", method: post, path: api.PathPointSecrets, need: backstay.Operator, says: "Make secrets that the point needs and the host lacks; they are kept there alone", status: http.StatusNoContent},
-	{id: "startRestore", method: post, path: api.PathRestores, need: backstay.Operator, says: "Restore a point, or plan it; refused when the pre-flight list refuses", status: http.StatusAccepted},
+	{id: "getPointSecrets", method: get, path: api.PathPointSecrets, need: backstay.Operator, scoped: true, says: "The secrets of the host that a restore of the point needs; no values"},
+	{id: "giveSecrets", method: post, path: api.PathPointSecrets, need: backstay.Operator, scoped: true, says: "Make secrets that the point needs and the host lacks; they are kept there alone", status: http.StatusNoContent},
+	{id: "startRestore", method: post, path: api.PathRestores, need: backstay.Operator, scoped: true, says: "Restore a point, or plan it; refused when the pre-flight list refuses", status: http.StatusAccepted},
 
 	{id: "startDeploy", method: post, path: api.PathDeploys, need: backstay.Operator, says: "Make a VM of restored disks and their template, or plan it; refused when a value or the pre-flight list refuses", status: http.StatusAccepted},
-	{id: "finishRestore", method: post, path: api.PathRestoreFinish, need: backstay.Operator, says: "Copy the rest of a live restore as fast as it can be, whatever the guest feels"},
+	{id: "finishRestore", method: post, path: api.PathRestoreFinish, need: backstay.Operator, scoped: true, says: "Copy the rest of a live restore as fast as it can be, whatever the guest feels"},
 	{id: "abandonRestore", method: post, path: api.PathRestoreAbandon, need: backstay.Owner, says: "Throw away the VM of a live restore that is not complete, with all that its guest wrote"},
 
-	{id: "openFiles", method: post, path: api.PathFileSessions, need: backstay.Reader, files: true, says: "Open a point for item-level restore; the session's ticket is in this answer and never again", status: http.StatusCreated, stream: true},
-	{id: "listFileSessions", method: get, path: api.PathFileSessions, need: backstay.Reader, files: true, owners: true, says: "The caller's open sessions; an owner's list has all"},
-	{id: "getFileSession", method: get, path: api.PathFileSession, need: backstay.Reader, files: true, owners: true, ticket: true, says: "One session, with the volumes of its point"},
-	{id: "endFileSession", method: del, path: api.PathFileSession, need: backstay.Reader, files: true, owners: true, ticket: true, says: "End a session at once", status: http.StatusNoContent},
-	{id: "unlockVolume", method: post, path: api.PathFileUnlock, need: backstay.Reader, files: true, ticket: true, says: "Open a locked volume; the key is kept nowhere", stream: true},
-	{id: "listFolder", method: get, path: api.PathFileFolder, need: backstay.Reader, files: true, ticket: true, says: "A part of a folder"},
-	{id: "getEntry", method: get, path: api.PathFileEntry, need: backstay.Reader, files: true, ticket: true, says: "One file, folder, link or node"},
-	{id: "readFile", method: get, path: api.PathFileContent, need: backstay.Reader, files: true, ticket: true, reads: true, says: "The content of a file, or a range of it", stream: true},
-	{id: "takeFiles", method: post, path: api.PathFileTake, need: backstay.Reader, files: true, ticket: true, reads: true, says: "Files and folders with all that is in them, as one stream", stream: true},
+	{id: "openFiles", method: post, path: api.PathFileSessions, need: backstay.Reader, scoped: true, files: true, says: "Open a point for item-level restore; the session's ticket is in this answer and never again", status: http.StatusCreated, stream: true},
+	{id: "listFileSessions", method: get, path: api.PathFileSessions, need: backstay.Reader, scoped: true, files: true, owners: true, says: "The caller's open sessions; an owner's list has all"},
+	{id: "getFileSession", method: get, path: api.PathFileSession, need: backstay.Reader, scoped: true, files: true, owners: true, ticket: true, says: "One session, with the volumes of its point"},
+	{id: "endFileSession", method: del, path: api.PathFileSession, need: backstay.Reader, scoped: true, files: true, owners: true, ticket: true, says: "End a session at once", status: http.StatusNoContent},
+	{id: "unlockVolume", method: post, path: api.PathFileUnlock, need: backstay.Reader, scoped: true, files: true, ticket: true, says: "Open a locked volume; the key is kept nowhere", stream: true},
+	{id: "listFolder", method: get, path: api.PathFileFolder, need: backstay.Reader, scoped: true, files: true, ticket: true, says: "A part of a folder"},
+	{id: "getEntry", method: get, path: api.PathFileEntry, need: backstay.Reader, scoped: true, files: true, ticket: true, says: "One file, folder, link or node"},
+	{id: "readFile", method: get, path: api.PathFileContent, need: backstay.Reader, scoped: true, files: true, ticket: true, reads: true, says: "The content of a file, or a range of it", stream: true},
+	{id: "takeFiles", method: post, path: api.PathFileTake, need: backstay.Reader, scoped: true, files: true, ticket: true, reads: true, says: "Files and folders with all that is in them, as one stream", stream: true},
 	{id: "putFiles", method: post, path: api.PathFilePut, need: backstay.Operator, files: true, says: "Put files and folders into a running guest, through its agent", status: http.StatusAccepted},
-	{id: "readDisk", method: get, path: api.PathFileDisk, need: backstay.Reader, files: true, ticket: true, reads: true, says: "The content of a whole disk, or a range of it, in a session of kind nbd", stream: true},
+	{id: "readDisk", method: get, path: api.PathFileDisk, need: backstay.Reader, scoped: true, files: true, ticket: true, reads: true, says: "The content of a whole disk, or a range of it, in a session of kind nbd", stream: true},
 
 	{id: "findFiles", method: get, path: api.PathFindFiles, need: backstay.Reader, files: true, reads: true, says: "Files over all points of a VM, with their versions", stream: true},
 	{id: "diffPoints", method: get, path: api.PathPointDiff, need: backstay.Reader, files: true, reads: true, says: "What changed between two points of a VM", stream: true},
 
-	{id: "listJobs", method: get, path: api.PathJobs, need: backstay.Reader, says: "Jobs, newest first"},
-	{id: "getJob", method: get, path: api.PathJob, need: backstay.Reader, says: "One job"},
-	{id: "cancelJob", method: post, path: api.PathJobCancel, need: backstay.Operator, says: "Cancel a job; it undoes what it did"},
+	{id: "listJobs", method: get, path: api.PathJobs, need: backstay.Reader, scoped: true, says: "Jobs, newest first"},
+	{id: "getJob", method: get, path: api.PathJob, need: backstay.Reader, scoped: true, says: "One job"},
+	{id: "cancelJob", method: post, path: api.PathJobCancel, need: backstay.Operator, scoped: true, says: "Cancel a job; it undoes what it did"},
 	{id: "retryJob", method: post, path: api.PathJobRetry, need: backstay.Operator, says: "Queue a job that ended anew, as a new job", status: http.StatusAccepted},
 	{id: "undoJob", method: post, path: api.PathJobUndo, need: backstay.Operator, says: "Take a restore back, or plan that; refused when it cannot be done any more", status: http.StatusAccepted},
-	{id: "followJob", method: get, path: api.PathJobEvents, need: backstay.Reader, says: "The job after each change, until it ended, as server-sent events", stream: true},
+	{id: "followJob", method: get, path: api.PathJobEvents, need: backstay.Reader, scoped: true, says: "The job after each change, until it ended, as server-sent events", stream: true},
 
 	{id: "listAudit", method: get, path: api.PathAudit, need: backstay.Operator, says: "What was asked for, by whom, and what came of it"},
 	{id: "listTokens", method: get, path: api.PathTokens, need: backstay.Owner, says: "All tokens, without their secrets"},

@@ -147,8 +147,9 @@ func (s *server) registerPlain() {
 		w.Write(s.openapi) // a client that went away needs no answer
 	}))
 	add(s, "whoAmI", func(ctx context.Context, _ *struct{}) (*answer[api.Identity], error) {
+		callOf(ctx).within = true
 		who := callOf(ctx).who
-		return &answer[api.Identity]{Body: api.Identity{Name: who.Name, Role: who.Role, Files: who.Files, Region: s.Region, Version: s.Version}}, nil
+		return &answer[api.Identity]{Body: api.Identity{Name: who.Name, Role: who.Role, Files: who.Files, Point: who.Point, Expires: who.Expires, Region: s.Region, Version: s.Version}}, nil
 	})
 }
 
@@ -161,6 +162,9 @@ func add[I, O any](s *server, id string, h func(context.Context, *I) (*O, error)
 	r := routeByID(id)
 	huma.Register(s.huma, operation(r), func(ctx context.Context, in *I) (*O, error) {
 		out, err := h(ctx, in)
+		if err == nil {
+			err = outside(ctx)
+		}
 		if err != nil {
 			return nil, s.failure(ctx, err)
 		}
@@ -193,6 +197,9 @@ func needs(r route) string {
 	}
 	if r.ticket {
 		text += "; or the session's ticket"
+	}
+	if r.scoped {
+		text += "; a token of one point can be used for what is that point's"
 	}
 	return text + "."
 }

@@ -143,6 +143,9 @@ func (s *server) startRestore(ctx context.Context, in *restoreInput) (*started[a
 	}
 	callOf(ctx).target += restoreTarget(request)
 	request.Point = p.ID
+	if err := mayRestore(ctx, request.Kind); err != nil {
+		return nil, err
+	}
 	// Disks that the user left out are the pre-flight list's business.
 	if allowed := readable(p); !allowed.Allowed {
 		return nil, backstay.Errorf(backstay.CodeNotRestorable, "the point %s cannot be restored", p.ID).Becausef("%s", allowed.Reason)
