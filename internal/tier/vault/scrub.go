@@ -204,8 +204,9 @@ func (s *scrubber) walk(ctx context.Context, report *ScrubReport) error {
 
 // listing is what the copies say that a folder holds.
 type listing struct {
-	names []string // sorted
-	away  []error  // for each copy why it could not be listed
+	names []string         // sorted
+	away  []error          // for each copy why it could not be listed
+	sizes map[string]int64 // the largest of all copies, of what is listed
 }
 
 // list joins the listings of all copies. A copy whose listing fails is not
@@ -213,11 +214,12 @@ type listing struct {
 // where names come from; whether an object is there, only reading it tells (I6).
 func (s *scrubber) list(ctx context.Context, folder string) (listing, error) {
 	names := map[string]bool{}
-	l := listing{away: make([]error, len(s.copies))}
+	l := listing{away: make([]error, len(s.copies)), sizes: map[string]int64{}}
 	failed := 0
 	for i, c := range s.copies {
 		l.away[i] = c.List(ctx, folder, func(info blob.Info) error {
 			names[info.Name] = true
+			l.sizes[info.Name] = max(l.sizes[info.Name], info.Size)
 			return nil
 		})
 		if ctx.Err() != nil {
