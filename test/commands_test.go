@@ -54,7 +54,8 @@ func (e *errorList) all() []error {
 
 // story is what the commands of one story share.
 type story struct {
-	world *sandbox.World
+	world   *sandbox.World
+	regions *sandbox.Regions // of a story with two regions; world is then the one it is in
 }
 
 type storyKey struct{}
@@ -205,7 +206,9 @@ func bringUp(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || s.world != nil {
 		ts.Fatalf("a story has one world")
 	}
-	o := sandbox.Options{Hosts: []string{"host1"}, Binary: []string{filepath.Join(binaries, "sandbox"), "backstay"}}
+	program := filepath.Join(binaries, "sandbox")
+	o := sandbox.Options{Hosts: []string{"host1"}, Binary: []string{program, "backstay"}, LinkBinary: []string{program, "carry"}}
+	var regions []string
 	for _, arg := range args {
 		switch key, value, _ := strings.Cut(arg, "="); key {
 		case "hosts":
@@ -220,6 +223,8 @@ func bringUp(ts *testscript.TestScript, neg bool, args []string) {
 			o.Machine = machine
 		case "qemu":
 			o.QEMU = sandbox.QEMU(value)
+		case "regions":
+			regions = strings.Split(value, ",")
 		default:
 			ts.Fatalf("what is %q?", arg)
 		}
@@ -228,22 +233,34 @@ func bringUp(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Defer(func() { <-worlds })
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
+	ts.Setenv("BIN", binaries)
+	ts.Setenv("IMAGES", sandbox.Images)
+	if regions != nil {
+		s.bringUpRegions(ctx, ts, o, regions)
+		return
+	}
 	w, err := sandbox.Up(ctx, o)
 	ts.Check(err)
+	ts.Defer(func() { takeDown(ts, w.Down) })
+	s.enter(ts, w)
+}
+
+func takeDown(ts *testscript.TestScript, down func(context.Context) error) {
+	if err := down(context.Background()); err != nil {
+		leftovers.add(fmt.Errorf("take the world of %s down: %w", ts.Name(), err))
+	}
+}
+
+// enter makes a world the one that the next commands are about.
+func (s *story) enter(ts *testscript.TestScript, w *sandbox.World) {
 	s.world = w
-	ts.Defer(func() {
-		if err := w.Down(context.Background()); err != nil {
-			leftovers.add(fmt.Errorf("take the world of %s down: %w", ts.Name(), err))
-		}
-	})
 	ts.Setenv("BACKSTAY_CONFIG", w.Region.Client)
 	ts.Setenv("URL", w.Region.URL)
 	ts.Setenv("TOKEN", w.Region.Token)
-	ts.Setenv("KEYFILE", ts.MkAbs("recovery.key"))
-	ts.Check(os.WriteFile(ts.MkAbs("recovery.key"), []byte(w.Region.RecoveryKey+"\n"), 0o600))
+	key := ts.MkAbs("recovery" + w.Region.Name() + ".key")
+	ts.Setenv("KEYFILE", key)
+	ts.Check(os.WriteFile(key, []byte(w.Region.RecoveryKey+"\n"), 0o600))
 	ts.Setenv("SERVERLOG", w.Region.ServerLog())
-	ts.Setenv("IMAGES", sandbox.Images)
-	ts.Setenv("BIN", binaries)
 	ts.Setenv("WORLD", w.Dir)
 	for i, unit := range w.Region.Units {
 		ts.Setenv(fmt.Sprintf("UNIT%d", i+1), strings.TrimPrefix(unit, "file://"))

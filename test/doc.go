@@ -25,4 +25,15 @@
 //	damage flip|cut|remove FILE          change one byte of a file, leave its first quarter, or take it away
 //	remember NAME [PATH]                 keep the last output, or a value in it, as $NAME
 //	tidy                                 no job left anything behind on any host
+//
+// A story of two regions begins with `world regions=west,east`. Each has hosts (west1)
+// and storage units of its own, and only a link joins them:
+//
+//	in REGION                            what follows is about it: backstay, $URL, $TOKEN, $UNIT1 …
+//	link mend|cut|stall|corrupt|slow|pull|plug [VALUE]   make the link bad or good (`sandbox link --help`)
+//	burn REGION                          end all of it at once; what is on its disks stays
+//	rebuild REGION                       new machines in its place, with nothing on them
+//
+// $CONFIG_west, $URL_west, $TOKEN_west, $KEYFILE_west and $PAIR_west (where the other
+// region finds it) are there in both.
 package test

@@ -29,7 +29,7 @@ func command() *cobra.Command {
 	}
 	var dir string
 	root.PersistentFlags().StringVar(&dir, "dir", defaultDir, "folder of the world; a short path")
-	root.AddCommand(upCommand(&dir), downCommand(&dir), vmCommand(&dir), guestCommand(&dir), sumCommand(&dir), killCommand(&dir), startCommand(&dir), demoCommand())
+	root.AddCommand(upCommand(&dir), downCommand(&dir), vmCommand(&dir), guestCommand(&dir), sumCommand(&dir), killCommand(&dir), startCommand(&dir), linkCommand(&dir), demoCommand())
 	root.AddCommand(&cobra.Command{
 		Use: "backstay ARGUMENTS...", Short: "Run backstay itself against the region of the world",
 		Example:            "  sandbox backstay vm list",
@@ -41,11 +41,11 @@ func command() *cobra.Command {
 }
 
 func upCommand(dir *string) *cobra.Command {
-	var hosts, qemu string
+	var hosts, qemu, regions string
 	var noRegion bool
 	c := &cobra.Command{
 		Use: "up", Short: "Bring a world up and leave it up",
-		Example: "  sandbox up\n  sandbox up --hosts east,west --dir /tmp/two\n  sandbox up --qemu debian",
+		Example: "  sandbox up\n  sandbox up --hosts east,west --dir /tmp/two\n  sandbox up --qemu debian\n  sandbox up --regions west,east",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			o := sandbox.Options{Dir: *dir, NoRegion: noRegion, Log: newLogger(c.ErrOrStderr())}
@@ -63,6 +63,9 @@ func upCommand(dir *string) *cobra.Command {
 			} else if hosts != "" {
 				o.Hosts = strings.Split(hosts, ",")
 			}
+			if regions != "" {
+				return upRegions(c, o, regions)
+			}
 			w, err := up(c, o)
 			if err != nil {
 				return err
@@ -71,6 +74,7 @@ func upCommand(dir *string) *cobra.Command {
 			return nil
 		},
 	}
+	c.Flags().StringVar(&regions, "regions", "", "two regions by name, with hosts of their own and a link between them")
 	c.Flags().StringVar(&hosts, "hosts", "east", "names of the hosts, or how many")
 	c.Flags().StringVar(&qemu, "qemu", "root", "as whom QEMU runs: root, or debian for Debian's own configuration")
 	c.Flags().BoolVar(&noRegion, "no-region", false, "hosts only, without a server and movers")

@@ -19,6 +19,14 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	// `sandbox carry FILE` is what carries connections between two regions.
+	if len(os.Args) == 3 && os.Args[1] == "carry" {
+		if err := carry(ctx, os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, "sandbox carry:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := command().ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "sandbox:", err)
 		os.Exit(1)

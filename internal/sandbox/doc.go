@@ -7,6 +7,9 @@
 // own libvirt is read or written, and a host's disk paths do not exist outside
 // it. A world leaves nothing when it goes down: no process, mount, socket or file.
 //
+// Two worlds can stand for two regions (Regions): each server has a network
+// of its own, and only a link joins them, which can be slow, cut or bad.
+//
 // It starts `backstay` as child processes and talks to it as any client does; it
 // is no part of the product, and nothing of the product knows of it.
 package sandbox

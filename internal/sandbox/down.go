@@ -28,6 +28,9 @@ func Down(ctx context.Context, dir string) error {
 	if err := looksLikeAWorld(dir); err != nil {
 		return err
 	}
+	if err := downRegions(ctx, dir); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	if w, err := Open(dir); err == nil {
@@ -51,10 +54,28 @@ func Down(ctx context.Context, dir string) error {
 	return nil
 }
 
+// downRegions ends the worlds in the folder of two regions; what is of neither is
+// left to its caller.
+func downRegions(ctx context.Context, dir string) error {
+	worlds, err := filepath.Glob(filepath.Join(dir, "*", worldFile))
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(dir, regionsFile)); err != nil {
+		return nil //nolint:nilerr // one world
+	}
+	for _, w := range worlds {
+		err = errors.Join(err, Down(ctx, filepath.Dir(w)))
+	}
+	return err
+}
+
 // looksLikeAWorld keeps a mistyped folder from being removed.
 func looksLikeAWorld(dir string) error {
-	if _, err := os.Stat(filepath.Join(dir, "world.json")); err == nil {
-		return nil
+	for _, name := range []string{worldFile, regionsFile} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			return nil
+		}
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {

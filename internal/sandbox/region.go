@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	backstay "github.com/backstay/backstay"
@@ -26,6 +27,11 @@ type Region struct {
 	Units       []string // the storage units of the default vault
 	Vault       string   // its name
 	Server      process
+	// Of one of two regions: where it is on the link, what keeps its network, and what
+	// lets clients outside in.
+	Wire    *wire `json:",omitempty"`
+	Network process
+	Door    process
 
 	world *World
 }
@@ -33,13 +39,27 @@ type Region struct {
 // makeRegion runs `backstay init`, names the world's hosts in the configuration
 // that it made, and starts the server.
 func (w *World) makeRegion(ctx context.Context) error {
-	address, err := freeAddress()
-	if err != nil {
-		return err
-	}
+	r := &Region{world: w}
 	dir := filepath.Join(w.Dir, "region")
-	cmd := w.backstay(ctx, "init", "--dir", dir, "--listen", address, "-o", "json")
-	out, err := cmd.Output()
+	args := []string{"init", "--dir", dir, "-o", "json"}
+	var door string // of one of two regions
+	var err error
+	if w.wire == nil {
+		address, err := freeAddress()
+		if err != nil {
+			return err
+		}
+		args = append(args, "--listen", address)
+	} else {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return fmt.Errorf("make the region's folder: %w", err)
+		}
+		if door, err = w.plug(ctx, r, dir); err != nil {
+			return err
+		}
+		args = append(args, "--listen", fmt.Sprintf("127.0.0.1:%d", apiPort), "--region", w.wire.Name)
+	}
+	out, err := w.backstay(ctx, args...).Output()
 	if err != nil {
 		var exit *exec.ExitError
 		if errors.As(err, &exit) {
@@ -67,11 +87,16 @@ func (w *World) makeRegion(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.Region = &Region{
-		URL: client.Server, Token: client.Token, RecoveryKey: made.RecoveryKey, Config: made.ConfigPath,
-		Client: made.ClientConfigPath, Units: made.Units, Vault: string(made.VaultName), world: w,
+	if door != "" {
+		client.Server = "http://" + door
+		if err := config.WriteClient(made.ClientConfigPath, client); err != nil {
+			return fmt.Errorf("name the door in the client's configuration: %w", err)
+		}
 	}
-	return w.Region.StartServer(ctx)
+	r.URL, r.Token, r.RecoveryKey = client.Server, client.Token, made.RecoveryKey
+	r.Config, r.Client, r.Units, r.Vault = made.ConfigPath, made.ClientConfigPath, made.Units, string(made.VaultName)
+	w.Region = r
+	return r.StartServer(ctx)
 }
 
 // backstay returns a command of the world's binary.
@@ -89,6 +114,10 @@ func (r *Region) ServerLog() string { return filepath.Join(r.world.Dir, "region/
 // healthy.
 func (r *Region) StartServer(ctx context.Context, env ...string) error {
 	cmd := r.world.backstay(context.Background(), "server", "--config", r.Config)
+	if r.Wire != nil {
+		inside := exec.Command("nsenter", append([]string{"-t", strconv.Itoa(r.Network.PID), "--net", "--"}, cmd.Args...)...)
+		inside.Env, cmd = cmd.Env, inside
+	}
 	cmd.Env = append(cmd.Env, env...)
 	var err error
 	if r.Server, err = r.world.launch(cmd, r.ServerLog()); err != nil {

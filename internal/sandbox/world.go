@@ -40,6 +40,9 @@ type Options struct {
 	// Binary is the command that acts as `backstay`; its init, server and agent
 	// are run. Empty means this program itself.
 	Binary []string
+	// LinkBinary is the command that carries connections between two regions: it calls
+	// link.Run with the configuration in the file that is its last argument.
+	LinkBinary []string
 	// Machine is the folder of what small machines start from; see image.Ensure. Empty
 	// means the one that was installed, if any.
 	Machine string
@@ -60,6 +63,7 @@ type World struct {
 	options Options
 	log     *slog.Logger
 	accel   string // libvirt domain type: kvm or qemu
+	wire    *wire  // of one of two regions; nil else
 
 	mu    sync.Mutex
 	image string // guest image, guarded by mu
@@ -218,7 +222,10 @@ type hostState struct {
 	Keeper, Virtlogd, Libvirtd, Mover process
 }
 
-func (w *World) statePath() string { return filepath.Join(w.Dir, "world.json") }
+// worldFile is in the folder of a world.
+const worldFile = "world.json"
+
+func (w *World) statePath() string { return filepath.Join(w.Dir, worldFile) }
 
 // save writes the state, whole or not at all.
 func (w *World) save() error {
@@ -256,7 +263,7 @@ func Open(dir string) (*World, error) {
 	}
 	w.options, w.Region = s.Options, s.Region
 	if w.Region != nil {
-		w.Region.world = w
+		w.Region.world, w.wire = w, w.Region.Wire
 	}
 	for _, h := range s.Hosts {
 		w.Hosts = append(w.Hosts, &Host{
