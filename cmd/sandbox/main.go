@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/backstay/backstay/internal/sandbox"
 )
 
 func main() {
@@ -21,7 +23,7 @@ func main() {
 	defer stop()
 	// `sandbox carry FILE` is what carries connections between two regions.
 	if len(os.Args) == 3 && os.Args[1] == "carry" {
-		if err := carry(ctx, os.Args[2]); err != nil {
+		if err := sandbox.Carry(ctx, os.Args[2], os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, "sandbox carry:", err)
 			os.Exit(1)
 		}

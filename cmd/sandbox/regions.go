@@ -1,8 +1,6 @@
 package main
 
 import (
-	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"strconv"
@@ -11,21 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/backstay/backstay/internal/sandbox"
-	"github.com/backstay/backstay/internal/sandbox/link"
 )
-
-// carry is the process that carries connections between two regions.
-func carry(ctx context.Context, path string) error {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	var c link.Config
-	if err := json.Unmarshal(text, &c); err != nil {
-		return err
-	}
-	return link.Run(ctx, c, os.Stdout)
-}
 
 // upRegions brings two regions up.
 func upRegions(c *cobra.Command, o sandbox.Options, names string) error {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -159,6 +160,20 @@ func (r *Regions) carry(ctx context.Context) error {
 }
 
 func (r *Regions) control() string { return filepath.Join(r.Dir, "link/control.sock") }
+
+// Carry is the process that carries connections between two regions, or into one, by
+// the configuration in a file, until ctx ends.
+func Carry(ctx context.Context, config string, out io.Writer) error {
+	text, err := os.ReadFile(config)
+	if err != nil {
+		return fmt.Errorf("read the configuration of the link: %w", err)
+	}
+	var c link.Config
+	if err := json.Unmarshal(text, &c); err != nil {
+		return fmt.Errorf("read the configuration of the link %s: %w", config, err)
+	}
+	return link.Run(ctx, c, out)
+}
 
 // carrier starts a process that carries connections, in the namespace of the keeper
 // if there is one, and waits until it takes them.

@@ -41,7 +41,7 @@ type Options struct {
 	// are run. Empty means this program itself.
 	Binary []string
 	// LinkBinary is the command that carries connections between two regions: it calls
-	// link.Run with the configuration in the file that is its last argument.
+	// Carry with its last argument.
 	LinkBinary []string
 	// Machine is the folder of what small machines start from; see image.Ensure. Empty
 	// means the one that was installed, if any.
