@@ -21,6 +21,8 @@ import (
 //	hold-STEP      the job waits before the step for as long as the file is there
 //	hold-frozen    a guest that is frozen stays so, before its disks are switched
 //	hold-put       puts of packs wait
+//	hold-after-puts  holds a number: so many puts of any object to any unit pass, the
+//	               others wait
 //	hold-get       gets of packs wait
 //	hold-content   gets of packs wait if they bring much disk content
 //	away           every get of a pack fails: the unit does not answer
@@ -113,6 +115,11 @@ func (u *faultyUnit) Put(ctx context.Context, name string, data []byte) error {
 	case u.faults.planned("read-only"):
 		u.faults.hit("read-only")
 		return fmt.Errorf("put %s: %w", name, blob.ErrReadOnly)
+	}
+	if !u.faults.counted() {
+		if err := u.faults.hold(ctx, afterPuts); err != nil {
+			return err
+		}
 	}
 	if isPack(name) {
 		if err := u.faults.hold(ctx, "hold-put"); err != nil {

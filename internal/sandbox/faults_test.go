@@ -3,11 +3,13 @@ package sandbox
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"testing"
 	"time"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/blob"
 	"github.com/backstay/backstay/internal/blob/mem"
 )
 
@@ -103,5 +105,40 @@ func TestGetsAreCountedWhileTheyAreToBe(t *testing.T) {
 	}
 	if _, _, err := w.Gets(); err == nil {
 		t.Error("gets are told that were not counted")
+	}
+}
+
+func TestSoManyPutsPassAndNoMore(t *testing.T) {
+	w := planned(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	one, two := mem.New(), mem.New()
+	faults := Faults(w.faultsFolder())
+	if err := w.HoldAfterPuts(3); err != nil {
+		t.Fatal(err)
+	}
+	put := func(unit blob.Store, name string) error { return unit.Put(ctx, name, []byte(name)) }
+	first, second := faults.Unit("1", one), faults.Unit("2", two)
+	if err := errors.Join(put(first, "points/a"), put(second, "points/a"), put(first, "packs/b")); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- put(second, "packs/b") }()
+	if err := w.AwaitFault(ctx, afterPuts); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-done:
+		t.Fatalf("a fourth put passed: %v", err)
+	default:
+	}
+	if err := w.LiftFault(afterPuts); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if err := put(first, "packs/c"); err != nil {
+		t.Error(err)
 	}
 }
