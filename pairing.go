@@ -1,6 +1,9 @@
 package backstay
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Region is another region with which this one is paired, as it is known here.
 type Region struct {
@@ -100,4 +103,17 @@ type ReplicateParams struct {
 type RejoinParams struct {
 	Vault  VaultName  `json:"vault"`
 	Region RegionName `json:"region"`
+}
+
+// Origin tells of which region's vault a replica is, from its name; false for a
+// vault of this region's own.
+func (n VaultName) Origin() (VaultOrigin, bool) {
+	vault, region, ok := strings.Cut(string(n), "@")
+	return VaultOrigin{Region: RegionName(region), Vault: VaultName(vault)}, ok
+}
+
+// AwayHost is the name of another region's host in the points of a replica. No host
+// of this region has such a name, also if the two are called the same at home.
+func AwayHost(host HostName, region RegionName) HostName {
+	return HostName(string(host) + "@" + string(region))
 }

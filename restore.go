@@ -23,9 +23,12 @@ type RestoreRequest struct {
 	Point PointID     `json:"point"`
 	// Tier is the tier to read; empty means the snapshot tier if the point has
 	// it, else the vault.
-	Tier   Tier     `json:"tier,omitempty"`
-	Host   HostName `json:"host,omitempty"` // empty: the point's own host
-	DryRun bool     `json:"dryRun,omitempty"`
+	Tier Tier     `json:"tier,omitempty"`
+	Host HostName `json:"host,omitempty"` // empty: the point's own host
+	// VM is the VM whose disks are replaced, where it is not the one that the point is
+	// of: naming it is the consent (replace-disks).
+	VM     VMID `json:"vm,omitempty"`
+	DryRun bool `json:"dryRun,omitempty"`
 
 	// Name is that of the new VM (create-vm).
 	Name string `json:"name,omitempty"`

@@ -12,21 +12,22 @@ import (
 
 func (a *app) replaceDisksCommand() *cobra.Command {
 	r := backstay.RestoreRequest{Kind: backstay.ReplaceDisks}
-	var host, waitFor string
+	var host, vm, waitFor string
 	var disks []string
 	timeout, keep := duration(0), duration(0)
 	var c *cobra.Command
 	set := func(flag string) bool { return c.Flags().Changed(flag) }
 	c = &cobra.Command{
 		Use: "replace-disks POINT", Short: "Put the disks of a point into the VM that it is of",
-		Long: "Put the disks of a point into the VM that it is of. The VM keeps its name, UUID,\naddresses, devices, policy and points; disks that were added since are detached\nand kept, and those that it lost return. A safety point of the present state is\ntaken first, and the old disks are kept: `backstay restore undo JOB` puts\neverything back. The VM must be shut off, or --stop shuts it off.",
+		Long: "Put the disks of a point into the VM that it is of. The VM keeps its name, UUID,\naddresses, devices, policy and points; disks that were added since are detached\nand kept, and those that it lost return. A safety point of the present state is\ntaken first, and the old disks are kept: `backstay restore undo JOB` puts\neverything back. The VM must be shut off, or --stop shuts it off.\n\nWith --vm the disks go into another VM than the one that the point is of: so a VM\ncomes home from the paired region, and only what differs is written.",
 		Example: "  backstay restore replace-disks web01@latest --stop --start\n" +
 			"  backstay restore replace-disks 01K9ZQ --disk vdb --stop --start\n" +
 			"  backstay restore replace-disks web01@2025-04-01T02:00:00Z --tier vault --full\n" +
+			"  backstay restore replace-disks web01-east@latest --vm web01 --stop --start\n" +
 			"  backstay restore replace-disks web01@latest --dry-run",
 		Args: exactly("POINT"), ValidArgsFunction: a.completePoints(),
 		RunE: a.call(func(ctx context.Context, api *client.Client, args []string) (err error) {
-			r.Point, r.Host, r.KeepOld = backstay.PointID(args[0]), backstay.HostName(host), backstay.Duration(keep)
+			r.Point, r.Host, r.VM, r.KeepOld = backstay.PointID(args[0]), backstay.HostName(host), backstay.VMID(vm), backstay.Duration(keep)
 			for _, d := range disks {
 				r.Disks = append(r.Disks, backstay.DiskTarget(d))
 			}
@@ -50,6 +51,7 @@ func (a *app) replaceDisksCommand() *cobra.Command {
 	f.BoolVar(&r.DiscardSaved, "discard-saved", false, "throw the VM's saved memory away")
 	f.Var(&keep, "keep-old", "how long the old disks are kept for an undo; 0 for 14 days")
 	f.StringVar(&host, "host", "", "host that has the VM; the point's own unless told otherwise")
+	f.StringVar(&vm, "vm", "", "the VM that gets the disks, if it is another than the point's; what it has is kept for an undo")
 	f.StringVar(&waitFor, "wait-for", "agent", "with --start, when it is up: agent, console:TEXT, port:HOST:PORT, none")
 	f.Var(&timeout, "timeout", "with --start, how long it may take to come up; 0 for five minutes")
 	return a.restoreFlags(c, &r)

@@ -178,7 +178,7 @@ func (s *server) stillThere(ctx context.Context, who backstay.Token) error {
 // pointOrNewest finds a point as point does; the name of a VM means its newest.
 func (s *server) pointOrNewest(ctx context.Context, name string) (backstay.RecoveryPoint, error) {
 	p, err := s.point(ctx, name)
-	if !backstay.IsCode(err, backstay.CodeUnknownPoint) || strings.Contains(name, "@") {
+	if _, _, at := splitPoint(name); at || !backstay.IsCode(err, backstay.CodeUnknownPoint) {
 		return p, err
 	}
 	newest, vmErr := s.point(ctx, name+"@latest")

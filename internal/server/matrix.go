@@ -48,7 +48,7 @@ func (m matrix) of(p backstay.RecoveryPoint) backstay.PossibleRestores {
 	r.Disks = first(readable(p), m.reaches(p))
 	r.CreateVM = first(r.Disks, whole(p, "; --partial makes one all the same"), m.fits(p))
 	r.Live = first(live(p), r.CreateVM)
-	r.ReplaceDisks = first(r.Disks, whole(p, "; --disk names those that are to be replaced"), m.replaceable(p))
+	r.ReplaceDisks = first(r.Disks, ofThisRegion(p), whole(p, "; --disk names those that are to be replaced"), m.replaceable(p))
 	return r
 }
 
@@ -137,7 +137,10 @@ func live(p backstay.RecoveryPoint) backstay.Allowed {
 
 // reaches says whether the point can be brought to the host that is asked about.
 func (m matrix) reaches(p backstay.RecoveryPoint) backstay.Allowed {
+	_, away := p.Vault.Origin()
 	switch {
+	case m.on == nil && away && !slices.ContainsFunc(m.hosts, func(h backstay.Host) bool { return h.State == "connected" }):
+		return no("the point's host is in another region, and none of this one can be reached")
 	case m.on == nil:
 	case m.on.State != "connected":
 		return no("host %s cannot be reached: %s", m.on.Name, m.on.Reason)
@@ -167,6 +170,15 @@ func (m matrix) fits(p backstay.RecoveryPoint) backstay.Allowed {
 		return no("host %s cannot emulate a TPM", m.on.Name)
 	}
 	return yes()
+}
+
+// ofThisRegion refuses to replace the disks of a VM that is in another region.
+func ofThisRegion(p backstay.RecoveryPoint) backstay.Allowed {
+	of, away := p.Vault.Origin()
+	if !away {
+		return yes()
+	}
+	return no("the point is of region %s, and its VM is over there; --vm names one of this region that gets its disks", of.Region)
 }
 
 // replaceable says whether there is a VM whose disks can be replaced.

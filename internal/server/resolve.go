@@ -119,8 +119,8 @@ func (s *server) point(ctx context.Context, name string) (backstay.RecoveryPoint
 }
 
 func (s *server) findPoint(ctx context.Context, name string) (backstay.RecoveryPoint, error) {
-	if i := strings.LastIndex(name, "@"); i >= 0 {
-		return s.pointAt(ctx, name[:i], name[i+1:])
+	if vm, when, ok := splitPoint(name); ok {
+		return s.pointAt(ctx, vm, when)
 	}
 	id := strings.ToUpper(name)
 	p, err := s.Catalog.Points.Point(ctx, backstay.PointID(id))
@@ -149,6 +149,16 @@ func (s *server) findPoint(ctx context.Context, name string) (backstay.RecoveryP
 	}
 	return p, backstay.Errorf(backstay.CodeUsage, "%q is the beginning of more than one point's id", name).
 		Becausef("it could be %s, %s …", found[0].ID, found[1].ID).Do("give more of the id")
+}
+
+// splitPoint takes VM@latest and VM@TIME apart. A host of another region has an @ in
+// its own name: HOST@REGION/NAME names a VM.
+func splitPoint(name string) (vm, when string, ok bool) {
+	i := strings.LastIndex(name, "@")
+	if i < 0 || strings.Contains(name[i:], "/") {
+		return "", "", false
+	}
+	return name[:i], name[i+1:], true
 }
 
 // pointAt finds the newest point of a VM that can be restored, at or before a

@@ -137,11 +137,15 @@ type restoreInput struct{ Body api.RestoreRequest }
 func (s *server) startRestore(ctx context.Context, in *restoreInput) (*started[api.RestoreResponse], error) {
 	request := in.Body.RestoreRequest
 	callOf(ctx).audited = callOf(ctx).audited || request.DryRun // a dry run changes nothing
+	over, err := s.over(ctx, &request)
+	if err != nil {
+		return nil, err
+	}
 	p, err := s.point(ctx, string(request.Point))
 	if err != nil {
 		return nil, err
 	}
-	callOf(ctx).target += restoreTarget(request)
+	callOf(ctx).target += restoreTarget(request, over)
 	request.Point = p.ID
 	if err := mayRestore(ctx, request.Kind); err != nil {
 		return nil, err
@@ -164,6 +168,7 @@ func (s *server) startRestore(ctx context.Context, in *restoreInput) (*started[a
 	if err := mayWrite(ctx, plan); err != nil {
 		return nil, err
 	}
+	request.Host = plan.Host // what was planned is what is carried out
 	job, err := s.submit(ctx, restoreJob(request, plan))
 	if err != nil {
 		return nil, err
@@ -172,13 +177,29 @@ func (s *server) startRestore(ctx context.Context, in *restoreInput) (*started[a
 	return out, nil
 }
 
+// over finds the VM that was named to get the disks of another one's point.
+func (s *server) over(ctx context.Context, r *backstay.RestoreRequest) (string, error) {
+	if r.VM == "" || callOf(ctx).who.Point != "" { // such a token may not replace disks, and learns of no VM
+		return "its VM", nil
+	}
+	vm, err := s.vm(ctx, string(r.VM))
+	if err != nil {
+		return "", err
+	}
+	r.VM = vm.ID
+	if r.Host == "" {
+		r.Host = vm.Host
+	}
+	return label(vm.Ref()), nil
+}
+
 // restoreTarget says for the audit log what a restore is to make of its point.
-func restoreTarget(r backstay.RestoreRequest) string {
+func restoreTarget(r backstay.RestoreRequest, over string) string {
 	switch r.Kind {
 	case backstay.CreateVM:
 		return " as " + r.Name
 	case backstay.ReplaceDisks:
-		return " over the disks of its VM"
+		return " over the disks of " + over
 	case backstay.RestoreDisks:
 		return " to " + r.To
 	}

@@ -44,8 +44,8 @@ func (r *Runner) secretsAt(ctx context.Context, request backstay.RestoreRequest)
 	if err != nil {
 		return nil, at, ask, fmt.Errorf("read point %s: %w", request.Point, err)
 	}
-	if at.Host = request.Host; at.Host == "" {
-		at.Host = point.VM.Host
+	if at.Host, err = r.hostFor(ctx, request, point); err != nil {
+		return nil, at, ask, err
 	}
 	if m, err = r.Mover(at.Host); err != nil {
 		return nil, at, ask, err

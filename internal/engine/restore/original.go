@@ -67,10 +67,18 @@ func isFile(d backstay.Disk) bool {
 	return d.Kind != backstay.BlockDisk && d.Kind != backstay.NetworkDisk && strings.HasPrefix(d.Source, "/")
 }
 
+// over is the VM whose disks are replaced.
+func (f *Facts) over() backstay.VMID {
+	if f.Over != "" {
+		return f.Over
+	}
+	return f.Point.VM.UUID
+}
+
 // source is the VM as it is now, on the plan's host; nil if it is not there.
 func (f *Facts) source() *backstay.VM {
 	for i := range f.VMs {
-		if f.VMs[i].ID != f.Point.VM.UUID || f.VMs[i].Host != f.Host.Name {
+		if f.VMs[i].ID != f.over() || f.VMs[i].Host != f.Host.Name {
 			continue
 		}
 		now := f.VMs[i]
@@ -83,7 +91,7 @@ func (f *Facts) source() *backstay.VM {
 }
 
 func (o original) plan(r backstay.RestoreRequest, f Facts, plan *backstay.RestorePlan) {
-	plan.UUID, plan.Name = f.Point.VM.UUID, f.Point.VM.Name
+	plan.UUID, plan.Name = f.over(), f.Point.VM.Name
 	plan.Stop, plan.Start, plan.Probe = r.Stop, r.Start, r.Probe
 	plan.Full, plan.DiscardSaved, plan.KeepOld = r.Full, r.DiscardSaved, r.KeepOld
 	if plan.KeepOld == 0 {
@@ -202,7 +210,13 @@ func (o original) preflight(r backstay.RestoreRequest, f Facts, plan backstay.Re
 // checkSource finds the VM whose disks are to be replaced.
 func checkSource(f Facts) backstay.Check {
 	if now := f.source(); now != nil {
+		if now.ID != f.Point.VM.UUID {
+			return ok("source", "%s is on host %s, %s; it gets the disks of another VM, %s/%s, as asked for", now.Name, now.Host, now.State, f.Point.VM.Host, f.Point.VM.Name)
+		}
 		return ok("source", "%s is on host %s, %s", now.Name, now.Host, now.State)
+	}
+	if f.Over != "" {
+		return refuseDo("source", backstay.CodeVMMissing, "name one that is there, as `backstay vm list` does", "VM %s is not on host %s", f.Over, f.Host.Name)
 	}
 	for _, vm := range f.VMs {
 		if vm.ID == f.Point.VM.UUID {

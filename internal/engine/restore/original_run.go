@@ -24,12 +24,12 @@ func (r *Runner) askSource(ctx context.Context, m mover.Mover, request backstay.
 	if facts.source() == nil {
 		return nil
 	}
-	state, err := m.Source(ctx, facts.Point.VM.UUID)
+	state, err := m.Source(ctx, facts.over())
 	if err != nil {
 		return err
 	}
 	facts.Source = &state
-	item, err := r.Catalog.Items.Item(ctx, facts.Point.VM.UUID)
+	item, err := r.Catalog.Items.Item(ctx, facts.over())
 	if errors.Is(err, catalog.ErrNotFound) {
 		return nil
 	}

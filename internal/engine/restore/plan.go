@@ -16,6 +16,8 @@ import (
 // Facts are what the plan is decided from, gathered beforehand.
 type Facts struct {
 	Point backstay.RecoveryPoint
+	// Over is the VM whose disks are to be replaced; empty for the point's own.
+	Over backstay.VMID
 	// Host is the host that will run the new VM.
 	Host backstay.Host
 	// VMs are all VMs of the region.

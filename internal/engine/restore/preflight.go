@@ -74,6 +74,9 @@ func checkHost(f Facts) backstay.Check {
 	if f.Host.State != "connected" {
 		return refuse("host", backstay.CodeNotConnected, "host %s cannot be reached: %s", f.Host.Name, f.Host.Reason)
 	}
+	if of, away := f.Point.Vault.Origin(); away {
+		return ok("host", "%s is connected; the point is of region %s", f.Host.Name, of.Region)
+	}
 	return ok("host", "%s is connected", f.Host.Name)
 }
 

@@ -54,9 +54,9 @@ func (r *Runner) gather(ctx context.Context, request backstay.RestoreRequest) (F
 	} else if err != nil {
 		return Facts{}, fmt.Errorf("read point %s: %w", request.Point, err)
 	}
-	name := request.Host
-	if name == "" {
-		name = point.VM.Host
+	name, err := r.hostFor(ctx, request, point)
+	if err != nil {
+		return Facts{}, err
 	}
 	host, err := r.Catalog.Hosts.Host(ctx, name)
 	if errors.Is(err, catalog.ErrNotFound) {
@@ -65,7 +65,7 @@ func (r *Runner) gather(ctx context.Context, request backstay.RestoreRequest) (F
 	} else if err != nil {
 		return Facts{}, fmt.Errorf("read host %s: %w", name, err)
 	}
-	facts := Facts{Point: point, Host: host, UUID: r.NewUUID()}
+	facts := Facts{Point: point, Over: request.VM, Host: host, UUID: r.NewUUID()}
 	for range point.Shape.NICs {
 		facts.MACs = append(facts.MACs, r.NewMAC())
 	}

@@ -42,7 +42,7 @@ var (
 		backstay.CreateVM: {
 			"name", "pool", "networks", "keepMAC", "keepUUID", "noStart", "partial", "isolated", "probe", "live", "machine",
 		},
-		backstay.ReplaceDisks: {"disks", "stop", "start", "noSafetyPoint", "full", "discardSaved", "keepOld", "probe"},
+		backstay.ReplaceDisks: {"disks", "stop", "start", "noSafetyPoint", "full", "discardSaved", "keepOld", "probe", "vm"},
 		backstay.RestoreDisks: {"disks", "osDisk", "to", "format"},
 	}
 )

@@ -32,7 +32,11 @@ func (r *Runner) Run(ctx context.Context, run backstay.Run, params backstay.Veri
 	} else if err != nil {
 		return fmt.Errorf("read point %s: %w", params.Point, err)
 	}
-	m, err := r.Mover(point.VM.Host)
+	host, err := r.reader(ctx, point)
+	if err != nil {
+		return err
+	}
+	m, err := r.Mover(host)
 	if err != nil {
 		return err
 	}
@@ -60,6 +64,25 @@ func (r *Runner) Run(ctx context.Context, run backstay.Run, params backstay.Veri
 		}
 		return r.record(ctx, run, request.Tier, verified)
 	})
+}
+
+// reader is the host that reads the point: its own or, where that is in another
+// region, the first of this one that can be reached.
+func (r *Runner) reader(ctx context.Context, p backstay.RecoveryPoint) (backstay.HostName, error) {
+	of, away := p.Vault.Origin()
+	if !away {
+		return p.VM.Host, nil
+	}
+	hosts, err := r.Catalog.Hosts.ListHosts(ctx)
+	if err != nil {
+		return "", fmt.Errorf("list hosts: %w", err)
+	}
+	for _, h := range hosts {
+		if h.State == "connected" {
+			return h.Name, nil
+		}
+	}
+	return "", backstay.Errorf(backstay.CodeHostAway, "no host can be reached").Becausef("the point is of region %s, and is read by a host of this one", of.Region)
 }
 
 func (r *Runner) record(ctx context.Context, run backstay.Run, tier backstay.Tier, v mover.Verified) error {
