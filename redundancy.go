@@ -41,6 +41,9 @@ func (s Standing) Written() bool { return s != Behind }
 // Whole tells whether a unit of this standing has a copy of everything.
 func (s Standing) Whole() bool { return s == "" || s == Current || s == Leaving }
 
+// NoCopy is the state of a storage unit that answers and has no vault's header.
+const NoCopy = "no-copy"
+
 // StorageUnit is one place that can hold one copy of an object.
 type StorageUnit struct {
 	URL  string `json:"url"` // file:///path, s3://…, azure://…; holds no credential
@@ -85,6 +88,11 @@ func (v *Vault) Written() []string { return v.urls(Standing.Written) }
 
 // Whole returns the URLs of the units that have a copy of everything.
 func (v *Vault) Whole() []string { return v.urls(Standing.Whole) }
+
+// Standing returns the URLs of the units of this standing, in the vault's order.
+func (v *Vault) Standing(s Standing) []string {
+	return v.urls(func(o Standing) bool { return o == s })
+}
 
 func (v *Vault) urls(of func(Standing) bool) []string {
 	var urls []string

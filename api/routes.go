@@ -39,6 +39,10 @@ const (
 	PathVaultRepair  = "/v1/vaults/{vault}/repair"
 	PathVaultRebuild = "/v1/vaults/{vault}/catalog/rebuild"
 
+	PathUnits = "/v1/units"
+	// PathUnit is one storage unit, by its URL.
+	PathUnit = "/v1/units/{unit}"
+
 	PathVaultKeys      = "/v1/vaults/{vault}/keys"
 	PathVaultRotate    = "/v1/vaults/{vault}/keys/rotate"
 	PathVaultAddKey    = "/v1/vaults/{vault}/keys/add-recipient"

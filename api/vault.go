@@ -6,8 +6,9 @@ import backstay "github.com/backstay/backstay"
 type CreateVaultRequest struct {
 	Name       backstay.VaultName  `json:"name" minLength:"1" maxLength:"63" pattern:"^[a-z0-9][a-z0-9._-]*$"`
 	Redundancy backstay.Redundancy `json:"redundancy,omitempty" enum:"LRS,ZRS,GRS" doc:"empty means LRS"`
-	// Units are the storage units, one for each copy.
-	Units []NewUnit `json:"units" minItems:"1" maxItems:"16" nullable:"false"`
+	// Units are the storage units, one for each copy; without any, free ones of the
+	// region are chosen.
+	Units []NewUnit `json:"units,omitempty" maxItems:"16" nullable:"false"`
 	// Recipients can open the vault besides this server; a fresh recovery key is
 	// made as well, unless NoRecoveryKey.
 	Recipients    []AddRecipientRequest `json:"recipients,omitempty" maxItems:"64" nullable:"false"`
@@ -16,10 +17,12 @@ type CreateVaultRequest struct {
 	Force bool `json:"force,omitempty" doc:"a vault without any recovery recipient: lost with its server"`
 }
 
-// NewUnit is one storage unit of a new vault.
+// NewUnit is one storage unit of a new vault, or of the region. What is left out of
+// one that the region knows is as it is known.
 type NewUnit struct {
-	URL  string `json:"url" minLength:"1" doc:"file:///path, s3://bucket/prefix or azure://account/container/prefix, with options but never with credentials; see docs/storage-units.md"`
-	Zone string `json:"zone,omitempty" doc:"failure domain; ZRS needs three different ones"`
+	URL       string `json:"url" minLength:"1" doc:"file:///path, s3://bucket/prefix or azure://account/container/prefix, with options but never with credentials; see docs/storage-units.md"`
+	Zone      string `json:"zone,omitempty" doc:"failure domain; ZRS needs three different ones"`
+	Redundant bool   `json:"redundant,omitempty" doc:"it keeps several copies by itself and counts for all: declared, nothing here can check that"`
 }
 
 // CreateVaultResponse has the new vault, and its recovery key: this once.

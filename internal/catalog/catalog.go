@@ -45,6 +45,7 @@ type Catalog struct {
 	Health   Health
 	Replicas Replicas
 	Held     Held
+	Units    Units
 	Close    func() error
 }
 

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -81,6 +82,18 @@ func vaultNote(v backstay.Vault) string {
 	return strings.TrimSuffix(fmt.Sprintf("%d copies of objects are damaged or missing; %s", bad, v.Note), "; ")
 }
 
+// unitStanding says what a unit is to its vault.
+func unitStanding(a *app, u backstay.StorageUnit) string {
+	says := string(cmp.Or(u.Standing, backstay.Current))
+	if u.Since != nil {
+		says += " since " + a.when(*u.Since)
+	}
+	if u.Redundant {
+		says += ", declared redundant"
+	}
+	return says
+}
+
 func (a *app) vaultTable(w io.Writer, v backstay.Vault) {
 	row(w, "vault", v.Name)
 	row(w, "id", v.ID)
@@ -94,9 +107,9 @@ func (a *app) vaultTable(w io.Writer, v backstay.Vault) {
 	}
 	row(w, "note", v.Note)
 	row(w, "")
-	row(w, "UNIT", "ZONE", "DEVICE", "STATE")
+	row(w, "UNIT", "ZONE", "DEVICE", "STATE", "COPY")
 	for _, u := range v.Units {
-		row(w, u.URL, u.Zone, u.Device, u.State)
+		row(w, u.URL, u.Zone, u.Device, u.State, unitStanding(a, u))
 	}
 	a.healthTable(w, v)
 }
@@ -106,10 +119,16 @@ func (a *app) vaultCreateCommand() *cobra.Command {
 	var units []string
 	var open openers
 	c := &cobra.Command{
-		Use: "create NAME --unit URL…", Short: "Make a vault and print its recovery key once",
+		Use: "create NAME [--unit URL…]", Short: "Make a vault and print its recovery key once",
+		Long: "Make a vault and print its recovery key once.\n\n" +
+			"LRS keeps three copies in one zone, ZRS one copy in each of three zones. Without --unit, free\n" +
+			"storage units of the region are taken (backstay unit add). A unit that keeps several copies\n" +
+			"by itself, such as a bucket that somebody else replicates, can stand for all: say so with\n" +
+			",redundant. Nothing here can check that, and whatever is said of it says so.",
 		Example: "  backstay vault create second --unit /mnt/a --unit /mnt/b --unit /mnt/c\n" +
 			"  backstay vault create third --unit /mnt/a --unit /mnt/b --unit /mnt/c --recipient age1… --no-recovery-key\n" +
 			"  backstay vault create zoned --redundancy ZRS --unit /mnt/a,zone=1 --unit /mnt/b,zone=2 --unit /mnt/c,zone=3\n" +
+			"  backstay vault create bucket --unit s3://backups/site1,redundant\n" +
 			"  backstay vault create mixed --unit /mnt/a --unit s3://backups/site1?region=eu-central-1 --unit azure://account/container",
 		Args: exactly("NAME"),
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
@@ -139,22 +158,33 @@ func (a *app) vaultCreateCommand() *cobra.Command {
 		}),
 	}
 	c.Flags().Var(oneOf(&redundancy, backstay.LRS, backstay.ZRS), "redundancy", "copies in one zone, or in three")
-	c.Flags().StringArrayVar(&units, "unit", nil, "storage unit, a folder on the hosts, a bucket or a container: PATH or URL[,zone=NAME]; once for each copy")
+	c.Flags().StringArrayVar(&units, "unit", nil, "storage unit, a folder on the hosts, a bucket or a container: PATH or URL[,zone=NAME][,redundant]; once for each copy")
 	open.flags(c)
-	mustHave(c, "unit")
 	return c
 }
 
+// newUnit reads PATH or URL, with ,zone=NAME and ,redundant behind it.
 func newUnit(s string) (api.NewUnit, error) {
-	at, zone, zoned := strings.Cut(s, ",zone=")
-	at, err := unitURL(at)
-	if err != nil {
-		return api.NewUnit{}, err
+	n := api.NewUnit{}
+	at := s
+	for {
+		before, found := strings.CutSuffix(at, ",redundant")
+		if found {
+			at, n.Redundant = before, true
+			continue
+		}
+		i := strings.LastIndex(at, ",zone=")
+		if i < 0 || n.Zone != "" {
+			break
+		}
+		if n.Zone = at[i+len(",zone="):]; n.Zone == "" {
+			return n, backstay.Errorf(backstay.CodeUsage, "the unit %q names no zone", s).Becausef("nothing follows zone=").Do("say PATH,zone=NAME")
+		}
+		at = at[:i]
 	}
-	if zoned && zone == "" {
-		return api.NewUnit{}, backstay.Errorf(backstay.CodeUsage, "the unit %q names no zone", s).Becausef("nothing follows zone=").Do("say PATH,zone=NAME")
-	}
-	return api.NewUnit{URL: at, Zone: zone}, nil
+	var err error
+	n.URL, err = unitURL(at)
+	return n, err
 }
 
 // unitURL returns a storage unit's URL as it is; what is none is a folder seen

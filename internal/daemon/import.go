@@ -20,7 +20,7 @@ func (v *vaults) ImportVault(ctx context.Context, r api.ImportVaultRequest) (bac
 		return entry, err
 	}
 	for i, n := range r.Units {
-		entry.Units = append(entry.Units, backstay.StorageUnit{URL: urls[i], Zone: n.Zone})
+		entry.Units = append(entry.Units, backstay.StorageUnit{URL: urls[i], Zone: n.Zone, Redundant: n.Redundant})
 	}
 	s, err := v.store(ctx, urls)
 	if err != nil {
@@ -53,16 +53,17 @@ func (v *vaults) ImportVault(ctx context.Context, r api.ImportVaultRequest) (bac
 	if err := v.catalog.Vaults.CreateVault(ctx, entry); err != nil {
 		return entry, fmt.Errorf("record vault %s: %w", entry.Name, err)
 	}
-	return entry, nil
+	return entry, v.register(ctx, entry)
 }
 
 // importable refuses a vault that the region has, and one without all its
 // storage units: a new point could not be put where it must be (I2).
 func (v *vaults) importable(ctx context.Context, entry backstay.Vault) error {
-	if n := entry.Redundancy.Copies(); len(entry.Units) != n {
+	declared := len(entry.Units) == 1 && entry.Units[0].Redundant
+	if n := entry.Redundancy.Copies(); len(entry.Units) != n && !declared {
 		return backstay.Errorf(backstay.CodeUsage, "the vault has %d copies", n).
 			Becausef("%d storage units were named, and its redundancy is %s", len(entry.Units), entry.Redundancy).
-			Do("give --unit %d times, in the order in which the vault was made", n)
+			Do("give --unit %d times, in the order in which the vault was made; or once, as --unit URL,redundant, if it is on one unit that keeps several copies itself", n)
 	}
 	all, err := v.catalog.Vaults.ListVaults(ctx)
 	if err != nil {

@@ -115,8 +115,7 @@ func TestAnEmptyUnitIsNoCopy(t *testing.T) {
 	w := newWitnessed(t)
 	w.must(w.backup(firstPoint))
 	w.must(os.RemoveAll(w.units[1]))
-	_, err := makeUnits(t.Context(), []api.NewUnit{{URL: w.units[1]}})
-	w.must(err)
+	w.must(makeUnits(t.Context(), []backstay.StorageUnit{{URL: w.units[1]}}))
 	v, err := w.CheckVault(t.Context(), "main")
 	w.must(err)
 	if v.Copies != 2 || v.Units[1].State != noCopy || !strings.Contains(v.Note, "holds no copy") {

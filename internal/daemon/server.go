@@ -103,6 +103,14 @@ func (r *region) open(ctx context.Context) error {
 	r.vaults = &vaults{
 		units: units{hooks: r.daemon.Hooks}, catalog: r.catalog, keys: keys, now: time.Now,
 		opened: map[backstay.VaultName]mover.VaultAccess{},
+		onLost: func(told []string) {
+			for _, what := range told {
+				r.log.Warn("a storage unit is recorded as lost", "what", what)
+			}
+		},
+	}
+	if err := r.vaults.registerAll(ctx); err != nil {
+		return err
 	}
 	r.hosts = newHosts(r.catalog, r.log, time.Now)
 	for _, h := range r.config.Hosts {
@@ -225,7 +233,7 @@ func (r *region) serve(ctx context.Context, listener net.Listener) error {
 	}
 	r.tasks.Go(func() { r.files.Run(background) })
 	handler := server.New(server.Options{
-		Catalog: r.catalog, Jobs: queueAdapter{r.queue}, Planner: r.engines, Vaults: r.vaults, Keys: r.vaults, Layers: r.rooms, Lives: r.engines, Secrets: r.engines, Files: fileSessions{r.files}, Lists: fileLists{r.engines.index},
+		Catalog: r.catalog, Jobs: queueAdapter{r.queue}, Planner: r.engines, Vaults: r.vaults, Units: r.vaults, Keys: r.vaults, Layers: r.rooms, Lives: r.engines, Secrets: r.engines, Files: fileSessions{r.files}, Lists: fileLists{r.engines.index},
 		Region: r.config.Region, Version: Version(), Now: time.Now, Log: r.log, Metrics: r.metrics,
 	})
 	served := make(chan error, 1)

@@ -20,7 +20,7 @@ func TestUnitsThatCannotHoldAVaultAreRefusedBeforeAnythingIsMade(t *testing.T) {
 		"the same with words": "s3://bucket/site?region=eu-central-1",
 	} {
 		wanted := []api.NewUnit{{URL: dir}, {URL: "s3://bucket/site"}, {URL: second}}
-		_, err := makeUnits(t.Context(), wanted)
+		_, err := unitURLs(wanted)
 		if !backstay.IsCode(err, backstay.CodeUsage) || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%s: %v", name, err)
 		}

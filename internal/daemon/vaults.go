@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
+	"slices"
 	"sync"
 	"time"
 
@@ -53,7 +53,25 @@ func (u units) openVault(ctx context.Context, a mover.VaultAccess, options ...va
 	if err != nil {
 		return nil, err
 	}
-	return vault.Open(ctx, s, a.ID, a.Key, options...)
+	return vault.Open(ctx, s, a.ID, a.Key, append(u.standings(ctx, a), options...)...)
+}
+
+// standings tells what an access says of its units. One that is recorded as lost
+// and cannot even be named properly is left out: it is a last resort.
+func (u units) standings(ctx context.Context, a mover.VaultAccess) []vault.OpenOption {
+	var joining []int
+	for i, url := range a.Units {
+		if slices.Contains(a.Joining, url) {
+			joining = append(joining, i)
+		}
+	}
+	var spare []blob.Store
+	for _, url := range a.Behind {
+		if s, err := u.unit(ctx, url); err == nil {
+			spare = append(spare, s)
+		}
+	}
+	return []vault.OpenOption{vault.Joining(joining...), vault.Spare(spare...)}
 }
 
 // vaults knows the vaults of the region and their keys. It implements
@@ -72,6 +90,9 @@ type vaults struct {
 	changing sync.Mutex // held while a vault's keys are changed
 	proving  sync.Mutex // held while a key is proved: a passphrase takes 128 MiB of memory
 
+	// onLost is told, in words, of units that were recorded as lost; nil tells nobody.
+	onLost func(told []string)
+
 	rows sync.Mutex // held while a vault's row is read, changed and written
 }
 
@@ -88,10 +109,8 @@ func (v *vaults) access(ctx context.Context, name backstay.VaultName) (mover.Vau
 	if err != nil {
 		return mover.VaultAccess{}, err
 	}
-	a = mover.VaultAccess{Name: name, ID: entry.ID, Redundancy: entry.Redundancy}
-	for _, u := range entry.Units {
-		a.Units = append(a.Units, u.URL)
-	}
+	a = mover.VaultAccess{Name: name, ID: entry.ID, Redundancy: entry.Redundancy, Units: entry.Written(),
+		Joining: entry.Standing(backstay.Joining), Behind: entry.Standing(backstay.Behind)}
 	s, err := v.store(ctx, a.Units)
 	if err != nil {
 		return mover.VaultAccess{}, err
@@ -156,14 +175,15 @@ func (v *vaults) CreateVault(ctx context.Context, r api.CreateVaultRequest) (bac
 	if entry.Redundancy == "" {
 		entry.Redundancy = backstay.LRS
 	}
-	if entry.Redundancy != backstay.LRS || len(r.Units) != entry.Redundancy.Copies() {
-		return entry, "", backstay.Errorf(backstay.CodeUsage, "a vault needs %d storage units and the redundancy LRS", entry.Redundancy.Copies()).
-			Becausef("%d units and %s were asked for", len(r.Units), entry.Redundancy).Do("give --unit three times, each another folder")
-	}
 	if _, err := v.catalog.Vaults.Vault(ctx, r.Name); err == nil {
 		return entry, "", backstay.Errorf(backstay.CodeExists, "a vault %s exists already", r.Name).
 			Becausef("names of vaults are unique in a region")
 	}
+	units, err := v.unitsFor(ctx, entry.Redundancy, r.Units)
+	if err != nil {
+		return entry, "", err
+	}
+	entry.Units = units
 	recovery, err := v.makeVault(ctx, &entry, r)
 	if err != nil {
 		return entry, "", err
@@ -171,6 +191,9 @@ func (v *vaults) CreateVault(ctx context.Context, r api.CreateVaultRequest) (bac
 	entry = v.check(ctx, entry)
 	if err := v.catalog.Vaults.CreateVault(ctx, entry); err != nil {
 		return entry, "", fmt.Errorf("record vault %s: %w", entry.Name, err)
+	}
+	if err := v.register(ctx, entry); err != nil {
+		return entry, "", err
 	}
 	return entry, string(recovery.Reveal()), nil
 }
@@ -180,14 +203,10 @@ func (v *vaults) makeVault(ctx context.Context, entry *backstay.Vault, r api.Cre
 	if err != nil {
 		return backstay.Secret{}, err
 	}
-	urls, err := makeUnits(ctx, r.Units)
-	if err != nil {
+	if err := makeUnits(ctx, entry.Units); err != nil {
 		return backstay.Secret{}, err
 	}
-	for i, u := range r.Units {
-		entry.Units = append(entry.Units, backstay.StorageUnit{URL: urls[i], Zone: u.Zone})
-	}
-	s, err := v.store(ctx, urls)
+	s, err := v.store(ctx, entry.Written())
 	if err != nil {
 		return backstay.Secret{}, err
 	}
@@ -202,18 +221,14 @@ func (v *vaults) makeVault(ctx context.Context, entry *backstay.Vault, r api.Cre
 	return recovery, err
 }
 
-// makeUnits makes the storage units of a new vault and returns their URLs.
-func makeUnits(ctx context.Context, wanted []api.NewUnit) ([]string, error) {
-	urls, err := unitURLs(wanted)
-	if err != nil {
-		return nil, err
-	}
-	for _, u := range urls {
-		if err := unit.Init(ctx, u); err != nil {
-			return nil, err
+// makeUnits makes the places of a new vault storage units.
+func makeUnits(ctx context.Context, units []backstay.StorageUnit) error {
+	for _, u := range units {
+		if err := unit.Init(ctx, u.URL); err != nil {
+			return err
 		}
 	}
-	return urls, nil
+	return nil
 }
 
 // unitURLs returns the URLs of a vault's storage units in the one form that is
@@ -258,115 +273,4 @@ func (v *vaults) VaultUsage(ctx context.Context, name backstay.VaultName) (backs
 	usage, err := opened.Usage(ctx)
 	usage.Vault = name
 	return usage, err
-}
-
-// CheckVault looks at every storage unit now and keeps what it found (I13).
-func (v *vaults) CheckVault(ctx context.Context, name backstay.VaultName) (backstay.Vault, error) {
-	entry, err := v.entry(ctx, name)
-	if err != nil {
-		return entry, err
-	}
-	seen := v.check(ctx, entry)
-	opened, err := v.open(ctx, name)
-	if err == nil {
-		for _, i := range opened.Strangers(ctx) {
-			seen.Units[i].State = otherVault
-		}
-		count(&seen)
-		err = errors.Join(v.witness(ctx, name, opened), opened.Close())
-	}
-	if backstay.IsCode(err, backstay.CodeVaultRolledBack) || backstay.IsCode(err, backstay.CodeDamaged) {
-		seen.Note = strings.TrimPrefix(seen.Note+"; "+err.Error(), "; ")
-	}
-	err = v.change(ctx, name, func(now *backstay.Vault) bool {
-		seen.Head = now.Head
-		*now = seen
-		return true
-	})
-	return seen, err
-}
-
-// check asks each unit for its state and device.
-func (v *vaults) check(ctx context.Context, entry backstay.Vault) backstay.Vault {
-	var wg sync.WaitGroup
-	for i := range entry.Units {
-		wg.Go(func() { entry.Units[i].State, entry.Units[i].Device = v.look(ctx, entry.Units[i].URL) })
-	}
-	wg.Wait()
-	now := v.now().UTC()
-	entry.Checked = &now
-	count(&entry)
-	return entry
-}
-
-// The states of units that answer and are no copy of the vault (I13): one holds
-// another vault, one lacks even this one's header.
-const otherVault, noCopy = "other-vault", "no-copy"
-
-// count sums up the states of a vault's units. Copies counts the units that
-// answered, FailureDomains their different devices (architecture decision 12).
-func count(entry *backstay.Vault) {
-	devices := map[string]bool{}
-	var others []string
-	entry.Copies = 0
-	for _, u := range entry.Units {
-		switch u.State {
-		case otherVault:
-			others = append(others, u.URL+" holds another vault")
-		case noCopy:
-			others = append(others, u.URL+" holds no copy: verify the vault, and it is repaired")
-		}
-		if u.State == "ok" || u.State == "read-only" || u.State == "full" {
-			entry.Copies++
-			devices[u.Device] = true
-		}
-	}
-	entry.FailureDomains, entry.Note = len(devices), ""
-	notes := others
-	if short := entry.Redundancy.Copies() - entry.Copies - len(others); short > 0 {
-		notes = append(notes, fmt.Sprintf("%d of %d copies cannot be reached", short, entry.Redundancy.Copies()))
-	}
-	if entry.FailureDomains < entry.Copies {
-		notes = append(notes, fmt.Sprintf("the %d copies are on %d device(s): the loss of one device can take several copies", entry.Copies, entry.FailureDomains))
-	}
-	entry.Note = strings.Join(notes, "; ")
-}
-
-// probeRoom is what a unit must have left to count as not full, in bytes.
-const probeRoom = 64 << 20
-
-// lookFor is how long a unit has to answer when its state is asked for.
-const lookFor = 20 * time.Second
-
-// look says what state a unit is in, and on which device it is.
-func (u units) look(ctx context.Context, url string) (state, device string) {
-	ctx, cancel := context.WithTimeout(ctx, lookFor)
-	defer cancel()
-	s, err := u.unit(ctx, url)
-	if err != nil {
-		return "unreachable", ""
-	}
-	return unitState(ctx, s)
-}
-
-func unitState(ctx context.Context, s blob.Store) (state, device string) {
-	_, err := s.Stat(ctx, "vault.json")
-	if err != nil && !errors.Is(err, blob.ErrNotExist) {
-		return "unreachable", ""
-	}
-	empty := err != nil
-	d, ok := s.(blob.Describer)
-	if !ok {
-		return "ok", ""
-	}
-	place, err := d.Describe(ctx)
-	switch {
-	case err != nil:
-		return "unreachable", ""
-	case empty:
-		return noCopy, place.Device
-	case place.Available >= 0 && place.Available < probeRoom:
-		return "full", place.Device
-	}
-	return "ok", place.Device
 }

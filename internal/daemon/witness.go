@@ -16,10 +16,16 @@ import (
 // state is noticed. Whatever writes or deletes opens a vault through openToWrite
 // or writing, which refuse such a vault; what only reads opens it all the same.
 
-// openToWrite opens a vault for writing or deleting. CodeVaultRolledBack if it is
+// openToWrite opens a vault for writing or deleting, after a look whether all its
+// units answer: one that does not is recorded as lost. CodeVaultRolledBack if it is
 // in an older state than the catalogue has seen, CodeConflict if one of its
 // storage units holds another vault.
 func (v *vaults) openToWrite(ctx context.Context, name backstay.VaultName) (*vault.Vault, error) {
+	if _, told, err := v.recordLost(ctx, name); err != nil {
+		return nil, err
+	} else if v.onLost != nil && len(told) > 0 {
+		v.onLost(told)
+	}
 	opened, err := v.open(ctx, name)
 	if err != nil {
 		return nil, err

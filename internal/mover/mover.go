@@ -32,9 +32,16 @@ type Report struct {
 
 // VaultAccess is what a mover needs to read and write one vault.
 type VaultAccess struct {
-	Name       backstay.VaultName
-	ID         string
-	Units      []string // URLs
+	Name backstay.VaultName
+	ID   string
+	// Units are the URLs of those that are written, in the vault's order: the first
+	// decides who wins a name. Joining are those among them that may lack what was in
+	// the vault before them.
+	Units   []string
+	Joining []string `json:",omitempty"`
+	// Behind were recorded as lost. They are never written, and only asked for packs
+	// that no other copy can show.
+	Behind     []string `json:",omitempty"`
 	Redundancy backstay.Redundancy
 	Key        backstay.Secret // the vault's master key; rpc carries it, nothing prints it
 }

@@ -100,3 +100,14 @@ type Vaults interface {
 	// catalogue and returns it (I13).
 	CheckVault(ctx context.Context, name backstay.VaultName) (backstay.Vault, error)
 }
+
+// Units does what needs the storage units themselves.
+type Units interface {
+	// AddUnit makes a place known to the region; a folder is made a unit first.
+	AddUnit(ctx context.Context, u api.NewUnit) (backstay.Unit, error)
+	// CheckUnit looks at a unit now, keeps what it found and returns it.
+	CheckUnit(ctx context.Context, url string) (backstay.Unit, error)
+	// ListUnits returns the units of the region with the vaults that are on each, as
+	// last looked at.
+	ListUnits(ctx context.Context) ([]backstay.Unit, error)
+}

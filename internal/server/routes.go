@@ -64,6 +64,10 @@ var routes = []route{
 	{id: "reclaimVault", method: post, path: api.PathVaultReclaim, need: backstay.Owner, says: "Give back what no recovery point of a vault needs, or plan it", status: http.StatusAccepted},
 	{id: "rebuildCatalogue", method: post, path: api.PathVaultRebuild, need: backstay.Owner, says: "Make the catalogue agree with a vault; from then on its present state counts, also if it is an older one", status: http.StatusAccepted},
 
+	{id: "listUnits", method: get, path: api.PathUnits, need: backstay.Reader, says: "The storage units of the region, as last looked at"},
+	{id: "addUnit", method: post, path: api.PathUnits, need: backstay.Owner, says: "Make a place known as a storage unit; a folder is made one", status: http.StatusCreated},
+	{id: "getUnit", method: get, path: api.PathUnit, need: backstay.Reader, says: "One storage unit, looked at now"},
+
 	{id: "getVaultKeys", method: get, path: api.PathVaultKeys, need: backstay.Reader, says: "Who can open a vault, and what is wrong with its keys on the storage units"},
 	{id: "rotateVaultKeys", method: post, path: api.PathVaultRotate, need: backstay.Owner, says: "Seal what is new with a new key; nothing is written again"},
 	{id: "addVaultRecipient", method: post, path: api.PathVaultAddKey, need: backstay.Owner, says: "Let one recipient more open a vault"},

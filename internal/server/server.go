@@ -22,6 +22,7 @@ type Options struct {
 	Jobs    JobQueue
 	Planner Planner
 	Vaults  Vaults
+	Units   Units
 	// Keys changes who can open a vault.
 	Keys VaultKeys
 	// Secrets is what points need of the secrets of hosts.
@@ -91,6 +92,7 @@ func New(o Options) http.Handler {
 	s.registerProtection()
 	s.registerGroups()
 	s.registerVaults()
+	s.registerUnits()
 	s.registerKeys()
 	s.registerVaultJobs()
 	s.registerPolicies()

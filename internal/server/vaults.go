@@ -70,17 +70,10 @@ func checkUnits(r api.CreateVaultRequest) error {
 	if r.Redundancy == backstay.GRS {
 		return backstay.Errorf(backstay.CodeUsage, "a GRS vault needs a paired region").Becausef("this region has none").Do("use LRS or ZRS")
 	}
-	if n := r.Redundancy.Copies(); len(r.Units) != n {
-		return backstay.Errorf(backstay.CodeUsage, "%s needs %d storage units, one for each copy", r.Redundancy, n).
-			Becausef("%d were given", len(r.Units)).Do("give --unit %d times", n)
-	}
-	seen, zones := map[string]bool{}, map[string]bool{}
+	seen := map[string]bool{}
 	for _, u := range r.Units {
-		// Whoever opens units takes the URL apart. It is not repeated here, because
-		// it may hold a password that has no business there.
-		if scheme, at, ok := strings.Cut(u.URL, "://"); !strings.HasPrefix(u.URL, "/") && (!ok || scheme == "" || at == "") {
-			return backstay.Errorf(backstay.CodeUsage, "this is not the URL of a storage unit").
-				Becausef("it is neither an absolute path nor like kind://place").Do("say file:///path/of/the/folder, s3://bucket/prefix or azure://account/container")
+		if err := checkUnitURL(u.URL); err != nil {
+			return err
 		}
 		at := strings.TrimRight(u.URL, "/")
 		if seen[at] {
@@ -88,13 +81,17 @@ func checkUnits(r api.CreateVaultRequest) error {
 				Becausef("two copies in one place are one copy").Do("give a place of its own for each copy, on different devices if there are any")
 		}
 		seen[at] = true
-		if u.Zone != "" {
-			zones[u.Zone] = true
-		}
 	}
-	if r.Redundancy == backstay.ZRS && len(zones) < len(r.Units) {
-		return backstay.Errorf(backstay.CodeUsage, "ZRS needs a zone of its own for each storage unit").
-			Becausef("%d zones were named for %d units", len(zones), len(r.Units)).Do("say --unit URL,zone=NAME")
+	return nil
+}
+
+// checkUnitURL refuses what cannot be a unit's URL. Whoever opens units takes it
+// apart. It is not repeated in the error, because it may hold a password that has no
+// business there.
+func checkUnitURL(url string) error {
+	if scheme, at, ok := strings.Cut(url, "://"); !strings.HasPrefix(url, "/") && (!ok || scheme == "" || at == "") {
+		return backstay.Errorf(backstay.CodeUsage, "this is not the URL of a storage unit").
+			Becausef("it is neither an absolute path nor like kind://place").Do("say file:///path/of/the/folder, s3://bucket/prefix or azure://account/container")
 	}
 	return nil
 }

@@ -41,6 +41,7 @@ func Run(t *testing.T, open Open) {
 		"Health":                      health,
 		"Replicas":                    replicas,
 		"Held":                        held,
+		"Units":                       units,
 		"JobComesBack":                jobComesBack,
 		"JobsNewestFirst":             jobsOrder,
 		"ClaimLocks":                  claimLocks,

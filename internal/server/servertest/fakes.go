@@ -19,8 +19,12 @@ type vaults struct{ catalog *catalog.Catalog }
 
 func (v vaults) CreateVault(ctx context.Context, r api.CreateVaultRequest) (backstay.Vault, string, error) {
 	var units []string
+	var copies []backstay.StorageUnit
 	for _, u := range r.Units {
-		units = append(units, u.URL)
+		units, copies = append(units, u.URL), append(copies, backstay.StorageUnit{URL: u.URL, Zone: u.Zone, Redundant: u.Redundant})
+	}
+	if err := backstay.FitUnits(r.Redundancy, copies); err != nil {
+		return backstay.Vault{}, "", err
 	}
 	vault, key := newVault(r.Name, units...), RecoveryKey
 	if r.NoRecoveryKey {
@@ -54,6 +58,27 @@ func (v vaults) CheckVault(ctx context.Context, name backstay.VaultName) (backst
 	now := Now
 	vault.Checked = &now
 	return vault, err
+}
+
+// units are rows of the catalogue and nothing else.
+type units struct{ catalog *catalog.Catalog }
+
+func (u units) AddUnit(ctx context.Context, n api.NewUnit) (backstay.Unit, error) {
+	added := backstay.Unit{URL: n.URL, Zone: n.Zone, Redundant: n.Redundant, Added: Now, State: "ok", Available: -1, Vaults: []backstay.VaultName{}}
+	return added, u.catalog.Units.CreateUnit(ctx, added)
+}
+
+func (u units) CheckUnit(ctx context.Context, url string) (backstay.Unit, error) {
+	known, err := u.catalog.Units.Unit(ctx, url)
+	if err != nil {
+		return known, backstay.Errorf(backstay.CodeUnknownUnit, "the region has no such storage unit")
+	}
+	known.Vaults = []backstay.VaultName{}
+	return known, nil
+}
+
+func (u units) ListUnits(ctx context.Context) ([]backstay.Unit, error) {
+	return u.catalog.Units.ListUnits(ctx)
 }
 
 // planner plans without a host: a name that is taken is the one thing that its

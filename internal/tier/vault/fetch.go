@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/blob"
@@ -81,6 +82,31 @@ func (v *Vault) seek(ctx context.Context, r ref) ([]byte, error) {
 	return nil, readError(object, errs...)
 }
 
+// readFrom is a copy that a chunk may be read from.
+type readFrom struct {
+	copy  blob.Store
+	index int
+	lacks bool // it may lack what others have
+}
+
+// readOrder returns the copies in the order in which they are asked for a chunk:
+// those that are being filled behind those that have everything, and last those
+// that are not kept up.
+func (v *Vault) readOrder() []readFrom {
+	var first, later []readFrom
+	for i, c := range v.copies {
+		if slices.Contains(v.joining, i) {
+			later = append(later, readFrom{c, i, true})
+		} else {
+			first = append(first, readFrom{c, i, false})
+		}
+	}
+	for i, c := range v.spare {
+		later = append(later, readFrom{c, len(v.copies) + i, true})
+	}
+	return append(first, later...)
+}
+
 // fetchAt reads a chunk at one place, from one copy after the other.
 func (v *Vault) fetchAt(ctx context.Context, r ref, at point.Place) ([]byte, error) {
 	box, err := pack.Box(v.keys, at.Pack, at.Epoch)
@@ -90,7 +116,8 @@ func (v *Vault) fetchAt(ctx context.Context, r ref, at point.Place) ([]byte, err
 	e := at.Entry(r.kind, r.name)
 	var wrong, unread []error
 	var units []string // that were wrong
-	for i, c := range v.copies {
+	for _, from := range v.readOrder() {
+		i, c := from.index, from.copy
 		sealed, err := getRange(ctx, c, at.Pack.Object(), blobRange{int64(e.Offset), int64(e.Sealed)})
 		if err == nil {
 			var plain []byte
@@ -101,9 +128,12 @@ func (v *Vault) fetchAt(ctx context.Context, r ref, at point.Place) ([]byte, err
 		}
 		unit := unitName(ctx, c, i)
 		err = fmt.Errorf("%s in %s: %w", at.Pack.Object(), unit, err)
-		if damaged(err) {
+		switch {
+		case from.lacks && errors.Is(err, blob.ErrNotExist):
+			wrong = append(wrong, err) // it may lack it: nothing is to be mended
+		case damaged(err):
 			wrong, units = append(wrong, err), append(units, unit)
-		} else {
+		default:
 			unread = append(unread, err)
 		}
 	}

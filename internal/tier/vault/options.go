@@ -1,5 +1,7 @@
 package vault
 
+import "github.com/backstay/backstay/internal/blob"
+
 // OpenOption changes how a vault is opened.
 type OpenOption func(*openOptions)
 
@@ -7,6 +9,8 @@ type openOptions struct {
 	indexDir string
 	cache    int
 	onDamage func(object, unit string)
+	joining  []int
+	spare    []blob.Store
 }
 
 // IndexDir keeps the local index of the vault in a folder of its own, so that
@@ -28,3 +32,13 @@ func CacheBytes(n int) OpenOption { return func(o *openOptions) { o.cache = n } 
 func OnDamage(fn func(object, unit string)) OpenOption {
 	return func(o *openOptions) { o.onDamage = fn }
 }
+
+// Joining says which copies, counted from 0, are still being filled. What is new is
+// written to them as to all others, and a new point may refer to a pack that they
+// lack. That they lack something is not damage.
+func Joining(copies ...int) OpenOption { return func(o *openOptions) { o.joining = copies } }
+
+// Spare are copies that are not kept up any more. Nothing is written to them, and
+// they are asked only for chunks that no copy of the vault can show: a chunk proves
+// itself, wherever it comes from (I4).
+func Spare(copies ...blob.Store) OpenOption { return func(o *openOptions) { o.spare = copies } }

@@ -15,7 +15,8 @@ import (
 )
 
 // reliance decides which packs of the vault a new point may refer to: those that
-// are in every copy with all their bytes, and are not condemned by reclaim (I2).
+// are in every copy with all their bytes, and are not condemned by reclaim (I2). A
+// copy that is being filled gets what it lacks of them by whoever fills it.
 // Each pack is asked for once in a transfer.
 type reliance struct {
 	v         *Vault
@@ -48,7 +49,7 @@ func (r *reliance) list(ctx context.Context, packs []pack.ID) {
 	for _, id := range packs {
 		found[id] = -1
 	}
-	for i, c := range r.v.copies {
+	for i, c := range r.v.whole() {
 		here, seen := make(map[pack.ID]int64, len(packs)), 0
 		err := c.List(ctx, "packs/", func(info blob.Info) error {
 			id, err := pack.ParseID(info.Name[strings.LastIndexByte(info.Name, '/')+1:])
@@ -102,7 +103,7 @@ func (r *reliance) size(ctx context.Context, id pack.ID) (int64, error) {
 		return size, err
 	}
 	size = -1
-	for i, c := range r.v.copies {
+	for i, c := range r.v.whole() {
 		info, err := c.Stat(ctx, id.Object())
 		if err == nil && size >= 0 && info.Size != size {
 			err = fmt.Errorf("%d bytes, and %d in another copy: %w", info.Size, size, seal.ErrWrong)

@@ -27,6 +27,8 @@ const (
 type Vault struct {
 	store   blob.Store
 	copies  []blob.Store
+	joining []int        // which of the copies are being filled
+	spare   []blob.Store // copies that are not kept up, for chunks that no other has
 	keys    *seal.Keys
 	header  header
 	opened  state // what the copies said of the header
@@ -46,6 +48,21 @@ func copiesOf(s blob.Store) []blob.Store {
 		return c.Copies()
 	}
 	return []blob.Store{s}
+}
+
+// whole returns the copies that have everything: those that are not being filled.
+// Where all are, there is nothing better than they.
+func (v *Vault) whole() []blob.Store {
+	if len(v.joining) == 0 || len(v.joining) >= len(v.copies) {
+		return v.copies
+	}
+	var whole []blob.Store
+	for i, c := range v.copies {
+		if !slices.Contains(v.joining, i) {
+			whole = append(whole, c)
+		}
+	}
+	return whole
 }
 
 // unitName is what a copy is called in errors.
@@ -76,7 +93,7 @@ func Open(ctx context.Context, s blob.Store, id string, keyset backstay.Secret, 
 	if v.places, err = newPlaces(v, o.indexDir); err != nil {
 		return nil, err
 	}
-	v.onDamage = o.onDamage
+	v.onDamage, v.joining, v.spare = o.onDamage, o.joining, o.spare
 	v.chunks = newCache[chunk.Name](o.cache, func(b []byte) int { return len(b) })
 	v.pages = newCache[chunk.Name](pageCache, func(p *point.Page) int { return 72*len(p.Names) + 16*len(p.Extents) + 64 })
 	if v.opened, err = headerState(ctx, v.copies, id, keys); err != nil {

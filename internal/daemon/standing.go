@@ -1,0 +1,145 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/blob"
+)
+
+// What a unit is to a vault stands in the catalogue, and nowhere else. Whoever
+// changes it does so through changeUnits, after which whatever opens the vault uses
+// the units as they are now. What opened it before goes on with those that it has:
+// the chain and put-if-absent keep two writers with different units apart.
+
+// changeUnits changes what a vault's units are to it, or its redundancy, and lets
+// everything that opens the vault from now on know. The order of the units never
+// changes, and new ones come last: the first that two writers share decides between
+// them.
+func (v *vaults) changeUnits(ctx context.Context, name backstay.VaultName, change func(*backstay.Vault) error) (backstay.Vault, error) {
+	var after backstay.Vault
+	var refused error
+	err := v.change(ctx, name, func(entry *backstay.Vault) bool {
+		changed := *entry
+		changed.Units = slices.Clone(entry.Units)
+		if refused = change(&changed); refused != nil {
+			return false
+		}
+		count(&changed)
+		*entry, after = changed, changed
+		return true
+	})
+	v.forget(name)
+	return after, errors.Join(refused, err)
+}
+
+// lost tries how often, and with what pause between, a unit is asked before it is
+// recorded as lost (I5).
+const (
+	lostTries = 4
+	lostPause = 1500 * time.Millisecond
+	// askFor is how long a unit has to answer each time.
+	askFor = 10 * time.Second
+)
+
+// recordLost asks every written unit of a vault, and records as lost those that do
+// not answer in a few tries, as long as one that has everything answers. It
+// returns the vault as it is then, and what to tell people of each that was
+// recorded.
+func (v *vaults) recordLost(ctx context.Context, name backstay.VaultName) (backstay.Vault, []string, error) {
+	entry, err := v.entry(ctx, name)
+	if err != nil {
+		return entry, nil, err
+	}
+	away := v.away(ctx, entry.Written())
+	if len(away) == 0 || ctx.Err() != nil {
+		return entry, nil, ctx.Err()
+	}
+	whole := slices.DeleteFunc(entry.Whole(), func(url string) bool { return away[url] != nil })
+	if len(whole) == 0 {
+		return entry, nil, nil // nothing to go on with, and nothing is known to be lost
+	}
+	var told []string
+	now := v.now().UTC()
+	entry, err = v.changeUnits(ctx, name, func(entry *backstay.Vault) error {
+		told = nil
+		for i, u := range entry.Units {
+			cause := away[u.URL]
+			if cause == nil || !u.Standing.Written() {
+				continue
+			}
+			entry.Units[i].Standing, entry.Units[i].Since, entry.Units[i].Why = backstay.Behind, &now, oneLine(cause)
+			entry.Units[i].State = "unreachable"
+			told = append(told, fmt.Sprintf("storage unit %s of vault %s does not answer and is recorded as lost: %s", u.URL, name, oneLine(cause)))
+		}
+		if len(entry.Whole()) == 0 {
+			return backstay.Errorf(backstay.CodeVaultAway, "no storage unit of vault %s that has everything is left", name)
+		}
+		return nil
+	})
+	if err != nil {
+		return entry, nil, err
+	}
+	return entry, told, nil
+}
+
+func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
+
+// away asks units, all at once, and returns why those that never answered did not.
+func (u units) away(ctx context.Context, urls []string) map[string]error {
+	var mu sync.Mutex
+	away := map[string]error{}
+	var wg sync.WaitGroup
+	for _, url := range urls {
+		wg.Go(func() {
+			if err := u.askFor(ctx, url); err != nil {
+				mu.Lock()
+				away[url] = err
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return away
+}
+
+// askFor asks a unit for its header until it answers. That it lacks the header, or
+// refuses to be written, is an answer.
+func (u units) askFor(ctx context.Context, url string) error {
+	var last error
+	for try := range lostTries {
+		if try > 0 {
+			select {
+			case <-ctx.Done():
+				return nil // nobody can tell
+			case <-time.After(lostPause):
+			}
+		}
+		if last = u.ask(ctx, url); last == nil {
+			return nil
+		}
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return last
+}
+
+func (u units) ask(ctx context.Context, url string) error {
+	ctx, cancel := context.WithTimeout(ctx, askFor)
+	defer cancel()
+	s, err := u.unit(ctx, url)
+	if err != nil {
+		return err
+	}
+	if _, err = s.Stat(ctx, "vault.json"); errors.Is(err, blob.ErrNotExist) {
+		return nil
+	}
+	return err
+}
