@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -52,4 +53,17 @@ func (w *World) HoldAfterPuts(n int) error {
 		return err
 	}
 	return os.Rename(planned, filepath.Join(faults, afterPuts))
+}
+
+// PutsLeft returns how many more puts would pass, and lifts the fault.
+func (w *World) PutsLeft() (int, error) {
+	text, err := os.ReadFile(filepath.Join(w.faultsFolder(), afterPuts))
+	if err != nil {
+		return 0, fmt.Errorf("read how many puts pass: %w", err)
+	}
+	left, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return 0, fmt.Errorf("read how many puts pass: %w", err)
+	}
+	return left, w.LiftFault(afterPuts)
 }
