@@ -39,6 +39,26 @@ type VaultOrigin struct {
 // a person makes can have it.
 func ReplicaName(o VaultOrigin) VaultName { return VaultName(string(o.Vault) + "@" + string(o.Region)) }
 
+// ReplicaKeep is the retention of a replica in the region that holds it. It is that
+// region's own: nothing of it comes from the vault's region, or goes there.
+type ReplicaKeep struct {
+	// Days is for how long after its instant a point is kept at least.
+	Days int `json:"days"`
+	// Points is how many of the newest points of each VM are kept, whatever their age.
+	Points int `json:"points"`
+}
+
+// DefaultReplicaKeep is the retention of a replica of which nobody said another.
+func DefaultReplicaKeep() ReplicaKeep { return ReplicaKeep{Days: 30, Points: 7} }
+
+// Kept is the retention of a replica.
+func (v *Vault) Kept() ReplicaKeep {
+	if v.Keep == nil {
+		return DefaultReplicaKeep()
+	}
+	return *v.Keep
+}
+
 // ReplicaState says how far a point is in another region.
 type ReplicaState string
 

@@ -16,6 +16,9 @@ type Vault struct {
 	KeyID string `json:"keyId,omitempty"`
 	// Origin is where a replica comes from; nil for a vault of this region.
 	Origin *VaultOrigin `json:"origin,omitempty"`
+	// Keep is how long this region keeps the points of a replica; nil means
+	// DefaultReplicaKeep. A vault of this region has policies for that.
+	Keep *ReplicaKeep `json:"keep,omitempty"`
 	// Copies and FailureDomains are what was last checked, not what was
 	// configured (I13).
 	Copies         int        `json:"copies"`

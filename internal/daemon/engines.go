@@ -59,6 +59,9 @@ func newEngines(r *region) *engines {
 		expire: &expire.Runner{
 			Catalog: r.catalog, Mover: r.hosts.mover, Now: utcNow, Floor: r.rooms.floor,
 			Vault: func(ctx context.Context, name backstay.VaultName) (expire.Vault, error) {
+				if _, replica := name.Origin(); replica {
+					return heldDropping{keeper: r.held, name: name}, nil
+				}
 				v, err := r.vaults.openToWrite(ctx, name)
 				return dropping{Vault: v, vaults: r.vaults, name: name}, err
 			},
@@ -98,7 +101,7 @@ func (e *engines) queueOptions(r *region) job.Options {
 			backstay.JobVerify:  runner(e, e.runVerify),
 			backstay.JobRepair:  runner(e, e.vaults.Repair),
 			backstay.JobRebuild: runner(e, e.runRebuild),
-			backstay.JobReclaim: runner(e, e.reclaim.Run),
+			backstay.JobReclaim: runner(e, e.runReclaim),
 			backstay.JobPut:     runner(e, e.put.Run),
 			backstay.JobIndex:   runner(e, e.runIndex),
 		},

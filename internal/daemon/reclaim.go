@@ -114,7 +114,19 @@ func (r reclaimed) witness(ctx context.Context) error {
 
 // PlanReclaim implements server.Planner.
 func (e *engines) PlanReclaim(ctx context.Context, params backstay.ReclaimParams) (backstay.ReclaimPlan, error) {
+	if _, replica := params.Vault.Origin(); replica {
+		return e.planReplicaReclaim(ctx, params)
+	}
 	return e.reclaim.Plan(ctx, params)
+}
+
+// runReclaim runs a reclaim of a vault, or of a replica, which has neither keys to
+// repack with nor a chain to write to.
+func (e *engines) runReclaim(ctx context.Context, run backstay.Run, params backstay.ReclaimParams) error {
+	if _, replica := params.Vault.Origin(); replica {
+		return e.reclaimReplica(ctx, run, params)
+	}
+	return e.reclaim.Run(ctx, run, params)
 }
 
 // scheduleReclaim queues a reclaim of each vault in its turn, until ctx ends.

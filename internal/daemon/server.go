@@ -20,6 +20,7 @@ import (
 	"github.com/backstay/backstay/internal/catalog/sqlite"
 	"github.com/backstay/backstay/internal/config"
 	sessions "github.com/backstay/backstay/internal/engine/files"
+	"github.com/backstay/backstay/internal/engine/hold"
 	"github.com/backstay/backstay/internal/job"
 	"github.com/backstay/backstay/internal/keyring"
 	keyfile "github.com/backstay/backstay/internal/keyring/file"
@@ -45,6 +46,7 @@ type region struct {
 	engines *engines
 	files   *sessions.Sessions
 	rooms   *rooms
+	held    *hold.Keeper // other regions' vaults
 	metrics *prometheus.Registry
 	// owned are closed at the end, the last first.
 	owned []func() error
@@ -127,6 +129,7 @@ func (r *region) open(ctx context.Context) error {
 	r.hosts.onReached = r.reachedFiles
 	r.rooms = newRooms(r)
 	r.metrics.MustRegister(r.rooms)
+	r.held = r.keeper()
 	r.engines = newEngines(r)
 	r.queue, err = job.New(r.engines.queueOptions(r))
 	return err
@@ -265,6 +268,7 @@ func (r *region) startJobs(ctx context.Context) {
 	r.tasks.Go(func() { r.scheduleVerify(ctx) })
 	r.tasks.Go(func() { r.scheduleReclaim(ctx) })
 	r.tasks.Go(func() { r.scheduleIndexes(ctx) })
+	r.tasks.Go(func() { r.scheduleHeld(ctx) })
 	for name := range r.hosts.movers {
 		r.tasks.Go(func() { r.rooms.watch(ctx, name) })
 	}

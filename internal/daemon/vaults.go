@@ -53,6 +53,9 @@ func (u units) openVault(ctx context.Context, a mover.VaultAccess, options ...va
 	if err != nil {
 		return nil, err
 	}
+	if a.Replica {
+		options = append(options, vault.AsReplica())
+	}
 	return vault.Open(ctx, s, a.ID, a.Key, append(u.standings(ctx, a), options...)...)
 }
 
@@ -110,7 +113,7 @@ func (v *vaults) access(ctx context.Context, name backstay.VaultName) (mover.Vau
 		return mover.VaultAccess{}, err
 	}
 	a = mover.VaultAccess{Name: name, ID: entry.ID, Redundancy: entry.Redundancy, Units: entry.Written(),
-		Joining: entry.Standing(backstay.Joining), Behind: entry.Standing(backstay.Behind)}
+		Joining: entry.Standing(backstay.Joining), Behind: entry.Standing(backstay.Behind), Replica: entry.Origin != nil}
 	s, err := v.store(ctx, a.Units)
 	if err != nil {
 		return mover.VaultAccess{}, err
@@ -266,6 +269,9 @@ func (v *vaults) recipient(ctx context.Context) (string, error) {
 
 // VaultUsage says what the vault holds.
 func (v *vaults) VaultUsage(ctx context.Context, name backstay.VaultName) (backstay.VaultUsage, error) {
+	if _, replica := name.Origin(); replica {
+		return v.replicaUsage(ctx, name)
+	}
 	opened, err := v.open(ctx, name)
 	if err != nil {
 		return backstay.VaultUsage{}, err

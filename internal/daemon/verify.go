@@ -59,6 +59,9 @@ func (r *region) verifyVaults() *verify.VaultRunner {
 	return &verify.VaultRunner{
 		Catalog: r.catalog, Now: utcNow,
 		Open: func(ctx context.Context, name backstay.VaultName) (verify.Vault, error) {
+			if _, replica := name.Origin(); replica {
+				return r.vaults.verifiedReplica(ctx, name)
+			}
 			v, err := r.vaults.open(ctx, name)
 			return verified{v}, err
 		},

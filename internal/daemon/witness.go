@@ -21,6 +21,11 @@ import (
 // in an older state than the catalogue has seen, CodeConflict if one of its
 // storage units holds another vault.
 func (v *vaults) openToWrite(ctx context.Context, name backstay.VaultName) (*vault.Vault, error) {
+	if of, replica := name.Origin(); replica {
+		return nil, backstay.Errorf(backstay.CodeConflict, "the vault %s is a replica, which is not written here", name).
+			Becausef("it holds what the region %s pushes", of.Region).
+			Do("protect VMs of this region in a vault of its own; the replica's retention is set with `backstay vault set %s keep-days=N keep-points=N`", name)
+	}
 	if _, told, err := v.recordLost(ctx, name); err != nil {
 		return nil, err
 	} else if v.onLost != nil && len(told) > 0 {
@@ -60,6 +65,9 @@ func (v *vaults) witness(ctx context.Context, name backstay.VaultName, opened *v
 	if err != nil {
 		return err
 	}
+	if entry.Origin != nil {
+		return nil // its chain is compared with what was seen when it is offered, and judges no point
+	}
 	if entry.Head != nil {
 		if err := opened.Expect(ctx, *entry.Head); err != nil {
 			return err
@@ -75,6 +83,9 @@ func (v *vaults) witness(ctx context.Context, name backstay.VaultName, opened *v
 // runRebuild makes the catalogue agree with a vault, the witness included: who asks
 // for it says that the vault as it is now is what counts.
 func (e *engines) runRebuild(ctx context.Context, run backstay.Run, params backstay.RebuildParams) error {
+	if _, replica := params.Vault.Origin(); replica {
+		return e.rebuildReplica(ctx, run, params.Vault)
+	}
 	if err := e.rebuild.Run(ctx, run, params); err != nil {
 		return err
 	}

@@ -43,7 +43,9 @@ type VaultAccess struct {
 	// that no other copy can show.
 	Behind     []string `json:",omitempty"`
 	Redundancy backstay.Redundancy
-	Key        backstay.Secret // the vault's master key; rpc carries it, nothing prints it
+	// Replica: it is another region's vault, which is read and never written.
+	Replica bool            `json:",omitempty"`
+	Key     backstay.Secret // the vault's master key; rpc carries it, nothing prints it
 }
 
 // Inventory answers what a host has.

@@ -28,6 +28,9 @@ type change struct {
 // change begins: every copy must answer, and what an earlier change left half
 // done is completed first.
 func (v *Vault) change(ctx context.Context, now time.Time) (*change, error) {
+	if err := v.own(); err != nil {
+		return nil, err
+	}
 	s, err := headerState(ctx, v.copies, v.header.ID, v.keys)
 	if err != nil {
 		return nil, err

@@ -106,6 +106,9 @@ func (l *FileList) Put(ctx context.Context, data []byte) (string, error) {
 }
 
 func (l *FileList) write(ctx context.Context, object string, data []byte) error {
+	if err := l.v.own(); err != nil {
+		return err
+	}
 	sealed, err := sealFiles(l.v.keys, l.v.header.Epoch, object, data)
 	if err != nil {
 		return err

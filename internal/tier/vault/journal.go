@@ -23,9 +23,20 @@ type journal struct {
 	state chain.State // guarded by mu
 }
 
-// chained tells whether the vault has a chain. Those made in format version 1 have
-// none, can be read for ever, and are not written any more.
-func (v *Vault) chained() bool { return v.header.Chained }
+// chained tells whether the vault has a chain that counts. Those made in format
+// version 1 have none, can be read for ever, and are not written any more; that of
+// a replica judges nothing.
+func (v *Vault) chained() bool { return v.header.Chained && !v.replica }
+
+// own refuses to write into a replica.
+func (v *Vault) own() error {
+	if !v.replica {
+		return nil
+	}
+	return backstay.Errorf(backstay.CodeConflict, "the vault %s is a replica, which is not written here", v.header.Name).
+		Becausef("it belongs to another region, and holds what that one pushed").
+		Do("do it in the region of the vault; its retention here is set with `backstay vault set`")
+}
 
 // headerRecord says which header the vault has.
 func headerRecord(f writtenHeader, at time.Time) chain.Record {
@@ -80,6 +91,9 @@ func (v *Vault) chainState(ctx context.Context, fresh bool) (chain.State, error)
 // writable returns the state of a chain that may be appended to: it begins one
 // that its vault's making left out, and records a header that is newer.
 func (v *Vault) writable(ctx context.Context, at time.Time) (chain.State, error) {
+	if err := v.own(); err != nil {
+		return chain.State{}, err
+	}
 	if !v.chained() {
 		return chain.State{}, backstay.Errorf(backstay.CodeConflict, "the vault %s was made in format version 1, which is not written any more", v.header.Name).
 			Becausef("such vaults have no chain, so nobody would notice if what is written were taken away again").

@@ -11,6 +11,7 @@ type openOptions struct {
 	onDamage func(object, unit string)
 	joining  []int
 	spare    []blob.Store
+	replica  bool
 }
 
 // IndexDir keeps the local index of the vault in a folder of its own, so that
@@ -42,3 +43,9 @@ func Joining(copies ...int) OpenOption { return func(o *openOptions) { o.joining
 // they are asked only for chunks that no copy of the vault can show: a chunk proves
 // itself, wherever it comes from (I4).
 func Spare(copies ...blob.Store) OpenOption { return func(o *openOptions) { o.spare = copies } }
+
+// AsReplica opens what another region pushed, to read it. Its points are those
+// whose manifests are there, which were put last and only when all that they need
+// was there; the vault's chain, which tells what became of them at home, decides
+// nothing here (I11). Nothing can be written through a vault that is opened so.
+func AsReplica() OpenOption { return func(o *openOptions) { o.replica = true } }

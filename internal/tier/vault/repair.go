@@ -42,7 +42,7 @@ type RepairReport struct {
 // of all its copies, and made anew, if it is an index. The error is that of a
 // repair that was cut off, or of Unmixed.
 func (v *Vault) Repair(ctx context.Context, damages []Damage, o RepairOptions) (RepairReport, error) {
-	if err := v.Unmixed(ctx); err != nil {
+	if err := errors.Join(v.own(), v.Unmixed(ctx)); err != nil {
 		return RepairReport{}, err
 	}
 	report, err := v.scrubber(ScrubOptions{Pace: o.Pace}).repair(ctx, damages, o)

@@ -92,6 +92,9 @@ type scrubber struct {
 	// readMoves reads where the chunks of repacked packs are, and which points the
 	// chain has; nil if there is no chain.
 	readMoves func(context.Context) (*moves, map[backstay.PointID]chain.Hash, error)
+	// lead, of a replica, returns which packs hold what a manifest refers to; nil: the
+	// moves tell.
+	lead func(context.Context) (func(point [16]byte, packs []pack.ID) []pack.ID, error)
 	// certain are objects that must be there whatever the listings say.
 	certain []string
 	// header returns the bytes of the vault's newest header under its name; nil
@@ -103,6 +106,7 @@ type scrubber struct {
 	o          ScrubOptions
 	needed     []pack.ID // of all points, sorted
 	moves      *moves
+	leads      func(point [16]byte, packs []pack.ID) []pack.ID // what lead returned
 	// live are the points that the chain has; nil if nobody can tell.
 	live map[backstay.PointID]chain.Hash
 }
@@ -432,10 +436,12 @@ func packOf(object string) (pack.ID, bool) {
 
 // Census counts the objects and bytes of each copy as its listing has them, and
 // reads none. A copy that cannot be listed counts nothing; CodeVaultAway if none can.
-func (v *Vault) Census(ctx context.Context) ([]CopyReport, error) {
-	counts, errs := make([]CopyReport, len(v.copies)), make([]error, len(v.copies))
+func (v *Vault) Census(ctx context.Context) ([]CopyReport, error) { return census(ctx, v.copies) }
+
+func census(ctx context.Context, copies []blob.Store) ([]CopyReport, error) {
+	counts, errs := make([]CopyReport, len(copies)), make([]error, len(copies))
 	failed := 0
-	for i, c := range v.copies {
+	for i, c := range copies {
 		errs[i] = c.List(ctx, "", func(info blob.Info) error {
 			counts[i].Objects++
 			counts[i].Bytes += info.Size
@@ -446,7 +452,7 @@ func (v *Vault) Census(ctx context.Context) ([]CopyReport, error) {
 			failed++
 		}
 	}
-	if failed == len(v.copies) {
+	if failed == len(copies) {
 		return nil, readError("the list of objects", errs...)
 	}
 	return counts, nil

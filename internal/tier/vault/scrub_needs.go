@@ -42,6 +42,13 @@ func (s *scrubber) findMoves(ctx context.Context) error {
 	if s.moves != nil {
 		return nil
 	}
+	if s.lead != nil {
+		leads, err := s.lead(ctx)
+		if err != nil {
+			return err
+		}
+		s.leads = leads
+	}
 	found, live, err := s.readMoves(ctx)
 	switch {
 	case err == nil:
@@ -57,6 +64,9 @@ func (s *scrubber) findMoves(ctx context.Context) error {
 // led returns the packs that hold what a manifest says is in these.
 func (s *scrubber) led(id backstay.PointID, packs []pack.ID) []pack.ID {
 	name, err := point.ParseID(id)
+	if err == nil && s.leads != nil {
+		return s.leads(name, packs)
+	}
 	if err != nil || len(s.moves.of) == 0 {
 		return packs
 	}

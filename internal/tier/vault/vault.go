@@ -38,6 +38,7 @@ type Vault struct {
 	places  *places
 	chunks  *cache[chunk.Name, []byte]
 	pages   *cache[chunk.Name, *point.Page]
+	replica bool // of another region's vault, to be read only
 	// onDamage is told of copies that were wrong while others were not.
 	onDamage func(object, unit string)
 }
@@ -94,6 +95,7 @@ func Open(ctx context.Context, s blob.Store, id string, keyset backstay.Secret, 
 		return nil, err
 	}
 	v.onDamage, v.joining, v.spare = o.onDamage, o.joining, o.spare
+	v.replica = o.replica
 	v.chunks = newCache[chunk.Name](o.cache, func(b []byte) int { return len(b) })
 	v.pages = newCache[chunk.Name](pageCache, func(p *point.Page) int { return 72*len(p.Names) + 16*len(p.Extents) + 64 })
 	if v.opened, err = headerState(ctx, v.copies, id, keys); err != nil {

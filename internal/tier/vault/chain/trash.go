@@ -56,6 +56,14 @@ func EncodeTrash(mac MAC, vault [16]byte, id ulid.ULID, packs []pack.ID) ([]byte
 // DecodeTrash authenticates a list, which must be that of the vault and have the
 // id. Anything but what EncodeTrash gives is seal.ErrWrong.
 func DecodeTrash(mac MAC, vault [16]byte, id ulid.ULID, data []byte) ([]pack.ID, error) {
+	if end := len(data) - 64; end < seal.HeadSize || !seal.Equal(mac(data[:end]), [32]byte(data[end:])) {
+		return nil, fmt.Errorf("list of condemned packs: %w", seal.ErrWrong)
+	}
+	return DecodeTrashKeyless(vault, id, data)
+}
+
+// DecodeTrashKeyless is DecodeTrash for whoever has no key.
+func DecodeTrashKeyless(vault [16]byte, id ulid.ULID, data []byte) ([]pack.ID, error) {
 	head, err := seal.ParseHead(data)
 	if err != nil {
 		return nil, err
@@ -66,8 +74,7 @@ func DecodeTrash(mac MAC, vault [16]byte, id ulid.ULID, data []byte) ([]pack.ID,
 	}
 	n := int(binary.BigEndian.Uint32(data[seal.HeadSize:]))
 	end := len(data) - 64
-	if n != (len(data)-trashFixed)/16 || !seal.Equal(mac(data[:end]), [32]byte(data[end:])) ||
-		!seal.Equal(seal.Hash(data[:end+32]), [32]byte(data[end+32:])) {
+	if n != (len(data)-trashFixed)/16 || !seal.Equal(seal.Hash(data[:end+32]), [32]byte(data[end+32:])) {
 		return nil, fmt.Errorf("list of condemned packs: %w", seal.ErrWrong)
 	}
 	packs := make([]pack.ID, n)

@@ -1,8 +1,11 @@
 package point
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
+	"slices"
+	"time"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/tier/vault/pack"
@@ -24,6 +27,36 @@ func ClearNeeds(vault [16]byte, id backstay.PointID, data []byte) (packs []pack.
 		root = [32]byte(data[rootAt:])
 	}
 	return packs, root, err
+}
+
+// ClearHeader is ClearPacks with all that the clear part says. The lengths fit, and
+// the packs are in order, each once; who made it, only the keys tell.
+func ClearHeader(vault [16]byte, id backstay.PointID, data []byte) (Header, error) {
+	var h Header
+	packs, err := clearPacks(vault, id, data)
+	if err != nil {
+		return h, err
+	}
+	head, err := seal.ParseHead(data)
+	if err != nil {
+		return h, err
+	}
+	sealed := int64(binary.BigEndian.Uint32(data[clearFixed-8:]))
+	plain := int64(binary.BigEndian.Uint32(data[clearFixed-12:]))
+	if int64(clearFixed)+16*int64(len(packs))+hashSize+sealed+hashSize != int64(len(data)) || plain > maxBody {
+		return h, fmt.Errorf("manifest's lengths do not fit: %w", seal.ErrWrong)
+	}
+	if !slices.IsSortedFunc(packs, func(a, b pack.ID) int { return bytes.Compare(a[:], b[:]) }) || len(slices.Compact(slices.Clone(packs))) != len(packs) {
+		return h, fmt.Errorf("manifest's packs are not in order: %w", seal.ErrWrong)
+	}
+	rest := data[seal.HeadSize:]
+	h = Header{Epoch: head.Epoch, Item: [32]byte(rest), Time: time.Unix(0, int64(binary.BigEndian.Uint64(rest[32:]))).UTC(),
+		Root: [32]byte(data[rootAt:]), Packs: packs}
+	if expires := int64(binary.BigEndian.Uint64(rest[40:])); expires != never {
+		t := time.Unix(0, expires).UTC()
+		h.Expires = &t
+	}
+	return h, nil
 }
 
 func clearPacks(vault [16]byte, id backstay.PointID, data []byte) ([]pack.ID, error) {
