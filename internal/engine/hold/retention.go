@@ -79,8 +79,8 @@ func (k *Keeper) Expire(ctx context.Context, name backstay.VaultName) (Expired, 
 	return done, nil
 }
 
-// LetGo lets one point of a replica go because somebody says so. Nobody is asked
-// whether it is in use.
+// LetGo lets one point of a replica go because somebody says so, in the order of
+// Expire. Nobody is asked whether it is in use. It is no error if it is gone.
 func (k *Keeper) LetGo(ctx context.Context, name backstay.VaultName, id backstay.PointID) error {
 	one := lock(k, k.sweeps, name)
 	one.Lock()
@@ -96,16 +96,7 @@ func (k *Keeper) LetGo(ctx context.Context, name backstay.VaultName, id backstay
 	if err != nil || held.Gone != nil {
 		return err
 	}
-	now := k.Now().UTC()
-	held.Gone = &now
-	if err := k.Catalog.Held.PutHeld(ctx, held); err != nil {
-		return err
-	}
-	r, err := k.replica(ctx, entry)
-	if err != nil {
-		return err
-	}
-	return r.Drop(ctx, id)
+	return k.letGo(ctx, entry, held)
 }
 
 func (k *Keeper) letGo(ctx context.Context, entry backstay.Vault, p catalog.HeldPoint) error {
