@@ -1,6 +1,7 @@
 package backstay
 
 import (
+	"slices"
 	"strings"
 	"time"
 )
@@ -130,6 +131,16 @@ type RejoinParams struct {
 func (n VaultName) Origin() (VaultOrigin, bool) {
 	vault, region, ok := strings.Cut(string(n), "@")
 	return VaultOrigin{Region: RegionName(region), Vault: VaultName(vault)}, ok
+}
+
+// OwnPoints are those of the points that are this region's own. Nothing that this
+// region decides of its VMs is decided by what another one pushed, though the UUID of
+// a VM may be the same in both.
+func OwnPoints(points []RecoveryPoint) []RecoveryPoint {
+	return slices.DeleteFunc(slices.Clone(points), func(p RecoveryPoint) bool {
+		_, replica := p.Vault.Origin()
+		return replica
+	})
 }
 
 // AwayHost is the name of another region's host in the points of a replica. No host

@@ -70,6 +70,7 @@ func (r *region) indexState(ctx context.Context) (s index.State, err error) {
 	if s.Points, err = r.catalog.Points.ListPoints(ctx, ""); err != nil {
 		return s, fmt.Errorf("list points: %w", err)
 	}
+	s.Points = backstay.OwnPoints(s.Points)
 	recs, err := r.catalog.Jobs.ListJobs(ctx, recentJobs)
 	if err != nil {
 		return s, fmt.Errorf("list jobs: %w", err)

@@ -151,7 +151,7 @@ func (s *Scheduler) newest(ctx context.Context, vm backstay.VMID) (time.Time, er
 		return time.Time{}, err
 	}
 	var newest time.Time
-	for _, p := range points {
+	for _, p := range backstay.OwnPoints(points) {
 		if p.Time.After(newest) && (p.Has(backstay.SnapshotTier) || p.Has(backstay.VaultTier)) {
 			newest = p.Time
 		}

@@ -57,7 +57,7 @@ func (s *server) goneVM(ctx context.Context, name string, vm backstay.VMID) (bac
 		return backstay.VMRef{}, err
 	}
 	known := map[backstay.VMID]backstay.VMRef{}
-	for _, p := range points {
+	for _, p := range backstay.OwnPoints(points) {
 		known[p.VM.UUID] = p.VM
 	}
 	for _, item := range items {
@@ -78,7 +78,7 @@ func (s *server) takeOver(ctx context.Context, old, vm backstay.VMRef) error {
 	if err != nil {
 		return err
 	}
-	for _, p := range points {
+	for _, p := range backstay.OwnPoints(points) {
 		err := s.Catalog.Points.ChangePoint(ctx, p.ID, func(p *backstay.RecoveryPoint) error {
 			p.VM.UUID, p.VM.Name = vm.UUID, vm.Name
 			return nil

@@ -38,7 +38,7 @@ func (s *server) lastPoint(ctx context.Context, vm backstay.VMID) (*time.Time, e
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range slices.Backward(points) {
+	for _, p := range slices.Backward(backstay.OwnPoints(points)) {
 		if p.Has(backstay.SnapshotTier) || p.Has(backstay.VaultTier) {
 			return &p.Time, nil
 		}
@@ -239,6 +239,7 @@ func (s *server) unprotect(ctx context.Context, in *unprotectInput) (*answer[api
 	if err != nil {
 		return nil, err
 	}
+	points = backstay.OwnPoints(points)
 	if err := mayGo(in, ref, points); err != nil {
 		return nil, err
 	}

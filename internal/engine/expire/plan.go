@@ -31,9 +31,10 @@ type Verdict struct {
 	Needed string `json:",omitempty"`
 }
 
-// NewPlan decides over all points of one VM, oldest first, at the time now.
+// NewPlan decides over all points of one VM, oldest first, at the time now. Points
+// of replicas are neither counted nor dropped: their retention is another one.
 func NewPlan(policy backstay.Policy, points []backstay.RecoveryPoint, now time.Time) []Verdict {
-	points = slices.Clone(points)
+	points = backstay.OwnPoints(points)
 	slices.SortFunc(points, func(a, b backstay.RecoveryPoint) int { return a.Time.Compare(b.Time) })
 	verdicts := snapshotVerdicts(policy, points, now)
 	return append(verdicts, vaultVerdicts(policy, points, now)...)

@@ -248,3 +248,19 @@ func TestASimulationKeepsWhatThePolicySays(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestPointsOfAReplicaCountForNothingHere: a VM may have the same UUID in two
+// regions, and each region's retention is its own (I11).
+func TestPointsOfAReplicaCountForNothingHere(t *testing.T) {
+	now := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
+	point := func(id backstay.PointID, vault backstay.VaultName, days int) backstay.RecoveryPoint {
+		p := backstay.RecoveryPoint{ID: id, Vault: vault, Time: now.Add(-time.Duration(days) * 24 * time.Hour)}
+		p.SetTier(backstay.VaultTier, backstay.TierAvailable, p.Time)
+		return p
+	}
+	policy := backstay.Policy{Vault: backstay.VaultKeep{Last: 1}}
+	verdicts := NewPlan(policy, []backstay.RecoveryPoint{point("01A", "main", 3), point("01B", "main@west", 2), point("01C", "main@west", 1)}, now)
+	if len(verdicts) != 1 || verdicts[0].Point != "01A" || verdicts[0].Drop {
+		t.Errorf("verdicts are %+v", verdicts)
+	}
+}

@@ -25,6 +25,7 @@ func (r *Runner) Find(ctx context.Context, f Find) (mover.FoundFiles, error) {
 	if err != nil {
 		return mover.FoundFiles{}, fmt.Errorf("list points: %w", err)
 	}
+	points = backstay.OwnPoints(points) // lists of files are not pushed
 	found := mover.FoundFiles{Files: []backstay.FoundFile{}, Without: []backstay.PointID{}}
 	m, err := r.anyMover(ctx, f.VM.Host)
 	if err != nil {
