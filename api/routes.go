@@ -37,6 +37,8 @@ const (
 	PathVaultReclaim = "/v1/vaults/{vault}/reclaim"
 	PathVaultVerify  = "/v1/vaults/{vault}/verify"
 	PathVaultRepair  = "/v1/vaults/{vault}/repair"
+	// PathVaultKeep is how long a replica's points are kept here.
+	PathVaultKeep    = "/v1/vaults/{vault}/keep"
 	PathVaultRebuild = "/v1/vaults/{vault}/catalog/rebuild"
 
 	PathUnits = "/v1/units"

@@ -47,6 +47,13 @@ type ImportVaultResponse struct {
 	Job   backstay.Job   `json:"job"`
 }
 
+// SetVaultKeepRequest says how long this region keeps the points of a replica. What is
+// left out stays as it is.
+type SetVaultKeepRequest struct {
+	Days   *int `json:"days,omitempty" minimum:"0" maximum:"36500" doc:"for how many days after its instant a point is kept at least"`
+	Points *int `json:"points,omitempty" minimum:"1" maximum:"100000" doc:"how many of the newest points of each VM are kept, whatever their age"`
+}
+
 // VerifyVaultRequest says what of a vault to verify.
 type VerifyVaultRequest struct {
 	// Points verifies only the points that were never verified.

@@ -120,6 +120,13 @@ func (c *Client) ImportVault(ctx context.Context, r api.ImportVaultRequest) (api
 	return post[api.ImportVaultResponse](ctx, c, api.PathVaultImport, r)
 }
 
+// SetVaultKeep sets how long the region keeps the points of a replica.
+func (c *Client) SetVaultKeep(ctx context.Context, name backstay.VaultName, r api.SetVaultKeepRequest) (backstay.Vault, error) {
+	var out backstay.Vault
+	err := c.do(ctx, http.MethodPut, api.Path(api.PathVaultKeep, string(name)), r, &out)
+	return out, err
+}
+
 // VerifyVault starts a job that reads and proves a vault in every copy: all of
 // it, or the points that were never verified.
 func (c *Client) VerifyVault(ctx context.Context, name backstay.VaultName, r api.VerifyVaultRequest) (backstay.Job, error) {

@@ -61,7 +61,7 @@ func (a *app) vaultCommands() *cobra.Command {
 		}),
 	}
 	c := a.group("vault", "Stores of recovery points", "  backstay vault list\n  backstay vault create second --unit /mnt/a --unit /mnt/b --unit /mnt/c",
-		a.vaultCreateCommand(), list, show, usage)
+		a.vaultCreateCommand(), a.vaultSetCommand(), list, show, usage)
 	c.AddCommand(a.vaultHealthCommands()...)
 	c.AddCommand(a.vaultKeyCommand())
 	return c
@@ -99,6 +99,10 @@ func (a *app) vaultTable(w io.Writer, v backstay.Vault) {
 	row(w, "id", v.ID)
 	row(w, "redundancy", v.Redundancy)
 	row(w, "created", a.when(v.Created))
+	if v.Origin != nil {
+		row(w, "replica of", fmt.Sprintf("%s, of region %s", v.Origin.Vault, v.Origin.Region))
+		row(w, "kept here", fmt.Sprintf("%d days, and the newest %d points of each VM", v.Kept().Days, v.Kept().Points))
+	}
 	row(w, "copies", v.Copies)
 	row(w, "failure domains", v.FailureDomains)
 	row(w, "checked", a.whenPtr(v.Checked))

@@ -248,6 +248,17 @@ func (r *region) tidyHeld(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// KeepReplica implements server.Vaults.
+func (v *vaults) KeepReplica(ctx context.Context, name backstay.VaultName, keep backstay.ReplicaKeep) (backstay.Vault, error) {
+	var after backstay.Vault
+	err := v.change(ctx, name, func(entry *backstay.Vault) bool {
+		entry.Keep = &keep
+		after = *entry
+		return true
+	})
+	return after, err
+}
+
 // heldDropping is a replica from which points are let go by hand.
 type heldDropping struct {
 	keeper *hold.Keeper

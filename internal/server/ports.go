@@ -99,6 +99,8 @@ type Vaults interface {
 	// CheckVault looks at every storage unit now, keeps what it found in the
 	// catalogue and returns it (I13).
 	CheckVault(ctx context.Context, name backstay.VaultName) (backstay.Vault, error)
+	// KeepReplica sets the retention of a replica and returns its row.
+	KeepReplica(ctx context.Context, name backstay.VaultName, keep backstay.ReplicaKeep) (backstay.Vault, error)
 }
 
 // Units does what needs the storage units themselves.

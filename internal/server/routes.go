@@ -59,6 +59,7 @@ var routes = []route{
 	{id: "getVaultUsage", method: get, path: api.PathVaultUsage, need: backstay.Reader, says: "What a vault holds"},
 
 	{id: "importVault", method: post, path: api.PathVaultImport, need: backstay.Owner, says: "Take in a vault that exists, and fill the catalogue from it", status: http.StatusCreated},
+	{id: "setVaultKeep", method: put, path: api.PathVaultKeep, need: backstay.Owner, says: "How long this region keeps the points of a replica; the vault's own region is not asked, and keeps its own"},
 	{id: "verifyVault", method: post, path: api.PathVaultVerify, need: backstay.Operator, says: "Read and prove every object of a vault in every copy", status: http.StatusAccepted},
 	{id: "repairVault", method: post, path: api.PathVaultRepair, need: backstay.Operator, says: "Mend what verifying a vault found", status: http.StatusAccepted},
 	{id: "reclaimVault", method: post, path: api.PathVaultReclaim, need: backstay.Owner, says: "Give back what no recovery point of a vault needs, or plan it", status: http.StatusAccepted},

@@ -35,6 +35,7 @@ func (s *server) registerVaults() {
 		}
 		return &answer[backstay.Vault]{v}, err
 	})
+	add(s, "setVaultKeep", s.setVaultKeep)
 	add(s, "getVaultUsage", func(ctx context.Context, in *vaultInput) (*answer[backstay.VaultUsage], error) {
 		name := backstay.VaultName(in.Vault)
 		if _, err := s.Catalog.Vaults.Vault(ctx, name); err != nil {
@@ -94,4 +95,33 @@ func checkUnitURL(url string) error {
 			Becausef("it is neither an absolute path nor like kind://place").Do("say file:///path/of/the/folder, s3://bucket/prefix or azure://account/container")
 	}
 	return nil
+}
+
+type vaultKeepInput struct {
+	Vault string `path:"vault"`
+	Body  api.SetVaultKeepRequest
+}
+
+// setVaultKeep sets the retention of a replica. A vault of this region has policies.
+func (s *server) setVaultKeep(ctx context.Context, in *vaultKeepInput) (*answer[backstay.Vault], error) {
+	name := backstay.VaultName(in.Vault)
+	callOf(ctx).target = in.Vault
+	v, err := s.Catalog.Vaults.Vault(ctx, name)
+	if err != nil {
+		return nil, missing(err, backstay.CodeUnknownVault, "vault", name)
+	}
+	if v.Origin == nil {
+		return nil, backstay.Errorf(backstay.CodeConflict, "the vault %s is this region's own", name).
+			Becausef("how long its points are kept is said by the policies of the VMs").
+			Do("change the policy: `backstay policy edit`")
+	}
+	keep := v.Kept()
+	if in.Body.Days != nil {
+		keep.Days = *in.Body.Days
+	}
+	if in.Body.Points != nil {
+		keep.Points = *in.Body.Points
+	}
+	v, err = s.Vaults.KeepReplica(ctx, name, keep)
+	return &answer[backstay.Vault]{v}, err
 }

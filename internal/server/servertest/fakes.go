@@ -60,6 +60,15 @@ func (v vaults) CheckVault(ctx context.Context, name backstay.VaultName) (backst
 	return vault, err
 }
 
+func (v vaults) KeepReplica(ctx context.Context, name backstay.VaultName, keep backstay.ReplicaKeep) (backstay.Vault, error) {
+	vault, err := v.catalog.Vaults.Vault(ctx, name)
+	if err != nil {
+		return vault, err
+	}
+	vault.Keep = &keep
+	return vault, v.catalog.Vaults.UpdateVault(ctx, vault)
+}
+
 // units are rows of the catalogue and nothing else.
 type units struct{ catalog *catalog.Catalog }
 
