@@ -31,6 +31,7 @@
 //
 //	in REGION                            what follows is about it: backstay, $URL, $TOKEN, $UNIT1 …
 //	link mend|cut|stall|corrupt|slow|pull|plug [VALUE]   make the link bad or good (`sandbox link --help`)
+//	passed                               print what passed the link, as JSON: Connections, Bytes, Corrupted, Cuts
 //	burn REGION                          end all of it at once; what is on its disks stays
 //	rebuild REGION                       new machines in its place, with nothing on them
 //

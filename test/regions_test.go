@@ -4,6 +4,7 @@ package test
 
 import (
 	"context"
+	"encoding/json"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -21,6 +22,14 @@ func init() {
 		},
 		"link": func(r *sandbox.Regions, _ *story, c call) error { return r.SetLink(c.ctx, c.args[0], c.optional(1)) },
 		"burn": func(r *sandbox.Regions, _ *story, c call) error { return r.Burn(c.ctx, c.args[0]) },
+		"passed": func(r *sandbox.Regions, _ *story, c call) error {
+			stats, err := r.Passed(c.ctx)
+			if err != nil {
+				return err
+			}
+			text, err := json.Marshal(stats)
+			return c.print(string(text)+"\n", err)
+		},
 		"rebuild": func(r *sandbox.Regions, s *story, c call) error {
 			if err := r.Rebuild(c.ctx, c.args[0]); err != nil {
 				return err
@@ -33,12 +42,16 @@ func init() {
 			return err
 		},
 	} {
+		least := 1
+		if name == "passed" {
+			least = 0
+		}
 		commands[name] = func(ts *testscript.TestScript, neg bool, args []string) {
 			s := ts.Value(storyKey{}).(*story)
 			if s.regions == nil {
 				ts.Fatalf("the story has no two regions")
 			}
-			positive(1, func(c call) error { return do(s.regions, s, c) })(ts, neg, args)
+			positive(least, func(c call) error { return do(s.regions, s, c) })(ts, neg, args)
 		}
 	}
 }
