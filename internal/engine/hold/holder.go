@@ -66,9 +66,8 @@ func (h *holder) take(ctx context.Context, o pair.Offer) (backstay.Vault, error)
 	if !validID(o.ID) {
 		return backstay.Vault{}, refused("%q is not the id of a vault", o.ID)
 	}
-	one := lock(h.k, h.k.making, h.region)
-	one.Lock()
-	defer one.Unlock()
+	h.k.taking.Lock() // also from another region: two replicas never choose the same units
+	defer h.k.taking.Unlock()
 	all, err := h.k.Catalog.Vaults.ListVaults(ctx)
 	if err != nil {
 		return backstay.Vault{}, fmt.Errorf("list vaults: %w", err)

@@ -22,18 +22,20 @@ const (
 )
 
 // vaultName is what the name of a vault that is offered may be.
-var vaultName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+var vaultName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
 
 // Keeper knows the replicas of a region. Make one with New.
 type Keeper struct {
 	Options
 
-	mu      sync.Mutex
-	opened  map[backstay.VaultName]*replica     // guarded by mu
-	used    map[backstay.RegionName]int64       // bytes of one copy; guarded by mu
-	counted map[backstay.RegionName]bool        // used is known; guarded by mu
-	making  map[backstay.RegionName]*sync.Mutex // held while a replica is made or counted; guarded by mu
-	sweeps  map[backstay.VaultName]*sync.Mutex  // held while a replica is swept or expired; guarded by mu
+	taking sync.Mutex // held while a replica is made
+
+	mu       sync.Mutex
+	opened   map[backstay.VaultName]*replica     // guarded by mu
+	used     map[backstay.RegionName]int64       // bytes of one copy; guarded by mu
+	counted  map[backstay.RegionName]bool        // used is known; guarded by mu
+	counting map[backstay.RegionName]*sync.Mutex // held while a region is counted; guarded by mu
+	sweeps   map[backstay.VaultName]*sync.Mutex  // held while a replica is swept or expired; guarded by mu
 }
 
 // replica is one that was opened, with the units that were written then.
@@ -45,7 +47,7 @@ type replica struct {
 // New returns a keeper of replicas.
 func New(o Options) *Keeper {
 	return &Keeper{Options: o, opened: map[backstay.VaultName]*replica{}, used: map[backstay.RegionName]int64{},
-		counted: map[backstay.RegionName]bool{}, making: map[backstay.RegionName]*sync.Mutex{}, sweeps: map[backstay.VaultName]*sync.Mutex{}}
+		counted: map[backstay.RegionName]bool{}, counting: map[backstay.RegionName]*sync.Mutex{}, sweeps: map[backstay.VaultName]*sync.Mutex{}}
 }
 
 // For returns the holder of what a region pushes. It serves nothing of any other
@@ -115,7 +117,7 @@ func (k *Keeper) entry(ctx context.Context, name backstay.VaultName) (backstay.V
 
 // count finds out how much a region takes here, once.
 func (k *Keeper) count(ctx context.Context, region backstay.RegionName) error {
-	one := lock(k, k.making, region)
+	one := lock(k, k.counting, region)
 	one.Lock()
 	defer one.Unlock()
 	k.mu.Lock()
