@@ -233,7 +233,8 @@ func (r *region) tidyHeld(ctx context.Context) error {
 		if v.Origin == nil {
 			continue
 		}
-		if err := r.held.Settle(ctx, v.Name); err != nil {
+		_, keyErr := r.vaults.access(ctx, v.Name)
+		if err := r.held.Settle(ctx, v.Name, keyErr == nil); err != nil {
 			errs = append(errs, err)
 		}
 		done, err := r.held.Expire(ctx, v.Name)

@@ -35,7 +35,7 @@ func TestKilledAtAnyChangeThePairOffersOnlyWholePoints(t *testing.T) {
 		p.check(h)
 		must(t, h.push(p.from("west"), second, first))
 		if entries, _ := p.catalog.Vaults.ListVaults(t.Context()); len(entries) == 1 {
-			must(t, p.keeper.Settle(t.Context(), "main@west"))
+			must(t, p.keeper.Settle(t.Context(), "main@west", true))
 		}
 		p.check(h, first, second)
 		points, listErr := p.catalog.Points.ListPoints(t.Context(), "")
@@ -85,7 +85,7 @@ func TestKilledWhileAPointIsLetGoItIsNeverOfferedHalf(t *testing.T) {
 		must(t, h.push(p.from("west"), young))
 		_, err = p.keeper.Expire(t.Context(), "main@west")
 		must(t, err)
-		must(t, p.keeper.Settle(t.Context(), "main@west"))
+		must(t, p.keeper.Settle(t.Context(), "main@west", true))
 		before := objects(t, p.units[0])
 		for range 2 { // the first spares what was asked for since
 			_, err = p.keeper.Reclaim(t.Context(), "main@west", false, nil)

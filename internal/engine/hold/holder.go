@@ -195,6 +195,12 @@ func (h *holder) Put(ctx context.Context, vault string, o pair.Object, content i
 		return err
 	}
 	reserved := max(o.Size, leastSize)
+	leave, err := h.k.enter(ctx, h.region)
+	if err != nil {
+		h.k.release(h.region, reserved)
+		return err
+	}
+	defer leave()
 	data, err := readAll(content, o.Size)
 	if err == nil {
 		err = h.do(ctx, vault, func(_ backstay.Vault, r *replica) error {
@@ -212,7 +218,7 @@ func (h *holder) Put(ctx context.Context, vault string, o pair.Object, content i
 // readAll reads exactly so many bytes; more or fewer are refused.
 func readAll(content io.Reader, size int64) ([]byte, error) {
 	var data bytes.Buffer
-	data.Grow(int(size) + bytes.MinRead)
+	data.Grow(int(min(size, 4<<20)) + bytes.MinRead) // a size is a claim until the bytes came
 	n, err := data.ReadFrom(io.LimitReader(content, size+1))
 	switch {
 	case err != nil:

@@ -16,6 +16,8 @@ import (
 const (
 	// maxVaults is how many vaults one region may have held.
 	maxVaults = 100
+	// putsAtOnce is how many objects of one region are in memory at a time.
+	putsAtOnce = 16
 	// leastSize is what the smallest object counts for against the quota, in bytes: a
 	// file system gives it that much.
 	leastSize = 4 << 10
@@ -31,11 +33,12 @@ type Keeper struct {
 	taking sync.Mutex // held while a replica is made
 
 	mu       sync.Mutex
-	opened   map[backstay.VaultName]*replica     // guarded by mu
-	used     map[backstay.RegionName]int64       // bytes of one copy; guarded by mu
-	counted  map[backstay.RegionName]bool        // used is known; guarded by mu
-	counting map[backstay.RegionName]*sync.Mutex // held while a region is counted; guarded by mu
-	sweeps   map[backstay.VaultName]*sync.Mutex  // held while a replica is swept or expired; guarded by mu
+	puts     map[backstay.RegionName]chan struct{} // guarded by mu
+	opened   map[backstay.VaultName]*replica       // guarded by mu
+	used     map[backstay.RegionName]int64         // bytes of one copy; guarded by mu
+	counted  map[backstay.RegionName]bool          // used is known; guarded by mu
+	counting map[backstay.RegionName]*sync.Mutex   // held while a region is counted; guarded by mu
+	sweeps   map[backstay.VaultName]*sync.Mutex    // held while a replica is swept or expired; guarded by mu
 }
 
 // replica is one that was opened, with the units that were written then.
@@ -46,7 +49,7 @@ type replica struct {
 
 // New returns a keeper of replicas.
 func New(o Options) *Keeper {
-	return &Keeper{Options: o, opened: map[backstay.VaultName]*replica{}, used: map[backstay.RegionName]int64{},
+	return &Keeper{Options: o, puts: map[backstay.RegionName]chan struct{}{}, opened: map[backstay.VaultName]*replica{}, used: map[backstay.RegionName]int64{},
 		counted: map[backstay.RegionName]bool{}, counting: map[backstay.RegionName]*sync.Mutex{}, sweeps: map[backstay.VaultName]*sync.Mutex{}}
 }
 
@@ -113,6 +116,22 @@ func (k *Keeper) entry(ctx context.Context, name backstay.VaultName) (backstay.V
 		return entry, fmt.Errorf("read vault %s: %w", name, err)
 	}
 	return entry, nil
+}
+
+// enter waits until an object of a region may be taken into memory.
+func (k *Keeper) enter(ctx context.Context, region backstay.RegionName) (leave func(), err error) {
+	k.mu.Lock()
+	if k.puts[region] == nil {
+		k.puts[region] = make(chan struct{}, putsAtOnce)
+	}
+	slots := k.puts[region]
+	k.mu.Unlock()
+	select {
+	case slots <- struct{}{}:
+		return func() { <-slots }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("take an object in: %w", context.Cause(ctx))
+	}
 }
 
 // count finds out how much a region takes here, once.

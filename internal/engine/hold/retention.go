@@ -203,13 +203,14 @@ func (k *Keeper) Rebuild(ctx context.Context, name backstay.VaultName) error {
 		}
 		errs = append(errs, err)
 	}
-	return errors.Join(append(errs, k.Settle(ctx, name))...)
+	return errors.Join(append(errs, k.Settle(ctx, name, true))...)
 }
 
 // Settle makes the catalogue's points agree with what is held: one that was noted
-// as held and not recorded, or of which too little could be read before, is
-// recorded, and one that is gone is taken out.
-func (k *Keeper) Settle(ctx context.Context, name backstay.VaultName) error {
+// as held and not recorded is recorded, and one that is gone is taken out. With
+// readable, because the vault's key is at hand, those are recorded again of which too
+// little could be read before.
+func (k *Keeper) Settle(ctx context.Context, name backstay.VaultName, readable bool) error {
 	entry, err := k.entry(ctx, name)
 	if err != nil {
 		return err
@@ -228,7 +229,7 @@ func (k *Keeper) Settle(ctx context.Context, name backstay.VaultName) error {
 			continue
 		}
 		known, err := k.Catalog.Points.Point(ctx, h.Point)
-		if err == nil && known.VM.UUID != "" {
+		if err == nil && (known.VM.UUID != "" || !readable) {
 			continue
 		}
 		if err != nil && !errors.Is(err, catalog.ErrNotFound) {

@@ -186,37 +186,58 @@ func (s shelved) and(size int64) shelved {
 // shelf finds out how packs are there: those asked for, or with nil all. Of many,
 // a listing is cheaper than asking one by one.
 func (r *Replica) shelf(ctx context.Context, packs []pack.ID) (map[pack.ID]shelved, error) {
-	found := make(map[pack.ID]shelved, len(packs))
-	if packs != nil && len(packs) <= statsAtMost {
-		var mu sync.Mutex
-		g, gctx := errgroup.WithContext(ctx)
-		g.SetLimit(statsAtOnce)
-		for _, id := range packs {
-			for _, c := range r.whole {
-				g.Go(func() error {
-					info, err := c.Stat(gctx, id.Object())
-					if errors.Is(err, blob.ErrNotExist) {
-						return nil
-					}
-					if err != nil {
-						return readError(id.Object(), err)
-					}
-					mu.Lock()
-					defer mu.Unlock()
-					found[id] = found[id].and(info.Size)
-					return nil
-				})
-			}
+	if packs == nil || len(packs) > statsAtMost {
+		found, err := r.shelfList(ctx, packs)
+		if !errors.Is(err, errLongList) {
+			return found, err
 		}
-		return found, g.Wait()
 	}
+	return r.shelfStats(ctx, packs)
+}
+
+func (r *Replica) shelfStats(ctx context.Context, packs []pack.ID) (map[pack.ID]shelved, error) {
+	found := make(map[pack.ID]shelved, len(packs))
+	var mu sync.Mutex
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(statsAtOnce)
+	for _, id := range packs {
+		for _, c := range r.whole {
+			g.Go(func() error {
+				info, err := c.Stat(gctx, id.Object())
+				if errors.Is(err, blob.ErrNotExist) {
+					return nil
+				}
+				if err != nil {
+					return readError(id.Object(), err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				found[id] = found[id].and(info.Size)
+				return nil
+			})
+		}
+	}
+	return found, g.Wait()
+}
+
+// shelfList finds packs in a listing of every copy. With few wanted of very many it
+// gives up: errLongList.
+func (r *Replica) shelfList(ctx context.Context, packs []pack.ID) (map[pack.ID]shelved, error) {
+	found := make(map[pack.ID]shelved, len(packs))
 	for i, c := range r.whole {
+		seen := 0
 		err := c.List(ctx, "packs/", func(info blob.Info) error {
+			if seen++; packs != nil && seen > 1000*len(packs) {
+				return errLongList
+			}
 			if id, ok := packOf(info.Name); ok {
 				found[id] = found[id].and(info.Size)
 			}
 			return nil
 		})
+		if errors.Is(err, errLongList) {
+			return nil, errLongList
+		}
 		if err != nil {
 			return nil, readError("the list of packs in "+unitName(ctx, c, i), err)
 		}
