@@ -22,6 +22,7 @@ type recovery struct {
 	key            string
 	passphraseFile string
 	passphraseUsed bool // it was read
+	replica        bool
 }
 
 func (a *app) recoverCommands() *cobra.Command {
@@ -38,6 +39,7 @@ func (a *app) recoverCommands() *cobra.Command {
 		"storage unit. Without --key the passphrase is asked for on a terminal."
 	f := c.PersistentFlags()
 	f.StringArrayVar(&r.units, "unit", nil, "a storage unit that holds a copy, as a folder or `URL`; once for each")
+	f.BoolVar(&r.replica, "replica", false, "the units hold a replica that another region held: what was dropped at home may be there yet")
 	f.StringVar(&r.key, "key", "", "`FILE` with the recovery key or another age identity; - for stdin")
 	f.StringVar(&r.passphraseFile, "passphrase-file", "", "`FILE` with the passphrase of the vault, or of the key file")
 	return c
@@ -77,6 +79,9 @@ func (r *recovery) openVault(ctx context.Context, key backstay.Secret) (*recover
 			return nil, err
 		}
 		urls = append(urls, at)
+	}
+	if r.replica {
+		return recover.OpenURLs(ctx, urls, key, recover.AsReplica())
 	}
 	return recover.OpenURLs(ctx, urls, key)
 }

@@ -82,7 +82,7 @@ var signs = []string{"vault.json", "headers", "points", "packs"}
 
 // OpenURLs is Open of the storage units at these URLs. CodeUsage if a URL is none,
 // or is given twice.
-func OpenURLs(ctx context.Context, urls []string, key backstay.Secret) (*Vault, error) {
+func OpenURLs(ctx context.Context, urls []string, key backstay.Secret, options ...vault.OpenOption) (*Vault, error) {
 	var units []Unit
 	for _, raw := range urls {
 		clean, err := unit.Clean(raw)
@@ -99,7 +99,7 @@ func OpenURLs(ctx context.Context, urls []string, key backstay.Secret) (*Vault, 
 		}
 		units = append(units, Unit{URL: clean, Store: s})
 	}
-	return Open(ctx, units, key)
+	return Open(ctx, units, key, options...)
 }
 
 // found is a unit with what its header claims.
@@ -118,12 +118,16 @@ type claim struct {
 	Redundancy backstay.Redundancy `json:"redundancy"`
 }
 
+// AsReplica opens what another region pushed, and was held there: its points are
+// those whose manifests are there, whatever the vault's chain says of them.
+func AsReplica() vault.OpenOption { return vault.AsReplica() }
+
 // Open opens the vault of which the units hold copies, with an identity as
 // vault.Unwrap takes it. Units that are away, empty, or hold another vault are
 // left out and reported. CodeVaultAway if no unit can be reached, CodeUnknownVault
 // if none holds a vault, CodeVaultKey if the key opens none of what they hold,
 // CodeConflict if it opens two.
-func Open(ctx context.Context, units []Unit, key backstay.Secret) (*Vault, error) {
+func Open(ctx context.Context, units []Unit, key backstay.Secret, options ...vault.OpenOption) (*Vault, error) {
 	if len(units) == 0 {
 		return nil, backstay.Errorf(backstay.CodeUsage, "no storage unit is named").
 			Becausef("without a server only you know where the copies are").Do("say --unit URL, once for each copy that is left")
@@ -141,7 +145,7 @@ func Open(ctx context.Context, units []Unit, key backstay.Secret) (*Vault, error
 		return nil, err
 	}
 	v := &Vault{id: o.id, keyset: o.keyset, used: stores(group)}
-	if v.vault, err = vault.Open(ctx, replica.New(v.used...), o.id, o.keyset, vault.CacheBytes(vault.ServingCache)); err != nil {
+	if v.vault, err = vault.Open(ctx, replica.New(v.used...), o.id, o.keyset, append(options, vault.CacheBytes(vault.ServingCache))...); err != nil {
 		return nil, err
 	}
 	v.name = v.vault.Name()

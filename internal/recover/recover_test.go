@@ -3,6 +3,7 @@ package recover_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -518,4 +519,44 @@ func TestADiskIsServedReadOnly(t *testing.T) {
 	}
 	err = v.Serve(t.Context(), w.Points[0], "sda", recover.ServeOptions{Socket: socket})
 	wantCode(t, err, backstay.CodeUnknownPoint, "vda, vdb")
+}
+
+// TestAReplicaShowsWhatWasDroppedAtHome: another region's retention is its own, and
+// so its units may have more points than the vault's chain.
+func TestAReplicaShowsWhatWasDroppedAtHome(t *testing.T) {
+	ctx := t.Context()
+	unit := mem.New()
+	w, err := recovertest.Make(ctx, 2, unit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dropped := "points/" + string(w.Points[0])
+	manifest, err := unit.Get(ctx, dropped, 0, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, keyset, err := vault.Unwrap(ctx, unit, w.Identity)
+	if err != nil {
+		t.Fatal(err)
+	}
+	home, err := vault.Open(ctx, unit, id, keyset)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(home.DropPoint(ctx, w.Points[0], recovertest.Created), unit.Put(ctx, dropped, manifest)); err != nil {
+		t.Fatal(err)
+	}
+	for want, options := range [][]vault.OpenOption{1: nil, 2: {recover.AsReplica()}} {
+		if want == 0 {
+			continue
+		}
+		v, err := recover.Open(ctx, []recover.Unit{{URL: "mem://held", Store: unit}}, w.Identity, options...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		points, err := v.Points(ctx, "")
+		if err != nil || len(points) != want {
+			t.Errorf("%d points are listed, want %d: %v", len(points), want, err)
+		}
+	}
 }

@@ -142,30 +142,33 @@ func (r *Replica) scrubbing(ctx context.Context, o ScrubOptions) (*scrubber, err
 	}
 	s := k.scrubber(o)
 	s.readMoves = func(context.Context) (*moves, map[backstay.PointID]chain.Hash, error) { return newMoves(), nil, nil }
-	s.lead = func(ctx context.Context) (func([16]byte, []pack.ID) []pack.ID, error) {
-		lists, err := r.readMoves(ctx)
-		if err != nil || len(lists) == 0 {
-			return func(_ [16]byte, packs []pack.ID) []pack.ID { return packs }, err
-		}
-		there, err := r.anywhere(ctx)
-		if err != nil {
-			return nil, err
-		}
-		w := &ways{whole: func(id pack.ID) bool { return there[id] > 0 }, moves: lists}
-		return func(name [16]byte, packs []pack.ID) []pack.ID {
-			var out []pack.ID
-			for _, p := range packs {
-				held, ok := w.find(name, p)
-				if !ok {
-					held = []pack.ID{p} // it is lost
-				}
-				out = append(out, held...)
-			}
-			slices.SortFunc(out, comparePacks)
-			return slices.Compact(out)
-		}, nil
-	}
+	s.lead = r.lead
 	return s, nil
+}
+
+// lead returns what tells which packs hold what a manifest refers to.
+func (r *Replica) lead(ctx context.Context) (func([16]byte, []pack.ID) []pack.ID, error) {
+	lists, err := r.readMoves(ctx)
+	if err != nil || len(lists) == 0 {
+		return func(_ [16]byte, packs []pack.ID) []pack.ID { return packs }, err
+	}
+	there, err := r.anywhere(ctx)
+	if err != nil {
+		return nil, err
+	}
+	w := &ways{whole: func(id pack.ID) bool { return there[id] > 0 }, moves: lists}
+	return func(name [16]byte, packs []pack.ID) []pack.ID {
+		var out []pack.ID
+		for _, p := range packs {
+			held, ok := w.find(name, p)
+			if !ok {
+				held = []pack.ID{p} // it is lost
+			}
+			out = append(out, held...)
+		}
+		slices.SortFunc(out, comparePacks)
+		return slices.Compact(out)
+	}, nil
 }
 
 // anywhere counts in how many copies packs are listed. A copy that cannot be

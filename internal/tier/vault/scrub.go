@@ -145,6 +145,11 @@ func (v *Vault) scrubber(o ScrubOptions) *scrubber {
 		return h.Packs, chain.Hash(h.Root), err
 	}
 	s.superseded = v.superseded
+	if v.replica {
+		if r, err := NewReplica(v.store, v.header.ID); err == nil {
+			s.lead = r.lead
+		}
+	}
 	return s
 }
 
