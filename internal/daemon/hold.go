@@ -69,7 +69,15 @@ func (v *vaults) replica(ctx context.Context, entry backstay.Vault) (*vault.Repl
 			joining = append(joining, i)
 		}
 	}
-	return vault.NewReplica(s, entry.ID, vault.Joining(joining...))
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.uses == nil {
+		v.uses = map[backstay.VaultName]*vault.ReplicaUse{}
+	}
+	if v.uses[entry.Name] == nil {
+		v.uses[entry.Name] = &vault.ReplicaUse{}
+	}
+	return vault.NewReplica(s, entry.ID, vault.Joining(joining...), vault.Using(v.uses[entry.Name]))
 }
 
 // replicaFailed looks at the units of a replica after something failed: one that

@@ -90,6 +90,8 @@ type vaults struct {
 	forgotten int                                      // guarded by mu: how often keys were forgotten
 	recovery  map[backstay.VaultName][]string          // guarded by mu: recovery recipients as they were last
 
+	uses map[backstay.VaultName]*vault.ReplicaUse // guarded by mu
+
 	changing sync.Mutex // held while a vault's keys are changed
 	proving  sync.Mutex // held while a key is proved: a passphrase takes 128 MiB of memory
 

@@ -41,7 +41,7 @@ type Keeper struct {
 	sweeps   map[backstay.VaultName]*sync.Mutex    // held while a replica is swept or expired; guarded by mu
 }
 
-// replica is one that was opened, with the units that were written then.
+// replica is one that was opened, with the units as they were then.
 type replica struct {
 	Vault
 	units string
@@ -85,7 +85,7 @@ func (k *Keeper) held(ctx context.Context, region backstay.RegionName) (map[stri
 // replica opens a replica, or returns it as it was opened: a change of the units
 // that are written makes a new one.
 func (k *Keeper) replica(ctx context.Context, entry backstay.Vault) (*replica, error) {
-	units := fmt.Sprint(entry.Written())
+	units := fmt.Sprint(entry.Written(), entry.Standing(backstay.Joining))
 	k.mu.Lock()
 	r := k.opened[entry.Name]
 	k.mu.Unlock()

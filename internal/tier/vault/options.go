@@ -12,6 +12,7 @@ type openOptions struct {
 	joining  []int
 	spare    []blob.Store
 	replica  bool
+	use      *ReplicaUse
 }
 
 // IndexDir keeps the local index of the vault in a folder of its own, so that

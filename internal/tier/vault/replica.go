@@ -39,6 +39,19 @@ type Replica struct {
 	whole  []blob.Store // those of the copies that are not being filled yet
 	id     uuid.UUID
 
+	use *ReplicaUse
+
+	mu sync.Mutex
+	// proved are packs that were read back from every copy by this process, or that
+	// a point needs whose manifest is there; guarded by mu.
+	proved map[pack.ID]struct{}
+	// learnt are points whose packs are among proved; guarded by mu.
+	learnt map[backstay.PointID]bool
+}
+
+// ReplicaUse keeps those who delete in a replica apart from those who rely on it. All
+// that a process opens of one replica share one, also with other sets of units.
+type ReplicaUse struct {
 	// using is held for reading by whoever puts or makes whole, or answers what is
 	// there, and for writing while packs are deleted.
 	using sync.RWMutex
@@ -48,12 +61,10 @@ type Replica struct {
 	// was relied on last; guarded by mu.
 	sweeps  int
 	touched map[pack.ID]int
-	// proved are packs that were read back from every copy by this process, or that
-	// a point needs whose manifest is there; guarded by mu.
-	proved map[pack.ID]struct{}
-	// learnt are points whose packs are among proved; guarded by mu.
-	learnt map[backstay.PointID]bool
 }
+
+// Using opens a replica with what others of this process know of its use.
+func Using(u *ReplicaUse) OpenOption { return func(o *openOptions) { o.use = u } }
 
 // ReplicaObject names one object and what it holds.
 type ReplicaObject struct {
@@ -73,8 +84,8 @@ type ReplicaPoint struct {
 }
 
 // NewReplica returns the replica of the vault with this id in a store. Nothing is
-// asked of the store. Of the options only Joining counts: what is in such a copy is
-// not counted on.
+// asked of the store. Of the options Joining and Using count: what is in a copy that
+// is being filled is not counted on.
 func NewReplica(s blob.Store, vaultID string, options ...OpenOption) (*Replica, error) {
 	var o openOptions
 	for _, set := range options {
@@ -84,8 +95,10 @@ func NewReplica(s blob.Store, vaultID string, options ...OpenOption) (*Replica, 
 	if err != nil || id.String() != vaultID {
 		return nil, refused("%q is not the id of a vault", vaultID)
 	}
-	r := &Replica{store: s, copies: copiesOf(s), id: id, proved: map[pack.ID]struct{}{}, learnt: map[backstay.PointID]bool{},
-		touched: map[pack.ID]int{}}
+	r := &Replica{store: s, copies: copiesOf(s), id: id, proved: map[pack.ID]struct{}{}, learnt: map[backstay.PointID]bool{}, use: o.use}
+	if r.use == nil {
+		r.use = &ReplicaUse{}
+	}
 	for i, c := range r.copies {
 		if !slices.Contains(o.joining, i) {
 			r.whole = append(r.whole, c)
@@ -111,9 +124,9 @@ func (r *Replica) Lacks(ctx context.Context, objects []ReplicaObject) ([]string,
 			packs = append(packs, id)
 		}
 	}
-	r.using.RLock()
-	defer r.using.RUnlock()
-	r.touch(packs...)
+	r.use.using.RLock()
+	defer r.use.using.RUnlock()
+	r.use.touch(packs...)
 	var shelf map[pack.ID]shelved
 	if len(packs) > 0 {
 		var err error
@@ -328,11 +341,11 @@ func (r *Replica) Put(ctx context.Context, o ReplicaObject, data []byte) (grown 
 	if err := r.CheckIncoming(o.Name, data); err != nil {
 		return 0, err
 	}
-	r.using.RLock()
-	defer r.using.RUnlock()
+	r.use.using.RLock()
+	defer r.use.using.RUnlock()
 	id, ok := packOf(o.Name)
 	if ok {
-		r.touch(id)
+		r.use.touch(id)
 	}
 	if grown, err = r.put(ctx, o.Name, data); err != nil {
 		return grown, err
@@ -415,14 +428,14 @@ func (r *Replica) Complete(ctx context.Context, id backstay.PointID, manifest []
 		return ReplicaPoint{}, 0, refused("the manifest of point %s: %v", id, err)
 	}
 	p := r.say(id, h)
-	r.using.RLock()
-	defer r.using.RUnlock()
-	r.touch(h.Packs...)
+	r.use.using.RLock()
+	defer r.use.using.RUnlock()
+	r.use.touch(h.Packs...)
 	needed, err := r.needs(ctx, id, h)
 	if err != nil {
 		return p, 0, err
 	}
-	r.touch(needed...)
+	r.use.touch(needed...)
 	if err := r.prove(ctx, needed); err != nil {
 		return p, 0, err
 	}

@@ -45,7 +45,7 @@ const sweepBatch = 32
 func (r *Replica) Sweep(ctx context.Context, o SweepOptions) (SweepReport, error) {
 	ctx = blob.Uncached(ctx)
 	var report SweepReport
-	spared := r.nextSweep(o.DryRun)
+	spared := r.use.nextSweep(o.DryRun)
 	points, err := r.listed(ctx, o)
 	if err != nil {
 		return report, err
@@ -76,28 +76,31 @@ func (r *Replica) Sweep(ctx context.Context, o SweepOptions) (SweepReport, error
 }
 
 // nextSweep begins a sweep: what was touched before the one before may go.
-func (r *Replica) nextSweep(dry bool) func(pack.ID) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+func (u *ReplicaUse) nextSweep(dry bool) func(pack.ID) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	if !dry {
-		r.sweeps++
-		maps.DeleteFunc(r.touched, func(_ pack.ID, at int) bool { return at < r.sweeps-1 })
+		u.sweeps++
+		maps.DeleteFunc(u.touched, func(_ pack.ID, at int) bool { return at < u.sweeps-1 })
 	}
 	return func(id pack.ID) bool {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		_, ok := r.touched[id]
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		_, ok := u.touched[id]
 		return ok
 	}
 }
 
 // touch notes that somebody relies on packs: they were said to be here, or put, or
 // are needed by a point that is made whole.
-func (r *Replica) touch(packs ...pack.ID) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+func (u *ReplicaUse) touch(packs ...pack.ID) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.touched == nil {
+		u.touched = map[pack.ID]int{}
+	}
 	for _, id := range packs {
-		r.touched[id] = r.sweeps
+		u.touched[id] = u.sweeps
 	}
 }
 
@@ -179,8 +182,8 @@ func (r *Replica) mark(ctx context.Context, points []backstay.PointID) (map[pack
 
 // deleteBatch deletes a few packs while nothing can be put or made whole.
 func (r *Replica) deleteBatch(ctx context.Context, batch []sizedPack, spared func(pack.ID) bool, dry bool, report *SweepReport) error {
-	r.using.Lock()
-	defer r.using.Unlock()
+	r.use.using.Lock()
+	defer r.use.using.Unlock()
 	for _, p := range batch {
 		if err := ctx.Err(); err != nil {
 			return err

@@ -572,3 +572,68 @@ func (m mortal) Get(ctx context.Context, name string, offset, length int64) ([]b
 	}
 	return m.Store.Get(ctx, name, offset, length)
 }
+
+// TestACopyOfAReplicaIsFilledFromTheOthers: without keys, and whatever of the chain
+// came, a copy that was lost gets everything that the others have.
+func TestACopyOfAReplicaIsFilledFromTheOthers(t *testing.T) {
+	w, k, ids := storied(t, 4)
+	o := newOther(w)
+	o.pushAll(ids[0])
+	w.drop(k, ids[0], ids[2])
+	w.reclaim(vault.ReclaimOptions{LiveFraction: 0.95})
+	o.pushAll(ids[3], ids[1])
+	// A record of the middle of the chain, and none of the others.
+	records := w.objects("chain/")
+	data := w.get(0, records[len(records)/2])
+	_, err := o.replica.Put(w.ctx, offered(records[len(records)/2], data), data)
+	w.must(err)
+	sound, err := vault.NewReplica(replica.New(o.units[0], o.units[1]), vaultID)
+	w.must(err)
+	fresh := mem.New()
+	w.must(sound.Introduce(w.ctx, fresh))
+	report, err := sound.Fill(w.ctx, fresh, vault.FillOptions{First: []backstay.PointID{ids[3]}})
+	w.must(err)
+	if report.Next != "" || len(report.Unsound)+len(report.Bad) != 0 {
+		t.Fatalf("filled: %+v", report)
+	}
+	o.units[2] = fresh
+	if a, b := o.names(0, ""), o.names(2, ""); !slices.Equal(a, b) {
+		t.Fatalf("the copy has %v and the others %v", b, a)
+	}
+	alone, err := vault.Open(w.ctx, fresh, vaultID, w.master, vault.AsReplica())
+	w.must(err)
+	headers, err := alone.Points(w.ctx)
+	w.must(err)
+	if len(headers) != 3 {
+		t.Fatalf("%d points are in the copy", len(headers))
+	}
+	for _, h := range headers {
+		if h.Damage != nil {
+			t.Errorf("point %s: %v", h.Point, h.Damage)
+		}
+	}
+}
+
+// TestACopyThatIsBeingFilledIsNotCountedOn: what it lacks is not asked for again, and
+// what is new goes into it.
+func TestACopyThatIsBeingFilledIsNotCountedOn(t *testing.T) {
+	w := newWorld(t)
+	content := sparse(14, 1<<20)
+	first, second := newID(), newID()
+	w.backup(vault.WriteOptions{Point: first}, source{target: "vda", disk: &disk{data: content}})
+	o := newOther(w)
+	o.pushAll(first)
+	o.units[2] = mem.New()
+	o.store = replica.New(o.units[0], o.units[1], o.units[2])
+	var err error
+	o.replica, err = vault.NewReplica(o.store, vaultID, vault.Joining(2))
+	w.must(err)
+	changed := change(15, content, 5)
+	w.backup(vault.WriteOptions{Point: second, Parent: first}, source{target: "vda", disk: &disk{data: content}, changed: changed, mapped: true})
+	before := len(o.names(2, "packs/"))
+	o.pushAll(second)
+	if after := len(o.names(2, "packs/")); before != 0 || after == 0 || after >= len(o.names(0, "packs/")) {
+		t.Fatalf("the copy had %d packs and has %d of %d", before, after, len(o.names(0, "packs/")))
+	}
+	w.restored(o.open(), second, "vda", content)
+}

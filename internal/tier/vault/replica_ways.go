@@ -229,3 +229,54 @@ func (r *Replica) Usage(ctx context.Context) (backstay.VaultUsage, error) {
 	})
 	return u, err
 }
+
+// filling returns the replica as the source of a fill. Its records of the chain are
+// those that came, with gaps or without: they judge nothing.
+func (r *Replica) filling(ctx context.Context) (source, error) {
+	s, err := r.scrubbing(ctx, ScrubOptions{})
+	if err != nil {
+		return source{}, err
+	}
+	each := func(ctx context.Context, fn func(string, []byte) error) error {
+		var names []string
+		err := r.store.List(ctx, chain.Prefix, func(i blob.Info) error {
+			names = append(names, i.Name)
+			return nil
+		})
+		if err != nil {
+			return readError("the list of the chain's records", err)
+		}
+		for _, name := range names {
+			data, err := r.Get(ctx, name)
+			if backstay.IsCode(err, backstay.CodeDamaged) {
+				continue
+			}
+			if err == nil {
+				err = fn(name, data)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return source{s, r.id.String(), each}, nil
+}
+
+// Introduce is Vault.Introduce for a copy of a replica.
+func (r *Replica) Introduce(ctx context.Context, to blob.Store) error {
+	from, err := r.filling(ctx)
+	if err != nil {
+		return err
+	}
+	return introduce(ctx, from, to)
+}
+
+// Fill is Vault.Fill for a copy of a replica.
+func (r *Replica) Fill(ctx context.Context, to blob.Store, o FillOptions) (FillReport, error) {
+	from, err := r.filling(ctx)
+	if err != nil {
+		return FillReport{Next: o.From}, err
+	}
+	return fill(ctx, from, to, o)
+}
