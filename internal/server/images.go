@@ -131,10 +131,15 @@ func (s *server) imageVault(ctx context.Context, id backstay.VMID, image *backst
 	if err != nil {
 		return err
 	}
+	points = backstay.OwnPoints(points)
 	vaults, err := s.Catalog.Vaults.ListVaults(ctx)
+	if err == nil {
+		err = ownVault(image.Vault)
+	}
 	if err != nil {
 		return err
 	}
+	vaults = slices.DeleteFunc(vaults, func(v backstay.Vault) bool { return v.Origin != nil })
 	switch {
 	case image.Vault != "":
 	case len(points) > 0:

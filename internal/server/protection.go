@@ -100,6 +100,9 @@ func (s *server) protect(ctx context.Context, in *protectInput) (*answer[api.Pro
 	if _, err := s.Catalog.Vaults.Vault(ctx, in.Body.Vault); err != nil {
 		return nil, missing(err, backstay.CodeUnknownVault, "vault", in.Body.Vault)
 	}
+	if err := ownVault(in.Body.Vault); err != nil {
+		return nil, err
+	}
 	item := backstay.ProtectedItem{
 		VM: vm.Ref(), Policy: in.Body.Policy, Vault: in.Body.Vault, Since: s.Now().UTC(),
 		Included: in.Body.IncludeDisks, Excluded: in.Body.ExcludeDisks, Method: in.Body.Method,
@@ -312,4 +315,15 @@ func (s *server) idle(ctx context.Context, target string) error {
 		}
 	}
 	return nil
+}
+
+// ownVault refuses a replica as the place of new points.
+func ownVault(name backstay.VaultName) error {
+	of, replica := name.Origin()
+	if !replica {
+		return nil
+	}
+	return backstay.Errorf(backstay.CodeConflict, "no point can be put into %s", name).
+		Becausef("it is the replica of a vault of region %s, and holds what that one pushes", of.Region).
+		Do("name a vault of this region: `backstay vault list`")
 }

@@ -40,6 +40,7 @@ func TestTheRetentionOfAReplicaIsThisRegionsOwn(t *testing.T) {
 	if e := decodeError(t, text); status != 409 || e.Code != backstay.CodeConflict {
 		t.Errorf("of a vault of this region: %d %s", status, text)
 	}
+	refused(t, w, "PUT", "/v1/vms/web01/protection", `{"policy":"daily","vault":"default@west"}`, 409, backstay.CodeConflict)
 	if status, text := ask(t, w, w.Tokens[backstay.Owner], "PUT", "/v1/vaults/default@west/keep", `{"points":0}`); status/100 != 4 {
 		t.Errorf("no point at all: %d %s", status, text)
 	}
