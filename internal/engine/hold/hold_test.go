@@ -364,3 +364,43 @@ func TestEverythingComesBackToARegionThatRejoins(t *testing.T) {
 		t.Fatalf("the vault that came back has %+v", headers)
 	}
 }
+
+// TestSweepsBesidePushesTakeNothingThatIsOnItsWay: points come and go while this
+// region reclaims, and each that is said to be held is whole at every moment.
+func TestSweepsBesidePushesTakeNothingThatIsOnItsWay(t *testing.T) {
+	h := newHome(t)
+	var all []backstay.PointID
+	for i := range 6 {
+		all = append(all, h.backup(fmt.Sprintf("vm%d", i%2), day.Add(time.Duration(i)*time.Hour)))
+	}
+	p := newPlace(t)
+	_, err := p.from("west").Offer(t.Context(), h.offer())
+	must(t, err)
+	pushed := make(chan error, 3)
+	for i := range 3 {
+		go func() {
+			var err error
+			for range 20 { // a sweep may win: then what it took is pushed again
+				if err = h.push(p.from("west"), all[2*i:2*i+2]...); err == nil {
+					break
+				}
+			}
+			pushed <- err
+		}()
+	}
+	for n := 0; n < 3; {
+		select {
+		case err := <-pushed:
+			must(t, err)
+			n++
+		default:
+			_, err := p.keeper.Reclaim(t.Context(), "main@west", false, nil)
+			must(t, err)
+			p.check(h)
+		}
+	}
+	p.check(h, all...)
+	_, err = p.keeper.Reclaim(t.Context(), "main@west", false, nil)
+	must(t, err)
+	p.check(h, all...)
+}

@@ -242,6 +242,8 @@ func (p *place) from(region backstay.RegionName) pair.Holder { return p.keeper.F
 // any are named.
 func (p *place) check(h *home, want ...backstay.PointID) {
 	p.t.Helper()
+	points, err := p.catalog.Points.ListPoints(p.t.Context(), "")
+	must(p.t, err)
 	held, err := p.catalog.Held.ListHeld(p.t.Context(), "main@west")
 	must(p.t, err)
 	offered := map[backstay.PointID]bool{}
@@ -250,8 +252,6 @@ func (p *place) check(h *home, want ...backstay.PointID) {
 			offered[point.Point] = true
 		}
 	}
-	points, err := p.catalog.Points.ListPoints(p.t.Context(), "")
-	must(p.t, err)
 	for _, point := range points {
 		if !offered[point.ID] {
 			p.t.Errorf("point %s is listed and not held", point.ID)
