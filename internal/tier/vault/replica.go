@@ -368,18 +368,33 @@ func (r *Replica) put(ctx context.Context, name string, data []byte) (int64, err
 	case !errors.Is(err, blob.ErrExist):
 		return 0, writeError(name, err)
 	}
-	same := true
-	for i, c := range r.copies {
-		got, err := c.Get(ctx, name, 0, -1)
-		if err != nil && !damaged(err) {
-			return grown, readError(name+" in "+unitName(ctx, c, i), err)
-		}
-		same = same && err == nil && bytes.Equal(got, data)
+	same, err := r.sameInAll(ctx, name, data)
+	if err != nil {
+		return grown, err
 	}
 	if same {
 		return grown, nil
 	}
 	return grown, r.mend(ctx, name, data)
+}
+
+// sameInAll tells whether an object reads as these bytes from every copy. The error
+// is that of a copy that could not be read.
+func (r *Replica) sameInAll(ctx context.Context, name string, data []byte) (bool, error) {
+	same := make([]bool, len(r.copies))
+	g, gctx := errgroup.WithContext(ctx)
+	for i, c := range r.copies {
+		g.Go(func() error {
+			got, err := c.Get(gctx, name, 0, -1)
+			if err != nil && !damaged(err) {
+				return readError(name+" in "+unitName(ctx, c, i), err)
+			}
+			same[i] = err == nil && bytes.Equal(got, data)
+			return nil
+		})
+	}
+	err := g.Wait()
+	return !slices.Contains(same, false), err
 }
 
 // mend makes every copy of an object hold the bytes that came, unless one is sound
