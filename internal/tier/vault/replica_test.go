@@ -475,7 +475,7 @@ var errKilled = errors.New("killed")
 // goes on to the end.
 func TestKilledAtEveryChangeOnlyWholePointsAreThere(t *testing.T) {
 	w := newWorld(t)
-	content := sparse(12, 1<<20)
+	content := sparse(12, 200<<10)
 	first, second := newID(), newID()
 	w.backup(vault.WriteOptions{Point: first}, source{target: "vda", disk: &disk{data: content}})
 	before := slices.Clone(content)
