@@ -208,7 +208,8 @@ func (r *region) heldInUse(ctx context.Context, id backstay.PointID) (string, er
 		return "", fmt.Errorf("list jobs: %w", err)
 	}
 	for _, j := range jobs {
-		reads := j.Point == id || j.Vault == p.Vault && j.Point == ""
+		// A drill chooses its points when it runs, and there may be several.
+		reads := j.Point == id || j.Vault == p.Vault && j.Point == "" || j.Kind == backstay.JobDrill
 		if reads && j.Kind != backstay.JobVerify && j.Kind != backstay.JobRepair && j.Kind != backstay.JobReclaim && j.Kind != backstay.JobExpire {
 			return fmt.Sprintf("the job %s (%s) reads it", j.ID, j.Kind), nil
 		}

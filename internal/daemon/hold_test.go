@@ -15,6 +15,7 @@ import (
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/api"
 	"github.com/backstay/backstay/internal/blob"
+	"github.com/backstay/backstay/internal/catalog"
 	"github.com/backstay/backstay/internal/catalog/sqlite"
 	sessions "github.com/backstay/backstay/internal/engine/files"
 	"github.com/backstay/backstay/internal/engine/verify"
@@ -199,5 +200,48 @@ func TestUnitsAreNotTakenTwiceForReplicas(t *testing.T) {
 	units, err := east.vaults.ListUnits(ctx)
 	if err != nil || !slices.ContainsFunc(units, func(u backstay.Unit) bool { return slices.Contains(u.Vaults, "main@west") }) {
 		t.Fatalf("units are %+v: %v", units, err)
+	}
+}
+
+// TestAPointOfAReplicaThatAJobReadsIsInUse: a restore of it, and any drill, keep it
+// until they have ended; so does a pin.
+func TestAPointOfAReplicaThatAJobReadsIsInUse(t *testing.T) {
+	ctx := t.Context()
+	west, east := newWitnessed(t), newEast(t)
+	west.must(west.backup(firstPoint))
+	west.must(west.push(east.holder("west"), firstPoint))
+	inUse := func() bool {
+		t.Helper()
+		why, err := east.heldInUse(ctx, firstPoint)
+		west.must(err)
+		return why != ""
+	}
+	if inUse() {
+		t.Error("nothing uses it")
+	}
+	for id, rec := range map[backstay.JobID]catalog.JobRecord{
+		"01J1": {Job: backstay.Job{Kind: backstay.JobRestore, Point: firstPoint}},
+		"01J2": {Job: backstay.Job{Kind: backstay.JobDrill}},
+	} {
+		rec.ID, rec.Job.State = id, backstay.JobRunning
+		west.must(east.catalog.Jobs.InsertJob(ctx, rec))
+		if !inUse() {
+			t.Errorf("a %s is at it", rec.Kind)
+		}
+		_, err := east.catalog.Jobs.UpdateJob(ctx, id, 0, func(r *catalog.JobRecord) error {
+			r.Job.State = backstay.JobSucceeded
+			return nil
+		})
+		west.must(err)
+		if inUse() {
+			t.Errorf("the %s has ended", rec.Kind)
+		}
+	}
+	west.must(east.catalog.Points.ChangePoint(ctx, firstPoint, func(p *backstay.RecoveryPoint) error {
+		p.Pinned = true
+		return nil
+	}))
+	if !inUse() {
+		t.Error("it is pinned")
 	}
 }
