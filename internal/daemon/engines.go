@@ -48,7 +48,7 @@ func newEngines(r *region) *engines {
 	return &engines{
 		region: r,
 		backup: &backup.Runner{
-			Catalog: r.catalog, Mover: r.hosts.mover, Vault: r.vaults.writing, Saw: r.vaults.saw, Now: utcNow, Keys: r.keyPolicy,
+			Catalog: r.catalog, Mover: r.hosts.mover, Vault: r.vaults.writing, Lost: r.vaults.lostMeanwhile, Saw: r.vaults.saw, Now: utcNow, Keys: r.keyPolicy,
 			NewPoint: func() backstay.PointID { return backstay.PointID(ulid.Make().String()) },
 		},
 		restore: &restore.Runner{

@@ -89,6 +89,15 @@ func (v *vaults) recordLost(ctx context.Context, name backstay.VaultName) (backs
 	return entry, told, nil
 }
 
+// lostMeanwhile is recordLost for whoever was in the middle of a write that failed.
+func (v *vaults) lostMeanwhile(ctx context.Context, name backstay.VaultName) ([]string, error) {
+	_, told, err := v.recordLost(ctx, name)
+	if v.onLost != nil && len(told) > 0 {
+		v.onLost(told)
+	}
+	return told, err
+}
+
 func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
 
 // away asks units, all at once, and returns why those that never answered did not.

@@ -26,10 +26,8 @@ func (v *vaults) openToWrite(ctx context.Context, name backstay.VaultName) (*vau
 			Becausef("it holds what the region %s pushes", of.Region).
 			Do("protect VMs of this region in a vault of its own; the replica's retention is set with `backstay vault set %s keep-days=N keep-points=N`", name)
 	}
-	if _, told, err := v.recordLost(ctx, name); err != nil {
+	if _, err := v.lostMeanwhile(ctx, name); err != nil {
 		return nil, err
-	} else if v.onLost != nil && len(told) > 0 {
-		v.onLost(told)
 	}
 	opened, err := v.open(ctx, name)
 	if err != nil {

@@ -71,18 +71,23 @@ func (b *backupRun) pull(ctx context.Context) error {
 	}
 	pulled, err := mover.Phases(ctx, b.run, pullTasks,
 		func(ctx context.Context, progress mover.Progress) (mover.Pulled, error) {
-			request, err := b.pullRequest(ctx, m)
-			if err != nil {
-				return mover.Pulled{}, err
-			}
-			pulled, err := m.mover.Pull(ctx, request, func(r mover.Report) {
-				progress(r)
-				m.keepPack(b, r)
+			access, pulled, err := intoVault(ctx, b, m, func(access mover.VaultAccess) (mover.Pulled, error) {
+				request, err := b.pullRequest(ctx, m, access)
+				if err != nil {
+					return mover.Pulled{}, err
+				}
+				return m.mover.Pull(ctx, request, func(r mover.Report) {
+					progress(r)
+					m.keepPack(b, r)
+				})
 			})
 			if err != nil {
 				return pulled, err
 			}
-			return pulled, b.recordPull(context.WithoutCancel(ctx), m, pulled)
+			if err := b.recordPull(context.WithoutCancel(ctx), m, pulled); err != nil {
+				return pulled, err
+			}
+			return pulled, b.tellShort(m, access)
 		}, nil)
 	if err != nil {
 		return err
@@ -95,11 +100,7 @@ func (b *backupRun) pull(ctx context.Context) error {
 	return nil
 }
 
-func (b *backupRun) pullRequest(ctx context.Context, m *member) (mover.PullRequest, error) {
-	access, err := b.Vault(ctx, m.item.Vault)
-	if err != nil {
-		return mover.PullRequest{}, err
-	}
+func (b *backupRun) pullRequest(ctx context.Context, m *member, access mover.VaultAccess) (mover.PullRequest, error) {
 	now := b.Now()
 	parent, err := b.newestInVault(ctx, backstay.RecoveryPoint{
 		ID: m.Point, VM: backstay.VMRef{UUID: m.VM}, Vault: m.item.Vault, Time: now,

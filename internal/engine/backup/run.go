@@ -24,7 +24,11 @@ type Runner struct {
 	Vault func(context.Context, backstay.VaultName) (mover.VaultAccess, error)
 	// Saw remembers the head of a vault's chain with the new point in it.
 	Saw func(context.Context, backstay.VaultName, backstay.VaultHead) error
-	Now func() time.Time
+	// Lost looks at the storage units of a vault into which a write failed, records as
+	// lost those that do not answer, and returns what it recorded, in words. With
+	// nothing recorded the failure stands. Nil looks at nothing.
+	Lost func(context.Context, backstay.VaultName) ([]string, error)
+	Now  func() time.Time
 	// Keys says how the points of an item hold its VM's secrets; nil holds their
 	// values, as does a nil answer.
 	Keys func(context.Context, backstay.ProtectedItem) (*mover.KeyPolicy, error)

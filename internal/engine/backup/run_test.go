@@ -323,6 +323,47 @@ func TestABrokenTransferGoesOnBehindItsDurablePacks(t *testing.T) {
 	}
 }
 
+// A unit that is lost in the middle of a transfer is recorded first; then the
+// transfer goes on behind its durable packs, and the job says what the point lacks (I2).
+func TestATransferGoesOnWithoutAUnitThatWasLostMeanwhile(t *testing.T) {
+	w := newWorld(t)
+	w.transfer = backstay.Errorf(backstay.CodeVaultAway, "packs/3f could not be written to the vault")
+	var order []string
+	r := w.runner()
+	behind := []string(nil)
+	r.Vault = func(context.Context, backstay.VaultName) (mover.VaultAccess, error) {
+		order = append(order, fmt.Sprintf("write without %q", behind))
+		return mover.VaultAccess{Name: "default", Units: []string{"file:///b", "file:///c"}, Behind: behind}, nil
+	}
+	r.Lost = func(context.Context, backstay.VaultName) ([]string, error) {
+		order = append(order, "recorded")
+		w.transfer, behind = nil, []string{"file:///a"}
+		return []string{"storage unit file:///a is recorded as lost"}, nil
+	}
+	must(t, r.Run(t.Context(), w, backstay.BackupParams{VM: "uuid-1"}))
+	if want := []string{`write without []`, "recorded", `write without ["file:///a"]`}; !slices.Equal(order, want) {
+		t.Errorf("%q, want %q", order, want)
+	}
+	if !slices.Equal(w.packs, []string{"pack-1"}) || len(w.inVault) != 1 {
+		t.Errorf("went on behind %q, in the vault %v", w.packs, w.inVault)
+	}
+	if len(w.warnings) != 1 || !strings.Contains(w.warnings[0], "short of 1") || !strings.Contains(w.warnings[0], "file:///a is recorded as lost") {
+		t.Errorf("warnings %q", w.warnings)
+	}
+}
+
+// With all units there the failure stands: nothing is written with fewer copies.
+func TestAFailedWriteToUnitsThatAnswerIsNotTriedWithFewer(t *testing.T) {
+	w := newWorld(t)
+	w.transfer = backstay.Errorf(backstay.CodeVaultAway, "packs/3f could not be written to the vault")
+	r, looked := w.runner(), 0
+	r.Lost = func(context.Context, backstay.VaultName) ([]string, error) { looked++; return nil, nil }
+	must(t, r.Run(t.Context(), w, backstay.BackupParams{VM: "uuid-1"}))
+	if looked != 1 || len(w.inVault) != 0 || len(w.warnings) != 1 || !strings.Contains(w.warnings[0], "vault-unreachable") {
+		t.Errorf("looked %d times, in the vault %v, warnings %q", looked, w.inVault, w.warnings)
+	}
+}
+
 func TestAFailedTransferLeavesASnapshotPointAndAWarning(t *testing.T) {
 	w := newWorld(t)
 	w.transfer = backstay.Errorf(backstay.CodeValidateFailed, "pack 3f reads differently from copy 2")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/catalog"
@@ -119,37 +120,88 @@ func (b *backupRun) transfers(ctx context.Context, todo []*member) error {
 	return ended
 }
 
-// transfer carries one point to its vault.
+// transfer carries one point to its vault. Where a storage unit is lost meanwhile it
+// goes on behind the packs that are durable, into the units that are left.
 func (b *backupRun) transfer(ctx context.Context, m *member, progress mover.Progress) error {
-	access, err := b.Vault(ctx, m.item.Vault)
-	if err != nil {
-		return err
-	}
-	point, err := b.Catalog.Points.Point(ctx, m.Point)
-	if err != nil {
-		return fmt.Errorf("read point %s: %w", m.Point, err)
-	}
-	parent, err := b.newestInVault(ctx, point)
-	if err != nil {
-		return err
-	}
-	health, err := b.Catalog.Health.VaultHealth(ctx, m.item.Vault)
-	if err != nil {
-		return err
-	}
-	t, err := m.mover.Transfer(ctx, mover.TransferRequest{
-		Avoid: health.LostPacks(),
-		Job:   b.run.Job().ID, Point: point.ID, Vault: access, Parent: parent,
-		Packs: m.Packs, Expires: point.Expires, Policy: m.item.Policy, Host: point.VM.Host,
-		LeftOut: m.Plan.leftOut(), Group: point.Group, Guest: m.policy.Guest,
-	}, progress)
+	access, t, err := intoVault(ctx, b, m, func(access mover.VaultAccess) (mover.Transferred, error) {
+		return b.carry(ctx, m, access, progress)
+	})
 	if err != nil {
 		return err
 	}
 	if err := b.tell(m, t); err != nil {
 		return err
 	}
-	return b.recordVault(context.WithoutCancel(ctx), m, t)
+	if err := b.recordVault(context.WithoutCancel(ctx), m, t); err != nil {
+		return err
+	}
+	return b.tellShort(m, access)
+}
+
+// intoVault writes into the vault of a member. As long as a write fails and a unit
+// turns out to be lost, which is in the catalogue before anything else is written,
+// it is tried again with the rest: each time there is one unit less.
+func intoVault[T any](ctx context.Context, b *backupRun, m *member, write func(mover.VaultAccess) (T, error)) (mover.VaultAccess, T, error) {
+	for {
+		var none T
+		access, err := b.Vault(ctx, m.item.Vault)
+		if err != nil {
+			return access, none, err
+		}
+		done, err := write(access)
+		if err == nil || b.Lost == nil || ctx.Err() != nil {
+			return access, done, err
+		}
+		lost, lookErr := b.Lost(ctx, m.item.Vault)
+		if len(lost) == 0 || lookErr != nil {
+			return access, done, err // lookErr says nothing that the failed write does not
+		}
+		for _, what := range lost {
+			if err := b.run.Note("transfer", what); err != nil {
+				return access, done, err
+			}
+		}
+	}
+}
+
+// carry is one attempt at a transfer.
+func (b *backupRun) carry(ctx context.Context, m *member, access mover.VaultAccess, progress mover.Progress) (mover.Transferred, error) {
+	var none mover.Transferred
+	point, err := b.Catalog.Points.Point(ctx, m.Point)
+	if err != nil {
+		return none, fmt.Errorf("read point %s: %w", m.Point, err)
+	}
+	parent, err := b.newestInVault(ctx, point)
+	if err != nil {
+		return none, err
+	}
+	health, err := b.Catalog.Health.VaultHealth(ctx, m.item.Vault)
+	if err != nil {
+		return none, err
+	}
+	return m.mover.Transfer(ctx, mover.TransferRequest{
+		Avoid: health.LostPacks(),
+		Job:   b.run.Job().ID, Point: point.ID, Vault: access, Parent: parent,
+		Packs: m.Packs, Expires: point.Expires, Policy: m.item.Policy, Host: point.VM.Host,
+		LeftOut: m.Plan.leftOut(), Group: point.Group, Guest: m.policy.Guest,
+	}, progress)
+}
+
+// tellShort says of how many copies a new point is short, and why (I2).
+func (b *backupRun) tellShort(m *member, access mover.VaultAccess) error {
+	short := len(access.Behind) + len(access.Joining)
+	if short == 0 {
+		return nil
+	}
+	var why []string
+	if len(access.Behind) > 0 {
+		why = append(why, strings.Join(access.Behind, ", ")+" is recorded as lost")
+	}
+	if len(access.Joining) > 0 {
+		why = append(why, strings.Join(access.Joining, ", ")+" is being filled")
+	}
+	return b.run.Warn(fmt.Sprintf("%s: the point is short of %d of the copies of vault %s: %s; what is missing is copied there when the storage unit is back",
+		m.label(), short, m.item.Vault, strings.Join(why, "; ")))
 }
 
 // tell says how the transfer found what had changed.
