@@ -214,15 +214,15 @@ func (v *Vault) readTrash(ctx context.Context, object string, hash chain.Hash) (
 	return nil, readError(object, errs...)
 }
 
-// Head returns the newest record of the vault's chain, for whoever is to notice
-// if the vault is ever in an older state. The zero Head is that of a vault
+// Head returns the newest record of the vault's chain that is sure to stay, for
+// whoever is to notice if the vault is ever in an older state. The zero Head is that of a vault
 // without a chain.
 func (v *Vault) Head(ctx context.Context) (backstay.VaultHead, error) {
 	if !v.chained() {
 		return backstay.VaultHead{}, nil
 	}
-	st, err := v.chainState(ctx, true)
-	return publicHead(st.Head), err
+	head, err := v.chain.Settled(ctx)
+	return publicHead(head), err
 }
 
 func publicHead(h chain.Head) backstay.VaultHead {

@@ -23,7 +23,8 @@ const appendTries = 200
 // A record is *settled* when it has been seen with the same bytes in every copy,
 // or when another one follows it, because nobody appends to a record that is not
 // settled. The newest record may be in some copies only: its writer died, or is
-// at work. It counts, and whoever appends next completes it.
+// at work. It counts, and whoever appends next completes it. If copies show
+// different ones, that in the last of them counts.
 type Log struct {
 	copies []blob.Store
 	mac    MAC
@@ -63,6 +64,22 @@ func (l *Log) Read(ctx context.Context) (State, error) {
 	defer l.mu.Unlock()
 	s, _, err := l.catchUp(ctx, false)
 	return s, err
+}
+
+// Settled returns the newest record that is sure to stay: one that every copy shows,
+// or that another one follows. Whoever remembers what the chain was like remembers
+// this: the newest of all may be in one copy only, which is lost a moment later.
+func (l *Log) Settled(ctx context.Context) (Head, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s, tail, err := l.catchUp(ctx, false)
+	switch {
+	case err != nil || tail == nil:
+		return s.Head, err
+	case l.settled != nil:
+		return l.settled.Head, nil
+	}
+	return Head{}, nil
 }
 
 // Append adds the record that decide makes of the state to which all records
@@ -112,7 +129,7 @@ func (l *Log) Append(ctx context.Context, decide func(State) (Record, error)) (S
 }
 
 // put writes a record behind a settled state, and settles it. done is false if
-// another record is in its place.
+// another record counts in its place.
 func (l *Log) put(ctx context.Context, s State, r Record) (_ State, done bool, err error) {
 	r.Version, r.Seq, r.Prev = version, s.Seq+1, s.Hash
 	data, hash, err := Encode(l.mac, r)
@@ -120,8 +137,9 @@ func (l *Log) put(ctx context.Context, s State, r Record) (_ State, done bool, e
 		return s, false, err
 	}
 	e := entry{rec: r, hash: hash, data: data}
-	// The first copy decides between two writers. What it has is never taken back,
-	// whatever fails then: somebody may have read it, and appended behind it.
+	// The first copy decides between two writers with the same copies. What it has is
+	// never taken back, whatever fails then: somebody may have read it, and appended
+	// behind it.
 	err = l.copies[0].Put(ctx, Object(r.Seq), data)
 	if errors.Is(err, blob.ErrExist) {
 		// It may be this very record, put by a call whose answer was lost.
@@ -134,11 +152,16 @@ func (l *Log) put(ctx context.Context, s State, r Record) (_ State, done bool, e
 	if err != nil {
 		return s, false, fmt.Errorf("append to the vault's chain: %s: %w", l.name(ctx, 0), err)
 	}
-	var others sync.WaitGroup
+	// One after another, in the order of all writers: see settle.
 	for _, c := range l.copies[1:] {
-		others.Go(func() { _ = c.Put(ctx, Object(r.Seq), data) }) // settle finds out what came of it
+		err := c.Put(ctx, Object(r.Seq), data)
+		if errors.Is(err, blob.ErrExist) && l.rival(ctx, c, e) {
+			return s, false, nil
+		}
+		if err != nil && !errors.Is(err, blob.ErrExist) {
+			break // settle finds out what came of it
+		}
 	}
-	others.Wait()
 	s = s.clone()
 	s.apply(r, hash)
 	err = l.settle(ctx, e, &s)
@@ -148,20 +171,44 @@ func (l *Log) put(ctx context.Context, s State, r Record) (_ State, done bool, e
 	return s, err == nil, err
 }
 
-// errOther: the first copy has another record in the place of this one.
+// rival tells whether a copy has another record in the place of this one, that
+// follows the same record.
+func (l *Log) rival(ctx context.Context, c blob.Store, e entry) bool {
+	got, err := c.Get(ctx, Object(e.rec.Seq), 0, -1)
+	return err == nil && l.rivals(got, e)
+}
+
+func (l *Log) rivals(got []byte, e entry) bool {
+	if string(got) == string(e.data) {
+		return false
+	}
+	other, err := l.decode(e.rec.Seq, got)
+	return err == nil && other.Prev == e.rec.Prev
+}
+
+// errOther: another record counts in the place of this one.
 var errOther = errors.New("another record is in its place")
 
 // settle makes sure that a record is the same in every copy, and remembers the
 // state that it leads to. A copy that lacks it or holds something else is
-// mended: what is written are the bytes that were put first (I1). errOther if the
-// first copy has another one by now that follows the same record: that one counts.
+// mended: what is written are the bytes that were put first (I1). errOther if
+// another one that follows the same record counts.
+//
+// Writers may have different copies: one that is recorded as lost is missing in the
+// newer writer's set, and may still answer to the older one. All have those that
+// they share in the same order, any two share one, and each puts a record into one
+// copy after another. So where two records are at one place, that in the later copy
+// has passed every copy that both writers have, and the other one's writer cannot
+// pass it: the one in the later copy counts, for whoever reads or appends, and the
+// other one was acknowledged to nobody.
 func (l *Log) settle(ctx context.Context, e entry, s *State) error {
 	name := Object(e.rec.Seq)
+	last, err := l.lastWith(ctx, e)
+	if err != nil {
+		return err
+	}
 	for i, c := range l.copies {
-		err := mend(ctx, c, name, e.data, func(got []byte) bool {
-			other, err := l.decode(e.rec.Seq, got)
-			return i == 0 && err == nil && other.Prev == e.rec.Prev
-		})
+		err := mend(ctx, c, name, e.data, func(got []byte) bool { return i >= last && l.rivals(got, e) })
 		if err != nil {
 			return fmt.Errorf("%s in %s: %w", name, l.name(ctx, i), err)
 		}
@@ -169,6 +216,42 @@ func (l *Log) settle(ctx context.Context, e entry, s *State) error {
 	kept := s.clone()
 	l.settled = &kept
 	return nil
+}
+
+// lastWith returns the number of the last copy that has a record; errOther if a
+// later one, or every one, has a rival of it.
+func (l *Log) lastWith(ctx context.Context, e entry) (int, error) {
+	last, other := -1, -1
+	for i, found := range l.inEach(ctx, e.rec.Seq) {
+		switch {
+		case found.err != nil:
+		case string(found.data) == string(e.data):
+			last = i
+		case l.rivals(found.data, e):
+			other = i
+		}
+	}
+	if other > last {
+		return last, errOther
+	}
+	return last, ctx.Err()
+}
+
+// found is what one copy has under a name.
+type found struct {
+	data []byte
+	err  error
+}
+
+// inEach reads a record in all copies at once.
+func (l *Log) inEach(ctx context.Context, seq uint64) []found {
+	all := make([]found, len(l.copies))
+	var wg sync.WaitGroup
+	for i, c := range l.copies {
+		wg.Go(func() { all[i].data, all[i].err = c.Get(ctx, Object(seq), 0, -1) })
+	}
+	wg.Wait()
+	return all
 }
 
 // mend makes one copy of an object be data, unless what it has counts.
@@ -233,6 +316,11 @@ func (l *Log) Expect(ctx context.Context, want Head) error {
 	e, err := l.read(ctx, want.Seq)
 	if err != nil {
 		return err
+	}
+	if e.hash != want.Hash { // a copy may show one that lost its place
+		if right, ok := l.variant(ctx, want.Seq, func(e entry) bool { return e.hash == want.Hash }); ok {
+			e = right
+		}
 	}
 	if e.hash != want.Hash {
 		return rolledBack("record %d of its chain is not the one that was there", want.Seq)

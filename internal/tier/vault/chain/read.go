@@ -38,18 +38,54 @@ func (l *Log) catchUp(ctx context.Context, strict bool) (State, *entry, error) {
 		from = warm
 	}
 	entries, err := l.readAll(ctx, from, last)
+	if err == nil {
+		err = l.link(ctx, entries)
+	}
 	if err != nil {
 		return State{}, nil, err
 	}
-	return l.applyAll(ctx, base, entries)
-}
-
-// applyAll checks that the records follow one another, and on base if they are
-// its next, and remembers all but the newest.
-func (l *Log) applyAll(ctx context.Context, base State, entries []entry) (State, *entry, error) {
-	if err := l.link(ctx, entries); err != nil {
+	everywhere, err := l.newest(ctx, &entries[len(entries)-1], strict)
+	if err != nil {
 		return State{}, nil, err
 	}
+	s, tail, err := l.applyAll(base, entries)
+	if err == nil && everywhere {
+		kept := s.clone()
+		l.settled, tail = &kept, nil
+	}
+	return s, tail, err
+}
+
+// newest makes the newest record the one that counts: of those that follow the same
+// record, that of the last copy which has one. everywhere: all copies have it. With
+// strict every copy must answer.
+func (l *Log) newest(ctx context.Context, e *entry, strict bool) (everywhere bool, err error) {
+	everywhere = true
+	counts := *e
+	for i, found := range l.inEach(ctx, e.rec.Seq) {
+		if found.err != nil && !damaged(found.err) && strict {
+			return false, away(Object(e.rec.Seq), fmt.Errorf("%s: %w", l.name(ctx, i), found.err))
+		}
+		if found.err != nil || string(found.data) != string(e.data) {
+			everywhere = false
+		}
+		if found.err == nil && l.rivals(found.data, *e) {
+			rec, err := l.decode(e.rec.Seq, found.data)
+			if err != nil {
+				return false, err
+			}
+			counts = entry{rec: rec, hash: seal.Hash(found.data), data: found.data}
+		} else if found.err == nil && string(found.data) == string(e.data) {
+			counts = *e
+		}
+	}
+	*e = counts
+	return everywhere, ctx.Err()
+}
+
+// applyAll checks that records, which follow one another, follow base if they are
+// its next, and remembers all but the newest.
+func (l *Log) applyAll(base State, entries []entry) (State, *entry, error) {
 	first := entries[0].rec
 	switch {
 	case first.Seq == base.Seq+1 && first.Prev != base.Hash:
