@@ -1,0 +1,308 @@
+package replicate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/catalog"
+	"github.com/backstay/backstay/internal/pair"
+)
+
+const (
+	// atOnce is how many objects are on their way at a time, each of which is in
+	// memory meanwhile.
+	atOnce = 6
+	// lookEvery is how often it is looked whether there is a newer point, or somebody
+	// paused replication.
+	lookEvery = 2 * time.Second
+)
+
+// Runner runs replicate jobs.
+type Runner struct {
+	Catalog *catalog.Catalog
+	Open    func(context.Context, backstay.VaultName) (Source, error)
+	// Holder reaches the other region; what it returns is used by one job.
+	Holder func(context.Context, backstay.RegionName) (pair.Holder, error)
+	Pace   func(backstay.RegionName) Pace
+	Now    func() time.Time
+	// Patience are the pauses after which what failed on the way is tried again; then
+	// the job fails.
+	Patience []time.Duration
+	// AtOnce is how many objects are on their way at a time; 0 for the default.
+	AtOnce int
+
+	progress board
+}
+
+// Errors that end what is being pushed, and are no failures.
+var (
+	// errLook: the vault has something new, or what was planned is not so any more.
+	errLook = errors.New("look again")
+	// errShut comes with the reason why nothing may be pushed now.
+	errShut = errors.New("nothing may be pushed now")
+)
+
+// pushing is one job in one of its lives.
+type pushing struct {
+	*Runner
+	run    backstay.LongRun
+	params backstay.ReplicateParams
+	source Source
+	holder pair.Holder
+	pace   Pace
+	meter  *meter
+
+	id    string             // of the vault
+	head  backstay.VaultHead // of its chain when it was last looked
+	times map[backstay.PointID]time.Time
+	gate  gate // when it was last asked whether to go on
+	stock stock
+	// failed are the points that this job leaves out, and why.
+	failed map[backstay.PointID]error
+	// stale counts how often a point's needs were not what they were said to be.
+	stale                     map[backstay.PointID]int
+	framed, vouched, surveyed bool
+	// shut says why the job ends before all is pushed.
+	shut error
+}
+
+// Run pushes what the region lacks of the vault. What was cut off is gone on with
+// by the next job: nothing is undone, for what is there by then is not visible.
+func (r *Runner) Run(ctx context.Context, run backstay.LongRun, params backstay.ReplicateParams) (err error) {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	p := &pushing{Runner: r, run: run, params: params, pace: r.Pace(params.Region), meter: r.progress.of(params, r.Now)}
+	p.meter.begin(run.Job().ID)
+	defer func() { p.meter.end(p.shut, err) }()
+	if p.source, err = r.Open(ctx, params.Vault); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.source.Close()) }()
+	if p.holder, err = r.Holder(ctx, params.Region); err != nil {
+		return err
+	}
+	p.stock.there, p.stock.lacks = map[string]bool{}, map[string]int64{}
+	p.failed, p.stale = map[backstay.PointID]error{}, map[backstay.PointID]int{}
+	return p.steps(ctx)
+}
+
+// steps runs the job's steps. One that may push nothing now ends the job: the next
+// one goes on.
+func (p *pushing) steps(ctx context.Context) error {
+	for _, step := range []struct {
+		name string
+		do   func(context.Context) error
+	}{{"push", p.points}, {"chain", p.chain}} {
+		err := p.run.Step(ctx, step.name, func(ctx context.Context) error {
+			if p.shut == nil {
+				if err := step.do(ctx); !errors.Is(err, errShut) {
+					return err
+				} else {
+					p.shut = err
+				}
+			}
+			return p.run.Note(step.name, p.shut.Error())
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// points pushes points, newest first, until a look finds none that is missing.
+func (p *pushing) points(ctx context.Context) error {
+	for {
+		missing, err := p.look(ctx)
+		if err != nil {
+			return err
+		}
+		if len(missing) == 0 {
+			return p.warn()
+		}
+		for i, id := range missing {
+			err := p.point(ctx, id)
+			if errors.Is(err, errLook) {
+				break
+			}
+			if err != nil {
+				return err
+			}
+			if i == 0 {
+				// The newest is safe: now there is time to count what else is missing.
+				if err := p.survey(ctx, missing[1:]); err != nil {
+					return err
+				}
+			}
+			if p.changed(ctx) {
+				break
+			}
+		}
+	}
+}
+
+// warn tells of the points that were left out.
+func (p *pushing) warn() error {
+	ids := make([]backstay.PointID, 0, len(p.failed))
+	for id := range p.failed {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	for _, id := range ids {
+		if err := p.run.Warn(fmt.Sprintf("point %s is not in region %s: %v", id, p.params.Region, p.failed[id])); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// look offers the vault, compares what is there with what is here, and brings the
+// catalogue up to date. It returns what is missing, newest first.
+func (p *pushing) look(ctx context.Context) ([]backstay.PointID, error) {
+	if err := p.pace.Open(ctx); err != nil {
+		return nil, fmt.Errorf("%w: %w", errShut, err)
+	}
+	p.gate.passed(p.Now())
+	offer, err := p.source.Offer(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p.id, p.head = offer.ID, offer.Head
+	var held pair.Held
+	err = p.patiently(ctx, backstay.CodeRegionAway, func() (err error) {
+		held, err = p.holder.Offer(ctx, offer)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	points, err := p.source.Points(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.record(ctx, points, held); err != nil {
+		return nil, err
+	}
+	if err := p.frame(ctx); err != nil {
+		return nil, err
+	}
+	p.vouch(ctx, points, held)
+	missing := slices.DeleteFunc(Missing(points, held), func(id backstay.PointID) bool { return p.failed[id] != nil })
+	return missing, nil
+}
+
+// record brings the catalogue's records to what the other region says.
+func (p *pushing) record(ctx context.Context, points []backstay.PointID, held pair.Held) error {
+	known, err := p.Catalog.Replicas.ListReplicas(ctx, p.params.Vault)
+	if err != nil {
+		return fmt.Errorf("list replicas: %w", err)
+	}
+	if err := p.readTimes(ctx, points); err != nil {
+		return err
+	}
+	put, forget := Subject{Vault: p.params.Vault, Region: p.params.Region, Points: points, Held: held, Times: p.times, Known: known, Now: p.Now()}.Records()
+	if err := p.Catalog.Replicas.PutReplicas(ctx, put...); err != nil {
+		return fmt.Errorf("record replicas: %w", err)
+	}
+	if err := p.Catalog.Replicas.DeleteReplicas(ctx, p.params.Region, forget...); err != nil {
+		return fmt.Errorf("forget replicas: %w", err)
+	}
+	return nil
+}
+
+// readTimes reads the times of points out of the catalogue; only of those that are
+// not known yet, because a vault has many.
+func (p *pushing) readTimes(ctx context.Context, points []backstay.PointID) error {
+	if p.times == nil {
+		all, err := p.Catalog.Points.ListPoints(ctx, "")
+		if err != nil {
+			return fmt.Errorf("list points: %w", err)
+		}
+		p.times = make(map[backstay.PointID]time.Time, len(all))
+		for _, point := range all {
+			p.times[point.ID] = point.Time
+		}
+	}
+	for _, id := range points {
+		if _, ok := p.times[id]; ok {
+			continue
+		}
+		point, err := p.Catalog.Points.Point(ctx, id)
+		if errors.Is(err, catalog.ErrNotFound) {
+			continue // committed, and not in the catalogue yet
+		}
+		if err != nil {
+			return fmt.Errorf("read point %s: %w", id, err)
+		}
+		p.times[id] = point.Time
+	}
+	return nil
+}
+
+// set records a point's state that this job made.
+func (p *pushing) set(ctx context.Context, id backstay.PointID, state backstay.ReplicaState) error {
+	s := Subject{Vault: p.params.Vault, Region: p.params.Region, Times: p.times, Now: p.Now()}
+	err := p.Catalog.Replicas.PutReplicas(ctx, s.record(id, backstay.Replica{Region: p.params.Region, State: state, At: s.Now}))
+	if err != nil {
+		return fmt.Errorf("record the replica of point %s: %w", id, err)
+	}
+	return nil
+}
+
+// changed tells whether something was appended to the vault's chain since it was
+// looked at: a newer point may be waiting.
+func (p *pushing) changed(ctx context.Context) bool {
+	v, err := p.Catalog.Vaults.Vault(ctx, p.params.Vault)
+	return err == nil && v.Head != nil && v.Head.Seq > p.head.Seq
+}
+
+// goOn returns why the next object is not to be taken, if it is time to ask.
+func (p *pushing) goOn(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	if !p.gate.due(p.Now()) {
+		return nil
+	}
+	if err := p.pace.Open(ctx); err != nil {
+		return fmt.Errorf("%w: %w", errShut, err)
+	}
+	if p.changed(ctx) {
+		return errLook
+	}
+	return nil
+}
+
+// patiently tries again what fails because the other region cannot be reached or,
+// with CodeReplicaRefused for or, because what came there was not what was sent.
+func (p *pushing) patiently(ctx context.Context, or backstay.Code, try func() error) error {
+	for i := 0; ; i++ {
+		err := try()
+		if err == nil {
+			p.meter.waits("")
+			return nil
+		}
+		away := backstay.IsCode(err, backstay.CodeRegionAway)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if i >= len(p.Patience) || !away && !backstay.IsCode(err, or) {
+			return err
+		}
+		if away {
+			p.meter.waits(fmt.Sprintf("region %s does not answer", p.params.Region))
+		}
+		timer := time.NewTimer(p.Patience[i])
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return context.Cause(ctx)
+		}
+	}
+}
