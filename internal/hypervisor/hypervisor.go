@@ -176,6 +176,8 @@ type Host interface {
 	Redefines
 	CPUs
 	Lives
+	Networks
+	Screens
 	// Close lets go of what is open; the VMs go on.
 	Close() error
 }

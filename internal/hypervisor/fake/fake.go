@@ -27,7 +27,8 @@ type Host struct {
 	// Hook, if set, is called first in each changing call with the call's name
 	// (switch, freeze, thaw, pause, resume, the names of agent commands, merge,
 	// retarget, begin-pull, end-pull, drop-checkpoint, define, redefine, undefine, define-secret, undefine-secret, start, shutdown, destroy, discard-saved, autostart, create, create-overlay, export,
-	// allocated, commit, rebase, copy, convert, reconnect, copy-in, set-policies); its error is the
+	// allocated, commit, rebase, copy, convert, reconnect, copy-in, set-policies,
+	// make-network, remove-network, leases, screenshot); its error is the
 	// call's, and nothing is changed. It must not call the Host. Set it before use.
 	Hook func(call string) error
 	// CPUProblem is what CheckCPU returns. Set it before use.
@@ -37,13 +38,14 @@ type Host struct {
 
 	dir string // sockets, firmware variables, TPM state
 
-	io      sync.Mutex // held while pages are read or written
-	mu      sync.Mutex // all below; taken before io
-	vms     map[backstay.VMID]*vm
-	exports map[*export]bool
-	away    bool
-	watch   map[chan hypervisor.Event]bool
-	secrets map[string]secret
+	io       sync.Mutex // held while pages are read or written
+	mu       sync.Mutex // all below; taken before io
+	vms      map[backstay.VMID]*vm
+	exports  map[*export]bool
+	away     bool
+	watch    map[chan hypervisor.Event]bool
+	secrets  map[string]secret
+	networks map[string]*network
 }
 
 var (
@@ -81,6 +83,7 @@ type vm struct {
 	// frozenMounts is how many file systems are.
 	frozenMounts int
 	guest        Guest
+	screen       []byte // what it shows; nil without a display
 	ran          []ranProgram
 	pull         *pull
 	// checkpoints are in the order in which they were made.
@@ -206,7 +209,13 @@ func (h *Host) Facts(ctx context.Context) (backstay.HostFacts, error) {
 	if h.away {
 		return backstay.HostFacts{}, hypervisor.ErrAway
 	}
-	return h.FactsValue, ctx.Err()
+	facts := h.FactsValue
+	facts.Networks = slices.Clone(facts.Networks)
+	for name := range h.networks {
+		facts.Networks = append(facts.Networks, name)
+	}
+	slices.Sort(facts.Networks)
+	return facts, ctx.Err()
 }
 
 // VMs lists the VMs by name.

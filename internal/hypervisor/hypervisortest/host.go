@@ -46,6 +46,7 @@ func (s HostSuite) Run(t *testing.T) {
 		{"a VM that is not there is ErrNoVM, and ending it is no error", s.notThere},
 		{"a running VM is not undefined", s.undefineRunning},
 		{"undefining leaves the disks", s.undefineLeaves},
+		{"an isolated network is made once and removed without a trace", s.isolated},
 		{"a switch moves all named disks of a running VM and no other", s.switchRunning},
 		{"a switch moves all named disks of a VM that is shut off", s.switchShutOff},
 		{"a switch that cannot be done for one disk is done for none", s.switchNone},
