@@ -37,6 +37,7 @@ internal/nbd             ->
 internal/pace            -> . internal/hypervisor
 internal/deploy          -> .
 internal/undo            ->
+internal/screen          ->
 internal/tier            -> .
 internal/direct          ->
 internal/durable         ->
@@ -66,7 +67,7 @@ internal/tier/vault      -> . internal/tier internal/blob internal/tier/vault/*
 internal/tier/vault/*    -> . internal/blob internal/tier/vault/*
 internal/mover           -> .
 internal/mover/rpc       -> . internal/mover
-internal/mover/host      -> . internal/durable internal/mover internal/guest internal/guest/wire internal/guest/volumes internal/guestagent internal/items internal/fileindex internal/deploy internal/live internal/quiesce internal/pace internal/tier internal/tier/* internal/hypervisor internal/blob internal/keyring internal/nbd internal/undo
+internal/mover/host      -> . internal/durable internal/mover internal/guest internal/guest/wire internal/guest/volumes internal/guestagent internal/items internal/fileindex internal/deploy internal/live internal/quiesce internal/pace internal/tier internal/tier/* internal/hypervisor internal/blob internal/keyring internal/nbd internal/undo internal/screen
 internal/mover/movertest -> . internal/mover internal/items
 internal/pair            -> .
 internal/pair/*          -> . internal/pair

@@ -313,5 +313,6 @@ type Mover interface {
 	Files
 	Indexes
 	Puts
+	Drills
 	GivesWay
 }

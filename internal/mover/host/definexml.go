@@ -77,6 +77,9 @@ func newVMDefinition(def tier.Definition, plan backstay.RestorePlan, o definitio
 			return newDefinition{}, err
 		}
 	}
+	if devices := root.SelectElement("devices"); devices != nil && plan.Drill != nil {
+		e.confine(devices)
+	}
 	if commandline := root.SelectElement("commandline"); commandline != nil {
 		e.warn("arguments for QEMU itself are kept as they are")
 	}

@@ -366,5 +366,8 @@ func (h *Host) notLive(id backstay.VMID) error {
 
 // liveReason says why a VM cannot be protected.
 func liveReason(j *restoreJournal) string {
+	if j.Drill != "" {
+		return fmt.Sprintf("it is part of drill %s, and goes with it", j.Drill)
+	}
 	return fmt.Sprintf("it is being restored live: its disks are still copied in from the vault by job %s", j.Job)
 }

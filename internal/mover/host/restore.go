@@ -366,13 +366,16 @@ func (h *Host) sweepRestore(ctx context.Context, path string, live []backstay.Jo
 	if err != nil || j == nil {
 		return nil, err
 	}
-	if j.Staged != nil && !j.Abandoned {
+	if j.Drill != "" && slices.Contains(live, j.Drill) {
+		return nil, nil
+	}
+	if j.Staged != nil && !j.Abandoned && j.Drill == "" {
 		if j.Live != nil {
 			return nil, nil // its VM needs the export until its disks were copied in
 		}
 		return nil, errors.Join(j.removeSums(), h.keepForUndo(j))
 	}
-	if j.Left != nil && !j.Abandoned && h.now().Sub(*j.Left) < leftFor {
+	if j.Left != nil && !j.Abandoned && j.Drill == "" && h.now().Sub(*j.Left) < leftFor {
 		return nil, nil // a retry goes on from it
 	}
 	files := slices.DeleteFunc(slices.Clone(j.Files), func(p string) bool { return !exists(p) })

@@ -45,6 +45,9 @@ type restoreJournal struct {
 	// Left is when an attempt ended because the vault was away. What it wrote waits
 	// for a retry, of which the plan is the same.
 	Left *time.Time `json:"left,omitempty"`
+	// Drill is the job of the drill that the restore is part of; empty for none. What
+	// was restored for a drill goes with it.
+	Drill backstay.JobID `json:"drill,omitempty"`
 	// Live is set while the VM's disks stand on an export.
 	Live *liveJournal `json:"live,omitempty"`
 	// Staged is set once every disk was written and verified.
@@ -213,10 +216,14 @@ func (h *Host) newJournal(r mover.StageRequest) (*restoreJournal, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &restoreJournal{
+	j := &restoreJournal{
 		Version: journalVersion, Job: r.Job, VM: r.Plan.UUID, Name: r.Plan.Name,
 		Point: r.Plan.Point, Tier: r.Plan.Tier, path: path,
-	}, nil
+	}
+	if r.Plan.Drill != nil {
+		j.Drill = r.Plan.Drill.Drill
+	}
+	return j, nil
 }
 
 // of checks that the journal is that of this plan: a job has one plan for life.

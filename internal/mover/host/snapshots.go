@@ -176,6 +176,7 @@ func (h *Host) KeepMap(ctx context.Context, p backstay.PointID, progress mover.P
 // leave keeps layers from being merged.
 func (h *Host) Sweep(ctx context.Context, live []backstay.JobID) (mover.SweepReport, error) {
 	removed, restoreErr := h.sweepRestores(ctx, live)
+	networks, drillErr := h.sweepDrills(ctx, live)
 	replaced, replaceErr := h.sweepReplaces(ctx, live)
 	pulled, pullErr := h.pulls.Sweep(ctx, func(ctx context.Context, vm backstay.VMID) (func(), error) { return h.vms.lock(ctx, string(vm)) })
 	s, err := h.tier.Sweep(ctx, snapshot.SweepOptions{
@@ -183,8 +184,8 @@ func (h *Host) Sweep(ctx context.Context, live []backstay.JobID) (mover.SweepRep
 		Lock: h.lockToSweep,
 	})
 	return mover.SweepReport{
-		Thawed: append(pulled.Thawed, s.Thawed...), Removed: slices.Concat(removed, replaced, pulled.Removed, s.Removed), Finished: s.Finished,
-	}, errors.Join(restoreErr, replaceErr, pullErr, h.sweepPuts(ctx, live), err)
+		Thawed: append(pulled.Thawed, s.Thawed...), Removed: slices.Concat(removed, networks, replaced, pulled.Removed, s.Removed), Finished: s.Finished,
+	}, errors.Join(restoreErr, drillErr, replaceErr, pullErr, h.sweepPuts(ctx, live), err)
 }
 
 // lockToSweep lets a sweep change a VM, and merge at the pace that its guest allows.

@@ -34,6 +34,8 @@ type Fake struct {
 
 	// Volumes are those of each of its points.
 	Volumes []FakeVolume
+	// FailProbe is a probe of drills, as it is typed, that does not pass.
+	FailProbe string
 	// Put is the content of each PutFiles so far.
 	Put [][]byte
 
@@ -43,6 +45,7 @@ type Fake struct {
 	vms    map[backstay.VMID]string
 
 	indexed       []backstay.PointID // in order
+	drills        map[backstay.JobID]mover.DrillNetwork
 	replaces      map[backstay.JobID]*fakeReplace
 	sessions      map[backstay.FileSessionID]*fakeSession
 	endedSessions map[backstay.FileSessionID]string // the reasons

@@ -71,6 +71,7 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		"AHeldVMIsTakenAndLetGo":                  testHold,
 		"ARawSessionReadsTheDisks":                testRawSession,
 		"ACancelledReadEndsAndTheSessionStays":    testCancelledRead,
+		"ADrillsNetworkGoesWithoutATrace":         testDrill,
 		"ALetGoOfNothingIsNoError":                testHoldNothing,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })

@@ -86,6 +86,7 @@ func handler(base context.Context, m mover.Mover, log *slog.Logger, tm timing) h
 	registerFiles(s, m)
 	registerIndexes(s, m)
 	registerPuts(s, m)
+	registerDrills(s, m)
 	handle(s, "Adopt", func(ctx context.Context, r mover.AdoptRequest, _ func(none)) (none, error) {
 		return none{}, m.Adopt(ctx, r)
 	})
