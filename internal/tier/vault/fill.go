@@ -55,9 +55,11 @@ type FillReport struct {
 type filler struct {
 	from  *scrubber // the copies that are read, and how they are judged
 	to    *scrubber // the copy that is written, alone
-	each  func(ctx context.Context, fn func(object string, data []byte) error) error
+	each  func(ctx context.Context, fn func(object string, data []byte) error) (uint64, error)
 	store blob.Store
 	o     FillOptions
+	// settled is the number of the last record of the chain that is sure to stay.
+	settled uint64
 
 	mu     sync.Mutex
 	report FillReport       // guarded by mu
@@ -69,7 +71,7 @@ type source struct {
 	scrubber *scrubber
 	id       string
 	// each calls back with every record of the chain.
-	each func(ctx context.Context, fn func(object string, data []byte) error) error
+	each func(ctx context.Context, fn func(object string, data []byte) error) (uint64, error)
 }
 
 // filling returns the vault as the source of a fill.
@@ -82,7 +84,7 @@ func fillingKeyless(ctx context.Context, sound blob.Store, vaultID string) (sour
 	if err != nil {
 		return source{}, err
 	}
-	return source{k.scrubber(ScrubOptions{}), vaultID, func(ctx context.Context, fn func(string, []byte) error) error {
+	return source{k.scrubber(ScrubOptions{}), vaultID, func(ctx context.Context, fn func(string, []byte) error) (uint64, error) {
 		return chain.EachKeyless(ctx, sound, fn)
 	}}, nil
 }
@@ -145,6 +147,9 @@ func introduce(ctx context.Context, from source, to blob.Store) error {
 		if err := f.folder(ctx, folder); err != nil {
 			return err
 		}
+	}
+	if err := f.removeUnsettled(ctx); err != nil {
+		return err
 	}
 	if len(f.report.Unsound) > 0 {
 		return backstay.Errorf(backstay.CodeDamaged, "%s in the vault is damaged and was not copied", f.report.Unsound[0]).

@@ -10,6 +10,7 @@ import (
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/internal/blob"
+	"github.com/backstay/backstay/internal/tier/vault/chain"
 	"github.com/backstay/backstay/internal/tier/vault/seal"
 )
 
@@ -189,7 +190,7 @@ func (f *filler) takeBack(ctx context.Context, name string, wrote bool) error {
 
 // chain brings the records of the chain into the copy.
 func (f *filler) chain(ctx context.Context, have map[string]int64) error {
-	return f.each(ctx, func(name string, data []byte) error {
+	settled, err := f.each(ctx, func(name string, data []byte) error {
 		if name <= f.o.From {
 			return nil
 		}
@@ -206,4 +207,28 @@ func (f *filler) chain(ctx context.Context, have map[string]int64) error {
 		f.note("", func(r *FillReport) { r.Objects++; r.Next = name })
 		return nil
 	})
+	f.settled = settled
+	return err
+}
+
+// removeUnsettled removes from a copy that nobody writes to the records behind those
+// that are sure to stay. One that lost its place could win it in this copy, and
+// whoever appends next puts the right one here.
+func (f *filler) removeUnsettled(ctx context.Context) error {
+	var names []string
+	err := f.store.List(ctx, chain.Prefix, func(i blob.Info) error {
+		if seq, err := chain.ParseObject(i.Name); err == nil && seq > f.settled {
+			names = append(names, i.Name)
+		}
+		return nil
+	})
+	if err != nil {
+		return readError("the list of the chain's records", err)
+	}
+	for _, name := range slices.Backward(names) {
+		if err := f.store.Delete(ctx, name); err != nil {
+			return writeError(name, err)
+		}
+	}
+	return nil
 }

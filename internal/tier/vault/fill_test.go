@@ -321,3 +321,49 @@ func TestAFillGoesOnWhereItWas(t *testing.T) {
 		p.demandSame(good)
 	}
 }
+
+// A record that lost its place to another, because its writer died, is in some copies.
+// In a copy that joins it must not win it back, whatever that copy's place is.
+func TestARecordThatLostItsPlaceDoesNotComeWithAUnitThatJoins(t *testing.T) {
+	p := plantSmall(t)
+	last := p.objects("chain/")[len(p.objects("chain/"))-1]
+	before := p.get(0, last)
+	for i := range p.copies {
+		p.plantIn(i, last, nil)
+	}
+	third := newID()
+	p.vault = p.open(p.store)
+	p.backup(vault.WriteOptions{Point: third}, source{target: "vda", disk: &disk{data: p.data[1]}})
+	right := p.get(0, last)
+	for _, way := range p.joinings() {
+		for scene, has := range map[string][3][]byte{
+			"in the first copy":           {before, right, nil},
+			"in the copy that joins":      {right, right, before},
+			"in both, and the right once": {before, right, before},
+		} {
+			for i, data := range has {
+				p.plantIn(i, last, data)
+			}
+			p.must(way.introduce(p.sound(), p.copies[2]))
+			_, err := way.fill(p.sound(), p.copies[2], vault.FillOptions{})
+			p.must(err)
+			points, err := p.open(p.store).Points(p.ctx)
+			p.must(err)
+			if !slices.ContainsFunc(points, func(h vault.Header) bool { return h.Point == third }) {
+				t.Errorf("%s, %s: the point that was committed is not offered any more", way.name, scene)
+			}
+		}
+	}
+}
+
+func TestTheHeaderSaysTheRedundancyThatWasDeclared(t *testing.T) {
+	p := plantSmall(t)
+	for range 2 { // the second time nothing is to be done
+		p.must(p.open(p.store).Declare(p.ctx, backstay.ZRS, created))
+	}
+	v := p.open(p.copies[1])
+	if got, _ := v.Generation(); v.Redundancy() != backstay.ZRS || got != 2 {
+		t.Fatalf("%s in header %d", v.Redundancy(), got)
+	}
+	p.must(p.read(p.store))
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -237,14 +238,14 @@ func (r *Replica) filling(ctx context.Context) (source, error) {
 	if err != nil {
 		return source{}, err
 	}
-	each := func(ctx context.Context, fn func(string, []byte) error) error {
+	each := func(ctx context.Context, fn func(string, []byte) error) (uint64, error) {
 		var names []string
 		err := r.store.List(ctx, chain.Prefix, func(i blob.Info) error {
 			names = append(names, i.Name)
 			return nil
 		})
 		if err != nil {
-			return readError("the list of the chain's records", err)
+			return 0, readError("the list of the chain's records", err)
 		}
 		for _, name := range names {
 			data, err := r.Get(ctx, name)
@@ -255,10 +256,10 @@ func (r *Replica) filling(ctx context.Context) (source, error) {
 				err = fn(name, data)
 			}
 			if err != nil {
-				return err
+				return 0, err
 			}
 		}
-		return nil
+		return math.MaxUint64, nil // none of them waits for another
 	}
 	return source{s, r.id.String(), each}, nil
 }
