@@ -77,6 +77,17 @@ type Copies interface {
 	Copies() []Store
 }
 
+// Preferring is an optional interface of a Store that is Copies: which of them to
+// read first. One that failed is left for last for a while, so that a copy that hangs
+// costs one time-out and not one for each object.
+type Preferring interface {
+	// ReadOrder returns the numbers of the copies, the best to be asked first. It may
+	// put one that failed first again for this one caller, who thereby tries it.
+	ReadOrder() []int
+	// ReadEnded is told what came of reading from a copy.
+	ReadEnded(copy int, err error)
+}
+
 // Counter is an optional interface of a Store that counts its requests.
 type Counter interface {
 	// Requests is the number of requests so far, failed ones included.

@@ -52,7 +52,7 @@ func newEngines(r *region) *engines {
 			NewPoint: func() backstay.PointID { return backstay.PointID(ulid.Make().String()) },
 		},
 		restore: &restore.Runner{
-			Catalog: r.catalog, Mover: r.hosts.mover, Vault: r.vaults.access, VaultProblem: r.vaults.problem, Now: utcNow, Services: r.keyServices, Keys: r.keyPolicy,
+			Catalog: r.catalog, Mover: r.hosts.mover, Vault: r.vaults.access, VaultProblem: r.vaults.problem, Damaged: r.readDamage, Now: utcNow, Services: r.keyServices, Keys: r.keyPolicy,
 			NewUUID: func() backstay.VMID { return backstay.VMID(uuid.NewString()) }, NewMAC: newMAC,
 			NewPoint: func() backstay.PointID { return backstay.PointID(ulid.Make().String()) },
 		},

@@ -23,7 +23,7 @@ import (
 // changes, and new ones come last: the first that two writers share decides between
 // them.
 func (v *vaults) changeUnits(ctx context.Context, name backstay.VaultName, change func(*backstay.Vault) error) (backstay.Vault, error) {
-	var after backstay.Vault
+	var before, after backstay.Vault
 	var refused error
 	err := v.change(ctx, name, func(entry *backstay.Vault) bool {
 		changed := *entry
@@ -32,11 +32,19 @@ func (v *vaults) changeUnits(ctx context.Context, name backstay.VaultName, chang
 			return false
 		}
 		count(&changed)
-		*entry, after = changed, changed
+		before, after = *entry, changed
+		*entry = changed
 		return true
 	})
 	v.forget(name)
-	return after, errors.Join(refused, err)
+	same := slices.EqualFunc(before.Units, after.Units, func(a, b backstay.StorageUnit) bool { return a.URL == b.URL && a.Standing == b.Standing })
+	if refused != nil || err != nil || same {
+		return after, errors.Join(refused, err)
+	}
+	return after, v.catalog.Health.ChangeVaultHealth(ctx, name, func(h *backstay.VaultHealth) error {
+		moveHealth(h, before.Units, after.Units)
+		return nil
+	})
 }
 
 // lost tries how often, and with what pause between, a unit is asked before it is

@@ -156,20 +156,27 @@ func (v *vaults) entry(ctx context.Context, name backstay.VaultName) (backstay.V
 }
 
 func (v *vaults) open(ctx context.Context, name backstay.VaultName) (*vault.Vault, error) {
-	a, err := v.access(ctx, name)
-	if err != nil {
-		return nil, err
+	return v.openAs(ctx, name, func(*mover.VaultAccess) error { return nil })
+}
+
+// openAs opens a vault with its access changed. Where its keys are outdated it is
+// opened once more, with the newest ones.
+func (v *vaults) openAs(ctx context.Context, name backstay.VaultName, change func(*mover.VaultAccess) error) (*vault.Vault, error) {
+	for again := true; ; again = false {
+		a, err := v.access(ctx, name)
+		if err == nil {
+			err = change(&a)
+		}
+		if err != nil {
+			return nil, err
+		}
+		opened, err := v.openVault(ctx, a)
+		if err != nil || !again || !opened.Outdated() {
+			return opened, err
+		}
+		_ = opened.Close() // nothing was done with it yet
+		v.forget(name)
 	}
-	opened, err := v.openVault(ctx, a)
-	if err != nil || !opened.Outdated() {
-		return opened, err
-	}
-	_ = opened.Close() // nothing was done with it yet
-	v.forget(name)
-	if a, err = v.access(ctx, name); err != nil {
-		return nil, err
-	}
-	return v.openVault(ctx, a)
 }
 
 // CreateVault makes a vault: its units are initialised, its key is made and

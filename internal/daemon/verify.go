@@ -62,8 +62,7 @@ func (r *region) verifyVaults() *verify.VaultRunner {
 			if _, replica := name.Origin(); replica {
 				return r.vaults.verifiedReplica(ctx, name)
 			}
-			v, err := r.vaults.open(ctx, name)
-			return verified{v}, err
+			return r.vaults.openWhole(ctx, name)
 		},
 		QueueRepair: func(ctx context.Context, name backstay.VaultName) error {
 			waiting, err := r.vaultJobs(ctx, name, backstay.JobRepair, backstay.JobQueued)

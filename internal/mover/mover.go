@@ -264,6 +264,15 @@ type Staged struct {
 	// Warnings name copies of objects that were damaged, and for which others
 	// were used.
 	Warnings []string
+	// Damaged are these copies, as many as are worth a repair at once.
+	Damaged []DamagedCopy `json:",omitempty"`
+}
+
+// DamagedCopy is a copy of a vault's object that gave wrong bytes, or none, where
+// another was right. Unit is the URL of its storage unit.
+type DamagedCopy struct {
+	Object string
+	Unit   string
 }
 
 // Defined says how the new VM differs from its source where nobody asked for it:

@@ -4,7 +4,8 @@
 // name one wins there, and only the winner writes the other copies. A Put that
 // fails half-way takes back what it wrote, as far as it can; what a crash leaves
 // in only some copies is completed when the same bytes are put again.
-// Get answers from the first copy that can; List names what any copy holds,
+// Get answers from the first copy that can, and asks one that could not be read a
+// short while ago last; List names what any copy holds,
 // so a lost or damaged copy hides nothing.
 //
 // It compares no content on reading: whoever can tell a damaged copy from a
@@ -19,17 +20,62 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/backstay/backstay/internal/blob"
 )
 
 // Store is several stores as one.
-type Store struct{ copies []blob.Store }
+type Store struct {
+	copies []blob.Store
+	now    func() time.Time
+
+	mu    sync.Mutex
+	until []time.Time // of each copy, until when it is read last; guarded by mu
+}
+
+// rest is for how long a copy that failed is read last. Then one read tries it.
+const rest = time.Minute
 
 // New returns a store with a copy of every object in each of the given ones,
 // of which there is at least one. The order must stay the same for ever: the
 // first decides who wins a name.
-func New(copies ...blob.Store) *Store { return &Store{copies: slices.Clone(copies)} }
+func New(copies ...blob.Store) *Store {
+	return &Store{copies: slices.Clone(copies), now: time.Now, until: make([]time.Time, len(copies))}
+}
+
+// ReadOrder implements blob.Preferring.
+func (s *Store) ReadOrder() []int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.now()
+	var first, last []int
+	for i, until := range s.until {
+		switch {
+		case until.IsZero():
+			first = append(first, i)
+		case now.Before(until):
+			last = append(last, i)
+		default:
+			s.until[i] = now.Add(rest) // this caller tries it, and the next ones do not wait for that
+			first = append(first, i)
+		}
+	}
+	return append(first, last...)
+}
+
+// ReadEnded implements blob.Preferring. Only that a copy could not be read says
+// something of it; that it lacks an object, or that the caller left, does not.
+func (s *Store) ReadEnded(copy int, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case err == nil || errors.Is(err, blob.ErrNotExist):
+		s.until[copy] = time.Time{}
+	case errors.Is(err, blob.ErrAway):
+		s.until[copy] = s.now().Add(rest)
+	}
+}
 
 // Copies returns the copies in their order.
 func (s *Store) Copies() []blob.Store { return slices.Clone(s.copies) }
@@ -128,8 +174,11 @@ func (s *Store) Stat(ctx context.Context, name string) (blob.Info, error) {
 // errors one that says less of the object comes first: away before absent.
 func (s *Store) first(ctx context.Context, fn func(blob.Store) error) error {
 	var absent, other []error
-	for i, c := range s.copies {
-		err := fn(c)
+	for _, i := range s.ReadOrder() {
+		err := fn(s.copies[i])
+		if ctx.Err() == nil {
+			s.ReadEnded(i, err)
+		}
 		switch {
 		case err == nil:
 			return nil

@@ -21,6 +21,9 @@ type Runner struct {
 	// VaultProblem says why a point cannot be read from a vault, and what to be
 	// warned of if it can; "" for nothing.
 	VaultProblem func(context.Context, backstay.VaultName, backstay.PointID) (problem, warning string)
+	// Damaged is told of copies of a vault's objects that were wrong where others were
+	// right, so that they are repaired; nil tells nobody.
+	Damaged func(context.Context, backstay.VaultName, []mover.DamagedCopy) error
 	// Keys says how the safety points of an item hold its VM's secrets; nil holds
 	// their values, as does a nil answer.
 	Keys func(context.Context, backstay.ProtectedItem) (*mover.KeyPolicy, error)

@@ -3,6 +3,7 @@ package restore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -31,6 +32,13 @@ func (a *attempt) stage(ctx context.Context, write stager) (mover.Staged, error)
 		if err := a.run.Warn(warning); err != nil {
 			return staged, err
 		}
+	}
+	if a.Damaged == nil || len(staged.Damaged) == 0 || a.request.Vault == nil {
+		return staged, nil
+	}
+	if err := a.Damaged(ctx, a.request.Vault.Name, staged.Damaged); err != nil {
+		// The restore is right all the same; the next verify finds them too.
+		return staged, a.run.Warn(fmt.Sprintf("a repair of the damaged copies could not be queued: %v", err))
 	}
 	return staged, nil
 }

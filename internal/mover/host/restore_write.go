@@ -30,9 +30,13 @@ type vaultSource struct {
 	end  func() error // lets go of the vault; may be nil
 
 	mu      sync.Mutex
-	wrong   []string // copies that were damaged; guarded by mu
-	unnamed int      // further ones; guarded by mu
+	wrong   []string            // copies that were damaged; guarded by mu
+	unnamed int                 // further ones; guarded by mu
+	copies  []mover.DamagedCopy // guarded by mu
 }
+
+// toldCopies is how many damaged copies a restore tells the server of.
+const toldCopies = 1000
 
 // namedCopies is how many damaged copies a restore names.
 const namedCopies = 20
@@ -41,6 +45,9 @@ const namedCopies = 20
 func (s *vaultSource) damaged(object, unit string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if c := (mover.DamagedCopy{Object: object, Unit: unit}); len(s.copies) < toldCopies && !slices.Contains(s.copies, c) {
+		s.copies = append(s.copies, c)
+	}
 	text := fmt.Sprintf("the copy of %s in %s is damaged; another copy was used", object, unit)
 	switch {
 	case slices.Contains(s.wrong, text):
@@ -63,8 +70,15 @@ func (s *vaultSource) warnings() []string {
 	if s.unnamed > 0 {
 		all = append(all, "further copies in the vault are damaged")
 	}
-	all[len(all)-1] += "; `backstay vault verify` finds all, `backstay vault repair` writes them anew"
+	all[len(all)-1] += "; a repair is queued, and `backstay vault verify` finds whatever else there is"
 	return all
+}
+
+// told are the damaged copies that the server is told of.
+func (s *vaultSource) told() []mover.DamagedCopy {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.copies)
 }
 
 func (s *vaultSource) close() {
@@ -123,7 +137,7 @@ func (s *vaultSource) write(ctx context.Context, r mover.StageRequest, j *restor
 			return mover.Staged{}, err
 		}
 	}
-	staged := mover.Staged{Warnings: s.warnings()}
+	staged := mover.Staged{Warnings: s.warnings(), Damaged: s.told()}
 	for _, d := range disks {
 		staged.BytesRead += d.data
 		staged.BytesWritten += d.progress.Wrote

@@ -94,8 +94,8 @@ type readFrom struct {
 // that are not kept up.
 func (v *Vault) readOrder() []readFrom {
 	var first, later []readFrom
-	for i, c := range v.copies {
-		if slices.Contains(v.joining, i) {
+	for _, i := range v.preferred() {
+		if c := v.copies[i]; slices.Contains(v.joining, i) {
 			later = append(later, readFrom{c, i, true})
 		} else {
 			first = append(first, readFrom{c, i, false})
@@ -105,6 +105,26 @@ func (v *Vault) readOrder() []readFrom {
 		later = append(later, readFrom{c, len(v.copies) + i, true})
 	}
 	return append(first, later...)
+}
+
+// preferred are the numbers of the copies in the order in which the store would have
+// them read.
+func (v *Vault) preferred() []int {
+	if p, ok := v.store.(blob.Preferring); ok {
+		return p.ReadOrder()
+	}
+	order := make([]int, len(v.copies))
+	for i := range order {
+		order[i] = i
+	}
+	return order
+}
+
+// readEnded tells the store what came of reading from one of its copies.
+func (v *Vault) readEnded(ctx context.Context, from readFrom, err error) {
+	if p, ok := v.store.(blob.Preferring); ok && from.index < len(v.copies) && ctx.Err() == nil {
+		p.ReadEnded(from.index, err)
+	}
 }
 
 // fetchAt reads a chunk at one place, from one copy after the other.
@@ -119,6 +139,7 @@ func (v *Vault) fetchAt(ctx context.Context, r ref, at point.Place) ([]byte, err
 	for _, from := range v.readOrder() {
 		i, c := from.index, from.copy
 		sealed, err := getRange(ctx, c, at.Pack.Object(), blobRange{int64(e.Offset), int64(e.Sealed)})
+		v.readEnded(ctx, from, err)
 		if err == nil {
 			var plain []byte
 			if plain, err = pack.Open(v.keys, box, e, nil, sealed); err == nil {
