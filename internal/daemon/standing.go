@@ -47,14 +47,15 @@ func (v *vaults) changeUnits(ctx context.Context, name backstay.VaultName, chang
 	})
 }
 
-// lost tries how often, and with what pause between, a unit is asked before it is
-// recorded as lost (I5).
 const (
+	// lostTries is how often a unit is asked before it is recorded as lost (I5).
 	lostTries = 4
-	lostPause = 1500 * time.Millisecond
-	// askFor is how long a unit has to answer each time.
-	askFor = 10 * time.Second
+	// askFor is how long it has to answer each time.
+	askFor = 5 * time.Second
 )
+
+// lostPause lies between two tries. Tests are less patient.
+var lostPause = 1500 * time.Millisecond
 
 // recordLost asks every written unit of a vault, and records as lost those that do
 // not answer in a few tries, as long as one that has everything answers. It

@@ -22,6 +22,7 @@ type witnessed struct {
 	*vaults
 	t     *testing.T
 	units []string
+	name  backstay.VaultName
 }
 
 func newWitnessed(t *testing.T) *witnessed {
@@ -31,7 +32,7 @@ func newWitnessed(t *testing.T) *witnessed {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	w := &witnessed{t: t, vaults: &vaults{catalog: c, keys: keyfile.New(filepath.Join(t.TempDir(), "keys")), now: time.Now,
+	w := &witnessed{t: t, name: "main", vaults: &vaults{catalog: c, keys: keyfile.New(filepath.Join(t.TempDir(), "keys")), now: time.Now,
 		opened: map[backstay.VaultName]mover.VaultAccess{}}}
 	request := api.CreateVaultRequest{Name: "main"}
 	for range 3 {
@@ -54,7 +55,7 @@ func (w *witnessed) must(err error) {
 // backup commits an empty point, as a mover on the given access does.
 func (w *witnessed) backup(id backstay.PointID) error {
 	ctx := w.t.Context()
-	access, err := w.writing(ctx, "main")
+	access, err := w.writing(ctx, w.name)
 	if err != nil {
 		return err
 	}
@@ -65,7 +66,7 @@ func (w *witnessed) backup(id backstay.PointID) error {
 	defer tr.Abort()
 	done, err := tr.Commit(ctx, backstay.RecoveryPoint{ID: id, VM: backstay.VMRef{UUID: "u"}}, tier.Definition{})
 	w.must(err)
-	return w.saw(ctx, "main", done.Head)
+	return w.saw(ctx, w.name, done.Head)
 }
 
 func (w *witnessed) copyUnits(from, to []string) {
