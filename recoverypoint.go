@@ -172,6 +172,10 @@ type RecoveryPoint struct {
 	// Damage says why the point cannot be restored from its vault; empty if nothing
 	// is known to stand in the way.
 	Damage string `json:"damage,omitempty"`
+	// ShortCopies is of how many copies of its vault the point is short now: those on
+	// storage units that are recorded as lost, or are being filled. It is told and kept
+	// nowhere.
+	ShortCopies int `json:"shortCopies,omitempty"`
 	// Group is the group whose VMs all have a point of the same instant; empty for
 	// a point that was taken alone.
 	Group GroupName `json:"group,omitempty"`

@@ -133,7 +133,9 @@ func (a *app) pointDeleteCommand() *cobra.Command {
 func tiers(p backstay.RecoveryPoint) string {
 	var parts []string
 	for _, t := range p.Tiers {
-		if t.State == backstay.TierAvailable {
+		if t.Tier == backstay.VaultTier && t.State == backstay.TierAvailable && p.ShortCopies > 0 {
+			parts = append(parts, fmt.Sprintf("%s (short of %d copies)", t.Tier, p.ShortCopies))
+		} else if t.State == backstay.TierAvailable {
 			parts = append(parts, string(t.Tier))
 		} else {
 			parts = append(parts, fmt.Sprintf("%s (%s)", t.Tier, t.State))

@@ -104,6 +104,9 @@ func (a *app) vaultTable(w io.Writer, v backstay.Vault) {
 		row(w, "kept here", fmt.Sprintf("%d days, and the newest %d points of each VM", v.Kept().Days, v.Kept().Points))
 	}
 	row(w, "copies", v.Copies)
+	if n := v.Short(); n > 0 {
+		row(w, "short of", fmt.Sprintf("%d of %d copies", n, v.Redundancy.Copies()))
+	}
 	row(w, "failure domains", v.FailureDomains)
 	row(w, "checked", a.whenPtr(v.Checked))
 	if v.Head != nil {

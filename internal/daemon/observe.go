@@ -32,6 +32,10 @@ var (
 	pointsIn    = prometheus.NewDesc("backstay_points", "Recovery points by tier and state.", []string{"tier", "state"}, nil)
 	itemsNow    = prometheus.NewDesc("backstay_protected_items", "VMs under a policy.", nil, nil)
 	newestPoint = prometheus.NewDesc("backstay_newest_point_timestamp_seconds", "When the newest point of a protected VM was taken.", []string{"host", "vm"}, nil)
+	vaultCopies = prometheus.NewDesc("backstay_vault_copies", "Copies of a vault that have everything and answered when it was last looked at them.", []string{"vault"}, nil)
+	vaultShort  = prometheus.NewDesc("backstay_vault_short_copies", "Of how many copies a vault is short: storage units that are recorded as lost or are being filled.", []string{"vault"}, nil)
+	vaultBad    = prometheus.NewDesc("backstay_vault_damaged_objects", "Copies of objects of a vault that are known to be damaged or missing.", []string{"vault"}, nil)
+	unitLost    = prometheus.NewDesc("backstay_unit_lost", "1 if a storage unit of a vault is recorded as lost.", []string{"vault", "unit"}, nil)
 	hostUp      = prometheus.NewDesc("backstay_host_connected", "1 if the host is connected.", []string{"host"}, nil)
 )
 
@@ -98,7 +102,7 @@ func (o *observer) enter(job backstay.Job, action, outcome string) {
 
 // Describe implements prometheus.Collector.
 func (o *observer) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{jobsNow, pointsIn, itemsNow, newestPoint, hostUp} {
+	for _, d := range []*prometheus.Desc{jobsNow, pointsIn, itemsNow, newestPoint, vaultCopies, vaultShort, vaultBad, unitLost, hostUp} {
 		to <- d
 	}
 }
@@ -108,7 +112,7 @@ func (o *observer) Collect(to chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	for _, collect := range []func(context.Context, chan<- prometheus.Metric) error{
-		o.collectJobs, o.collectPoints, o.collectItems, o.collectHosts,
+		o.collectJobs, o.collectPoints, o.collectItems, o.collectVaults, o.collectHosts,
 	} {
 		if err := collect(ctx, to); err != nil {
 			o.log.Error("metrics cannot be read from the catalogue", "error", err)
@@ -174,6 +178,34 @@ func (o *observer) collectItems(ctx context.Context, to chan<- prometheus.Metric
 		if key := target(item.VM); item.LastPoint != nil && !seen[key] {
 			seen[key] = true
 			gauge(to, newestPoint, float64(item.LastPoint.Unix()), string(item.VM.Host), item.VM.Name)
+		}
+	}
+	return nil
+}
+
+func (o *observer) collectVaults(ctx context.Context, to chan<- prometheus.Metric) error {
+	all, err := o.catalog.Vaults.ListVaults(ctx)
+	if err != nil {
+		return err
+	}
+	for _, v := range all {
+		h, err := o.catalog.Health.VaultHealth(ctx, v.Name)
+		if err != nil {
+			return err
+		}
+		var bad int64
+		for _, c := range h.Copies {
+			bad += c.Damaged + c.Missing
+		}
+		gauge(to, vaultCopies, float64(v.Copies), string(v.Name))
+		gauge(to, vaultShort, float64(v.Short()), string(v.Name))
+		gauge(to, vaultBad, float64(bad), string(v.Name))
+		for _, u := range v.Units {
+			lost := 0.0
+			if u.Standing == backstay.Behind {
+				lost = 1
+			}
+			gauge(to, unitLost, lost, string(v.Name), u.URL)
 		}
 	}
 	return nil

@@ -105,11 +105,7 @@ func (r *region) open(ctx context.Context) error {
 	r.vaults = &vaults{
 		units: units{hooks: r.daemon.Hooks}, catalog: r.catalog, keys: keys, now: time.Now,
 		opened: map[backstay.VaultName]mover.VaultAccess{},
-		onLost: func(told []string) {
-			for _, what := range told {
-				r.log.Warn("a storage unit is recorded as lost", "what", what)
-			}
-		},
+		onLost: r.unitsLost,
 	}
 	if err := r.vaults.registerAll(ctx); err != nil {
 		return err

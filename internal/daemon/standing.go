@@ -161,3 +161,16 @@ func (u units) ask(ctx context.Context, url string) error {
 	}
 	return err
 }
+
+// unitsLost enters into the log and the audit log that units were recorded as lost.
+func (r *region) unitsLost(told []string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	for _, what := range told {
+		r.log.Warn("a storage unit is recorded as lost", "what", what)
+		entry := backstay.AuditEntry{Time: utcNow(), User: scheduler, Action: "record a storage unit as lost", Target: what, Outcome: "ok"}
+		if err := r.catalog.Audit.Append(ctx, entry); err != nil {
+			r.log.Error("audit entry lost", "error", err, "action", entry.Action)
+		}
+	}
+}

@@ -28,7 +28,11 @@ func (s *server) registerPoints() {
 		if err != nil {
 			return nil, err
 		}
-		p.Restores, err = s.possible(ctx, p, "")
+		if p.Restores, err = s.possible(ctx, p, ""); err == nil {
+			var short map[backstay.VaultName]int
+			short, err = s.short(ctx)
+			p.ShortCopies = shortOf(p, short)
+		}
 		return &answer[backstay.RecoveryPoint]{p}, err
 	})
 	add(s, "getPointRestores", func(ctx context.Context, in *restoresInput) (*answer[backstay.PossibleRestores], error) {
@@ -67,11 +71,36 @@ func (s *server) listPoints(ctx context.Context, in *listPointsInput) (*answer[[
 	if err != nil {
 		return nil, err
 	}
+	short, err := s.short(ctx)
+	if err != nil {
+		return nil, err
+	}
 	for i := range points {
 		points[i].Restores = m.of(points[i])
+		points[i].ShortCopies = shortOf(points[i], short)
 	}
 	slices.SortStableFunc(points, func(a, b backstay.RecoveryPoint) int { return b.Time.Compare(a.Time) })
 	return &answer[[]backstay.RecoveryPoint]{points}, nil
+}
+
+// short is of how many copies each vault is short.
+func (s *server) short(ctx context.Context) (map[backstay.VaultName]int, error) {
+	all, err := s.Catalog.Vaults.ListVaults(ctx)
+	if err != nil {
+		return nil, err
+	}
+	short := map[backstay.VaultName]int{}
+	for _, v := range all {
+		short[v.Name] = v.Short()
+	}
+	return short, nil
+}
+
+func shortOf(p backstay.RecoveryPoint, short map[backstay.VaultName]int) int {
+	if !p.Has(backstay.VaultTier) {
+		return 0
+	}
+	return short[p.Vault]
 }
 
 // possible says which restores one point allows, on a host or on its own.

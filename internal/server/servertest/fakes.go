@@ -80,14 +80,18 @@ func (u units) AddUnit(ctx context.Context, n api.NewUnit) (backstay.Unit, error
 func (u units) CheckUnit(ctx context.Context, url string) (backstay.Unit, error) {
 	known, err := u.catalog.Units.Unit(ctx, url)
 	if err != nil {
-		return known, backstay.Errorf(backstay.CodeUnknownUnit, "the region has no such storage unit")
+		return known, backstay.Errorf(backstay.CodeUnknownUnit, "the region has no such storage unit").Becausef("nobody added it")
 	}
 	known.Vaults = []backstay.VaultName{}
 	return known, nil
 }
 
 func (u units) ListUnits(ctx context.Context) ([]backstay.Unit, error) {
-	return u.catalog.Units.ListUnits(ctx)
+	all, err := u.catalog.Units.ListUnits(ctx)
+	for i := range all {
+		all[i].Vaults = []backstay.VaultName{}
+	}
+	return all, err
 }
 
 // planner plans without a host: a name that is taken is the one thing that its
