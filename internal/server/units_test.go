@@ -18,7 +18,7 @@ func TestAUnitIsFoundByItsURL(t *testing.T) {
 		}
 	}
 	refused(t, w, "GET", "/v1/units/"+url.PathEscape("file:///nowhere"), "", 404, backstay.CodeUnknownUnit)
-	refused(t, w, "POST", "/v1/units", `{"url":"relative"}`, 400, backstay.CodeUsage)
+	refused(t, w, "POST", "/v1/units", `{"url":"relative"}`, 422, backstay.CodeUsage)
 }
 
 // TestAPointSaysOfHowManyCopiesItIsShort: that is what its vault's units say now.
