@@ -79,6 +79,12 @@ const (
 	PathJobUndo   = "/v1/jobs/{job}/undo"
 	PathJobEvents = "/v1/jobs/{job}/events"
 
+	PathRegions = "/v1/regions"
+	PathRegion  = "/v1/regions/{region}"
+	// PathPairingTokens makes a token, PathPairings uses another region's.
+	PathPairingTokens = "/v1/pairing-tokens"
+	PathPairings      = "/v1/pairings"
+
 	PathAudit  = "/v1/audit"
 	PathTokens = "/v1/tokens"
 	PathToken  = "/v1/tokens/{token}"

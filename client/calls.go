@@ -348,3 +348,27 @@ func (c *Client) CreateToken(ctx context.Context, r api.CreateTokenRequest) (api
 func (c *Client) DeleteToken(ctx context.Context, token string) error {
 	return c.do(ctx, http.MethodDelete, api.Path(api.PathToken, token), nil, nil)
 }
+
+// Regions lists the regions with which the server's own is paired.
+func (c *Client) Regions(ctx context.Context) ([]backstay.Region, error) {
+	return get[[]backstay.Region](ctx, c, api.PathRegions)
+}
+
+// Region returns one paired region.
+func (c *Client) Region(ctx context.Context, name backstay.RegionName) (backstay.Region, error) {
+	return get[backstay.Region](ctx, c, api.Path(api.PathRegion, string(name)))
+}
+
+// NewPairingToken makes a token by which another region's server can be paired.
+func (c *Client) NewPairingToken(ctx context.Context, r api.PairingTokenRequest) (api.PairingToken, error) {
+	var out api.PairingToken
+	err := c.do(ctx, http.MethodPost, api.PathPairingTokens, r, &out)
+	return out, err
+}
+
+// PairRegion pairs the server with the one that made the token.
+func (c *Client) PairRegion(ctx context.Context, r api.PairRequest) (backstay.Region, error) {
+	var out backstay.Region
+	err := c.do(ctx, http.MethodPost, api.PathPairings, r, &out)
+	return out, err
+}

@@ -46,6 +46,7 @@ type Catalog struct {
 	Replicas Replicas
 	Held     Held
 	Units    Units
+	Regions  Regions
 	Close    func() error
 }
 
@@ -308,4 +309,31 @@ type Held interface {
 	HeldPoint(ctx context.Context, vault backstay.VaultName, point backstay.PointID) (HeldPoint, error)
 	// ListHeld returns those of one replica, by point.
 	ListHeld(ctx context.Context, vault backstay.VaultName) ([]HeldPoint, error)
+}
+
+// RegionRecord is a paired region with what only the pairing needs.
+type RegionRecord struct {
+	backstay.Region
+	// Tokens are those by which regions of this name were paired and that have not
+	// expired yet: none of them pairs another server.
+	Tokens []UsedToken `json:"tokens"`
+}
+
+// UsedToken is a token of pairing that was used.
+type UsedToken struct {
+	ID      string    `json:"id"`
+	Expires time.Time `json:"expires"`
+}
+
+// Regions keeps what is known of the regions with which this one is paired.
+type Regions interface {
+	// Region returns one region.
+	Region(ctx context.Context, name backstay.RegionName) (RegionRecord, error)
+	// ListRegions returns all regions, by name.
+	ListRegions(ctx context.Context) ([]RegionRecord, error)
+	// ChangeRegions reads all regions, changes them and writes them in one
+	// transaction: whether two servers may have one name, or one certificate two names,
+	// is decided by change. What it removes is forgotten. An error of it is returned,
+	// and nothing is written.
+	ChangeRegions(ctx context.Context, change func(map[backstay.RegionName]RegionRecord) error) error
 }

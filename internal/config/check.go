@@ -65,6 +65,9 @@ func (c *Config) check(d *document) error {
 	if err := c.Files.check(d); err != nil {
 		return err
 	}
+	if err := c.Pair.check(d); err != nil {
+		return err
+	}
 	if c.Reclaim.Trash < 0 || c.Reclaim.Trash > 365*24*time.Hour {
 		return d.bad("$.reclaim.trash", fmt.Sprintf("reclaim.trash is %s", c.Reclaim.Trash), "it must be from 0s to 8760h", "use 24h, so that a mistake can be noticed before anything is deleted")
 	}

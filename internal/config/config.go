@@ -45,7 +45,9 @@ type Config struct {
 	Reclaim Reclaim `yaml:"reclaim"`
 	// Files says how files are read out of points on this machine.
 	Files Files `yaml:"files"`
-	Log   Log   `yaml:"log"`
+	// Pair says how this region and those with which it is paired reach each other.
+	Pair Pair `yaml:"pair"`
+	Log  Log  `yaml:"log"`
 	// KeyServices are outside key services that may wrap the secrets of VMs.
 	KeyServices []KeyService `yaml:"keyServices"`
 }

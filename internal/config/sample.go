@@ -75,11 +75,39 @@ func Sample(c Config) string {
 	p("  warm: %s", scalar(c.Files.Warm))
 	p("  index: %s", scalar(c.Files.Index))
 	p("")
+	c.Pair.sample(p)
+	p("")
 	p("# level: debug, info, warn or error. format: text or json.")
 	p("log:")
 	p("  level: %s", scalar(c.Log.Level))
 	p("  format: %s", scalar(c.Log.Format))
 	return b.String()
+}
+
+// sample writes the part about other regions; one that says nothing is a comment.
+func (c Pair) sample(p func(format string, args ...any)) {
+	p("# Where other regions call the link of this one (listen), and how they reach it (address);")
+	p("# the URL of this API for clients elsewhere (server); how fast (rate, a second) and when")
+	p("# (windows) anything is pushed to them; how much of each of them is held here (quota).")
+	p("# See `backstay region pair`.")
+	if c.Listen == "" && c.Address == "" && c.Server == "" && c.Rate == "" && c.Quota == "" && len(c.Windows) == 0 {
+		p("# pair:")
+		p("#   listen: 0.0.0.0:7071")
+		p("#   address: west.example.org:7071")
+		return
+	}
+	p("pair:")
+	for _, f := range []struct{ key, value string }{{"listen", c.Listen}, {"address", c.Address}, {"server", c.Server}, {"rate", string(c.Rate)}, {"quota", string(c.Quota)}} {
+		if f.value != "" {
+			p("  %s: %s", f.key, scalar(f.value))
+		}
+	}
+	if len(c.Windows) > 0 {
+		p("  windows:")
+	}
+	for _, w := range c.Windows {
+		p("    - %s", scalar(w))
+	}
 }
 
 // span writes a duration without parts that are zero.

@@ -22,7 +22,7 @@ const heldTick = time.Hour
 func (r *region) keeper() *hold.Keeper {
 	return hold.New(hold.Options{
 		Catalog: r.catalog, Now: utcNow, Make: r.makeReplica, Open: r.openReplica, Change: r.vaults.change, Record: r.recordHeld, InUse: r.heldInUse,
-		Failed: r.replicaFailed,
+		Failed: r.replicaFailed, Quota: r.regions.quota,
 	})
 }
 

@@ -47,6 +47,7 @@ type region struct {
 	files   *sessions.Sessions
 	rooms   *rooms
 	held    *hold.Keeper // other regions' vaults
+	regions *regions
 	metrics *prometheus.Registry
 	// owned are closed at the end, the last first.
 	owned []func() error
@@ -75,8 +76,16 @@ func (d *Daemon) Server(ctx context.Context, configPath string) error {
 	if err != nil {
 		return backstay.Errorf(backstay.CodeConfig, "cannot listen on %s", cfg.Listen).Because(err).Do("choose another address with listen: in %s", configPath)
 	}
-	r.log.Info("region opened", "region", cfg.Region, "hosts", len(cfg.Hosts), "listen", listener.Addr().String())
-	return r.serve(ctx, listener)
+	var others net.Listener
+	err = whileBusy(ctx, unix.EADDRINUSE, func() (err error) {
+		others, err = r.regions.listen(ctx)
+		return err
+	})
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	r.log.Info("region opened", "region", cfg.Region, "hosts", len(cfg.Hosts), "listen", listener.Addr().String(), "pair", listenNow(others))
+	return r.serve(ctx, listener, others)
 }
 
 func newLogger(l config.Log, w io.Writer) *slog.Logger {
@@ -123,9 +132,13 @@ func (r *region) open(ctx context.Context) error {
 	}
 	r.files = r.fileSessions()
 	r.hosts.onReached = r.reachedFiles
+	if r.regions, err = newRegions(ctx, r, keys); err != nil {
+		return err
+	}
 	r.rooms = newRooms(r)
 	r.metrics.MustRegister(r.rooms)
 	r.held = r.keeper()
+	r.regions.hold = r.holder
 	r.engines = newEngines(r)
 	r.queue, err = job.New(r.engines.queueOptions(r))
 	return err
@@ -222,7 +235,8 @@ func (r *region) reach(ctx context.Context, h config.Host, keys keyring.Keyring)
 
 // serve runs the region until ctx ends, then stops what it started in the
 // reverse order: requests, schedule, jobs, hosts.
-func (r *region) serve(ctx context.Context, listener net.Listener) error {
+// others is where paired regions call; nil if they cannot.
+func (r *region) serve(ctx context.Context, listener, others net.Listener) error {
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	defer r.tasks.Wait()
 	defer stopBackground()
@@ -231,8 +245,16 @@ func (r *region) serve(ctx context.Context, listener net.Listener) error {
 		r.tasks.Go(func() { r.hosts.run(background, name) })
 	}
 	r.tasks.Go(func() { r.files.Run(background) })
+	r.tasks.Go(func() { r.regions.watch(background) })
+	if others != nil {
+		r.tasks.Go(func() {
+			if err := r.regions.serve(background, others); err != nil {
+				r.log.Error("other regions are not answered any more", "error", err)
+			}
+		})
+	}
 	handler := server.New(server.Options{
-		Catalog: r.catalog, Jobs: queueAdapter{r.queue}, Planner: r.engines, Vaults: r.vaults, Units: r.vaults, Keys: r.vaults, Layers: r.rooms, Lives: r.engines, Secrets: r.engines, Files: fileSessions{r.files}, Lists: fileLists{r.engines.index},
+		Catalog: r.catalog, Jobs: queueAdapter{r.queue}, Planner: r.engines, Vaults: r.vaults, Units: r.vaults, Keys: r.vaults, Layers: r.rooms, Lives: r.engines, Secrets: r.engines, Files: fileSessions{r.files}, Lists: fileLists{r.engines.index}, Regions: r.regions,
 		Region: r.config.Region, Version: Version(), Now: time.Now, Log: r.log, Metrics: r.metrics,
 	})
 	served := make(chan error, 1)

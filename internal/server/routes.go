@@ -120,6 +120,11 @@ var routes = []route{
 	{id: "undoJob", method: post, path: api.PathJobUndo, need: backstay.Operator, says: "Take a restore back, or plan that; refused when it cannot be done any more", status: http.StatusAccepted},
 	{id: "followJob", method: get, path: api.PathJobEvents, need: backstay.Reader, scoped: true, says: "The job after each change, until it ended, as server-sent events", stream: true},
 
+	{id: "listRegions", method: get, path: api.PathRegions, need: backstay.Reader, says: "The regions with which this one is paired"},
+	{id: "getRegion", method: get, path: api.PathRegion, need: backstay.Reader, says: "One paired region"},
+	{id: "createPairingToken", method: post, path: api.PathPairingTokens, need: backstay.Owner, says: "Make a token by which another region's server pairs with this one, once; it is in this answer and never again", status: http.StatusCreated},
+	{id: "pairRegion", method: post, path: api.PathPairings, need: backstay.Owner, says: "Pair with the region whose server made the token", status: http.StatusCreated},
+
 	{id: "listAudit", method: get, path: api.PathAudit, need: backstay.Operator, says: "What was asked for, by whom, and what came of it"},
 	{id: "listTokens", method: get, path: api.PathTokens, need: backstay.Owner, says: "All tokens, without their secrets"},
 	{id: "createToken", method: post, path: api.PathTokens, need: backstay.Owner, says: "Make a token; its secret is in this answer and never again", status: http.StatusCreated},

@@ -35,6 +35,8 @@ type Options struct {
 	Files FileSessions
 	// Lists are the lists of the files of VMs; required.
 	Lists FileLists
+	// Regions are those with which this one is paired; required.
+	Regions Regions
 	// Region is the region's name.
 	Region string
 	// Version is the program's version, for people.
@@ -103,6 +105,7 @@ func New(o Options) http.Handler {
 	s.registerLives()
 	s.registerFiles()
 	s.registerJobs()
+	s.registerRegions()
 	s.registerAccess()
 	s.finishOpenAPI()
 	s.mux.Handle("/", s.guard(route{id: "unknown", need: backstay.Reader, plain: true}, http.HandlerFunc(s.unknown)))

@@ -42,6 +42,8 @@ func Run(t *testing.T, open Open) {
 		"Replicas":                    replicas,
 		"Held":                        held,
 		"Units":                       units,
+		"Regions":                     regions,
+		"RegionsChangeTogether":       regionsTogether,
 		"JobComesBack":                jobComesBack,
 		"JobsNewestFirst":             jobsOrder,
 		"ClaimLocks":                  claimLocks,
