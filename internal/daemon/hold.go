@@ -22,8 +22,18 @@ const heldTick = time.Hour
 func (r *region) keeper() *hold.Keeper {
 	return hold.New(hold.Options{
 		Catalog: r.catalog, Now: utcNow, Make: r.makeReplica, Open: r.openReplica, Change: r.vaults.change, Record: r.recordHeld, InUse: r.heldInUse,
-		Failed: r.replicaFailed, Quota: r.regions.quota,
+		Failed: r.replicaFailed, Quota: r.heldQuota,
 	})
+}
+
+// heldQuota is how much a region may have held here, in bytes; 0 for no bound. The
+// configuration was checked.
+func (r *region) heldQuota(backstay.RegionName) int64 {
+	bytes, err := r.config.Pair.Quota.Bytes()
+	if err != nil {
+		return 1
+	}
+	return bytes
 }
 
 // holder returns what holds the vaults of a region.

@@ -89,16 +89,6 @@ func (g *regions) holder(ctx context.Context, name backstay.RegionName) (pair.Ho
 	return pair.Throttle(g.client(rec), g.limiter), nil
 }
 
-// quota is how much a region may have held here, in bytes; 0 for no bound. The
-// configuration was checked.
-func (g *regions) quota(backstay.RegionName) int64 {
-	bytes, err := g.config.Pair.Quota.Bytes()
-	if err != nil {
-		return 1
-	}
-	return bytes
-}
-
 // client returns the client of a region: the same one as long as it is the same server.
 func (g *regions) client(rec catalog.RegionRecord) *link.Client {
 	g.mu.Lock()
