@@ -31,23 +31,25 @@ var (
 // Catalog is the catalogue of one region. All methods of all its parts may be
 // called concurrently; a write that returned nil is durable.
 type Catalog struct {
-	Hosts    Hosts
-	VMs      VMs
-	Vaults   Vaults
-	Policies Policies
-	Items    Items
-	Groups   Groups
-	Points   Points
-	Jobs     Jobs
-	Audit    Audit
-	Tokens   Tokens
-	Trash    Trash
-	Health   Health
-	Replicas Replicas
-	Held     Held
-	Units    Units
-	Regions  Regions
-	Close    func() error
+	Hosts      Hosts
+	VMs        VMs
+	Vaults     Vaults
+	Policies   Policies
+	Items      Items
+	Groups     Groups
+	Points     Points
+	Jobs       Jobs
+	Audit      Audit
+	Tokens     Tokens
+	Trash      Trash
+	Health     Health
+	Replicas   Replicas
+	Drills     Drills
+	DrillPlans DrillPlans
+	Held       Held
+	Units      Units
+	Regions    Regions
+	Close      func() error
 }
 
 // Hosts keeps what was last seen of the hosts.
@@ -336,4 +338,31 @@ type Regions interface {
 	// is decided by change. What it removes is forgotten. An error of it is returned,
 	// and nothing is written.
 	ChangeRegions(ctx context.Context, change func(map[backstay.RegionName]RegionRecord) error) error
+}
+
+// Drills keeps the records of drills. The adapter refuses updates and deletes by a
+// trigger.
+type Drills interface {
+	// AppendDrill gives the record its number, the hash of the one before and its own,
+	// keeps it for ever and returns it so. One whose id is there already is returned as
+	// it is: a drill has one record.
+	AppendDrill(ctx context.Context, r backstay.DrillRecord) (backstay.DrillRecord, error)
+	// Drill returns one record.
+	Drill(ctx context.Context, id backstay.DrillID) (backstay.DrillRecord, error)
+	// ListDrills returns records newest first, at most limit of them, or all if it is 0.
+	ListDrills(ctx context.Context, limit int) ([]backstay.DrillRecord, error)
+}
+
+// DrillPlans keeps the plans of drills.
+type DrillPlans interface {
+	// CreateDrillPlan inserts; ErrExists if the name is taken.
+	CreateDrillPlan(ctx context.Context, p backstay.DrillPlan) error
+	// ChangeDrillPlan reads, changes and writes in one transaction.
+	ChangeDrillPlan(ctx context.Context, name backstay.DrillName, change func(*backstay.DrillPlan) error) error
+	// DrillPlan returns one plan.
+	DrillPlan(ctx context.Context, name backstay.DrillName) (backstay.DrillPlan, error)
+	// ListDrillPlans returns all plans, by name.
+	ListDrillPlans(ctx context.Context) ([]backstay.DrillPlan, error)
+	// DeleteDrillPlan forgets a plan; the records of its drills stay.
+	DeleteDrillPlan(ctx context.Context, name backstay.DrillName) error
 }

@@ -40,6 +40,7 @@ func Run(t *testing.T, open Open) {
 		"Trash":                       trash,
 		"Health":                      health,
 		"Replicas":                    replicas,
+		"Drills":                      drills,
 		"Held":                        held,
 		"Units":                       units,
 		"Regions":                     regions,

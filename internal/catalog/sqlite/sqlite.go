@@ -56,7 +56,7 @@ func Open(ctx context.Context, path string) (*catalog.Catalog, error) {
 	return &catalog.Catalog{
 		Hosts: s, VMs: s, Vaults: s, Policies: s, Items: s, Groups: s,
 		Points: s, Jobs: s, Audit: s, Tokens: s, Trash: s, Health: s, Units: s, Regions: s, Close: s.close,
-		Replicas: s, Held: s,
+		Replicas: s, Held: s, Drills: s, DrillPlans: s,
 	}, nil
 }
 
