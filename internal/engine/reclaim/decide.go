@@ -71,13 +71,24 @@ func Leases(jobs []catalog.JobRecord, vault backstay.VaultName) []backstay.Lease
 		begun := j.Job.State == backstay.JobRunning || j.Job.State == backstay.JobCancelling
 		// A queued job that has run before has state too, whatever put it back.
 		begun = begun || j.Job.State == backstay.JobQueued && (j.Attempt > 0 || len(j.State) > 0)
-		if !begun || j.Vault != vault || j.Kind == backstay.JobReclaim || j.Kind == backstay.JobExpire {
+		if !begun || !reads(j, vault) || j.Kind == backstay.JobReclaim || j.Kind == backstay.JobExpire {
 			continue
 		}
 		leases = append(leases, backstay.Lease{Job: j.ID, Kind: j.Kind, Target: j.Target, Started: j.Started})
 	}
 	slices.SortFunc(leases, func(a, b backstay.Lease) int { return cmp.Compare(a.Job, b.Job) })
 	return leases
+}
+
+// reads tells whether a job is one of a vault. A drill may read several, and takes a
+// slot in one.
+func reads(j catalog.JobRecord, vault backstay.VaultName) bool {
+	if j.Vault == vault || j.Kind != backstay.JobDrill {
+		return j.Vault == vault
+	}
+	var params backstay.DrillParams
+	err := json.Unmarshal(j.Params, &params)
+	return err != nil || slices.ContainsFunc(params.VMs, func(vm backstay.DrilledVM) bool { return vm.Vault == vault })
 }
 
 // Writing is what jobs under way have in hand: packs that they put, and points

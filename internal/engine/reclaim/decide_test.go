@@ -64,14 +64,20 @@ func TestEveryBegunJobOfTheVaultHoldsALease(t *testing.T) {
 		job("7", backstay.JobReclaim, backstay.JobRunning, "main"),
 		job("8", backstay.JobExpire, backstay.JobRunning, "main"),
 		again,
+		drill("9", `{"vms":[{"vault":"second"},{"vault":"main"}]}`), drill("91", `{"vms":[{"vault":"second"}]}`),
 	}, "main")
 	var ids []backstay.JobID
 	for _, l := range leases {
 		ids = append(ids, l.Job)
 	}
-	if !slices.Equal(ids, []backstay.JobID{"1", "2", "5", "6"}) {
+	if !slices.Equal(ids, []backstay.JobID{"1", "2", "5", "6", "9"}) {
 		t.Errorf("leases: %v", ids)
 	}
+}
+
+// drill is a job that reads several vaults and has a slot in another one.
+func drill(id backstay.JobID, params string) catalog.JobRecord {
+	return catalog.JobRecord{Job: backstay.Job{ID: id, Kind: backstay.JobDrill, State: backstay.JobRunning}, Vault: "second", Params: []byte(params)}
 }
 
 func TestWhatJobsHaveInHandIsReadFromWhatTheySaved(t *testing.T) {
