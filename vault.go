@@ -5,11 +5,13 @@ import "time"
 // Vault is a named store of recovery points with one redundancy, one key and
 // one immutability setting.
 type Vault struct {
-	Name       VaultName     `json:"name"`
-	ID         string        `json:"id"` // a UUID, written in every object's associated data
-	Redundancy Redundancy    `json:"redundancy"`
-	Units      []StorageUnit `json:"units"`
-	Created    time.Time     `json:"created"`
+	Name       VaultName  `json:"name"`
+	ID         string     `json:"id"` // a UUID, written in every object's associated data
+	Redundancy Redundancy `json:"redundancy"`
+	// Wish is the redundancy that the vault is being brought to; empty if it is that.
+	Wish    Redundancy    `json:"wish,omitempty"`
+	Units   []StorageUnit `json:"units"`
+	Created time.Time     `json:"created"`
 	// KeyID tells the vault's key from another's and says nothing of it: keys
 	// that were put on the storage units by somebody else are noticed by it. Empty
 	// before the vault was first opened.

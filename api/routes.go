@@ -36,7 +36,9 @@ const (
 	PathVaultImport  = "/v1/vaults/import"
 	PathVaultReclaim = "/v1/vaults/{vault}/reclaim"
 	PathVaultVerify  = "/v1/vaults/{vault}/verify"
-	PathVaultRepair  = "/v1/vaults/{vault}/repair"
+	// PathVaultRedundancy is how many copies a vault keeps, and where.
+	PathVaultRedundancy = "/v1/vaults/{vault}/redundancy"
+	PathVaultRepair     = "/v1/vaults/{vault}/repair"
 	// PathVaultKeep is how long a replica's points are kept here.
 	PathVaultKeep    = "/v1/vaults/{vault}/keep"
 	PathVaultRebuild = "/v1/vaults/{vault}/catalog/rebuild"
@@ -44,6 +46,8 @@ const (
 	PathUnits = "/v1/units"
 	// PathUnit is one storage unit, by its URL.
 	PathUnit = "/v1/units/{unit}"
+	// PathUnitDrain has a unit's copies made elsewhere.
+	PathUnitDrain = "/v1/units/{unit}/drain"
 
 	PathVaultKeys      = "/v1/vaults/{vault}/keys"
 	PathVaultRotate    = "/v1/vaults/{vault}/keys/rotate"

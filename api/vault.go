@@ -75,3 +75,31 @@ type ReclaimResponse struct {
 	Plan *backstay.ReclaimPlan `json:"plan,omitempty"`
 	Job  *backstay.Job         `json:"job,omitempty"`
 }
+
+// SetRedundancyRequest asks to bring a vault to a redundancy.
+type SetRedundancyRequest struct {
+	Redundancy backstay.Redundancy `json:"redundancy" enum:"LRS,ZRS,GRS"`
+	// Units are to be among those of the vault; free ones of the region are taken for
+	// what lacks then.
+	Units []NewUnit `json:"units,omitempty" maxItems:"16" nullable:"false"`
+}
+
+// SetRedundancyResponse has the vault as it is now, and the job that brings it to what
+// was asked for.
+type SetRedundancyResponse struct {
+	Vault backstay.Vault `json:"vault"`
+	Job   backstay.Job   `json:"job"`
+}
+
+// DrainUnitRequest asks to make the copies that are on a unit elsewhere.
+type DrainUnitRequest struct {
+	// To are the units that take its place; without any, free ones of the region do.
+	To []NewUnit `json:"to,omitempty" maxItems:"16" nullable:"false"`
+}
+
+// DrainUnitResponse has the unit, which takes no vault from now on, and one job for
+// each vault that is on it.
+type DrainUnitResponse struct {
+	Unit backstay.Unit  `json:"unit"`
+	Jobs []backstay.Job `json:"jobs" nullable:"false"`
+}

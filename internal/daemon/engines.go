@@ -22,6 +22,7 @@ import (
 	"github.com/backstay/backstay/internal/engine/index"
 	"github.com/backstay/backstay/internal/engine/rebuild"
 	"github.com/backstay/backstay/internal/engine/reclaim"
+	"github.com/backstay/backstay/internal/engine/redundancy"
 	"github.com/backstay/backstay/internal/engine/restore"
 	"github.com/backstay/backstay/internal/engine/verify"
 	"github.com/backstay/backstay/internal/job"
@@ -32,16 +33,17 @@ import (
 // engines has one of each engine, wired to the catalogue, the hosts and the
 // vaults. It implements server.Planner.
 type engines struct {
-	region  *region
-	backup  *backup.Runner
-	restore *restore.Runner
-	expire  *expire.Runner
-	verify  *verify.Runner
-	vaults  *verify.VaultRunner
-	rebuild *rebuild.Runner
-	reclaim *reclaim.Runner
-	put     *sessions.Putter
-	index   *index.Runner
+	region     *region
+	backup     *backup.Runner
+	restore    *restore.Runner
+	expire     *expire.Runner
+	verify     *verify.Runner
+	vaults     *verify.VaultRunner
+	rebuild    *rebuild.Runner
+	reclaim    *reclaim.Runner
+	redundancy *redundancy.Runner
+	put        *sessions.Putter
+	index      *index.Runner
 }
 
 func newEngines(r *region) *engines {
@@ -68,7 +70,7 @@ func newEngines(r *region) *engines {
 		},
 		verify: &verify.Runner{Catalog: r.catalog, Mover: r.hosts.mover, Vault: r.vaults.access},
 		put:    &sessions.Putter{Sessions: func() *sessions.Sessions { return r.files }, Mover: func(name backstay.HostName) (mover.Puts, error) { return r.hosts.mover(name) }},
-		vaults: r.verifyVaults(), rebuild: r.rebuilder(), reclaim: r.reclaimer(), index: r.indexer(),
+		vaults: r.verifyVaults(), rebuild: r.rebuilder(), reclaim: r.reclaimer(), redundancy: r.redundancies(), index: r.indexer(),
 	}
 }
 
@@ -93,29 +95,31 @@ func (e *engines) queueOptions(r *region) job.Options {
 		OnState: newObserver(r.catalog, r.log, r.metrics).jobChanged,
 		Weights: taskWeights,
 		Runners: map[backstay.JobKind]job.Runner{
-			backstay.JobBackup:  runner(e, e.runBackup),
-			backstay.JobRestore: runner(e, e.runRestore),
-			backstay.JobUndo:    runner(e, e.runUndo),
-			backstay.JobDeploy:  runner(e, e.runDeploy),
-			backstay.JobExpire:  runner(e, e.expire.Run),
-			backstay.JobVerify:  runner(e, e.runVerify),
-			backstay.JobRepair:  runner(e, e.vaults.Repair),
-			backstay.JobRebuild: runner(e, e.runRebuild),
-			backstay.JobReclaim: runner(e, e.runReclaim),
-			backstay.JobPut:     runner(e, e.put.Run),
-			backstay.JobIndex:   runner(e, e.runIndex),
+			backstay.JobBackup:     runner(e, e.runBackup),
+			backstay.JobRestore:    runner(e, e.runRestore),
+			backstay.JobUndo:       runner(e, e.runUndo),
+			backstay.JobDeploy:     runner(e, e.runDeploy),
+			backstay.JobExpire:     runner(e, e.expire.Run),
+			backstay.JobVerify:     runner(e, e.runVerify),
+			backstay.JobRepair:     runner(e, e.vaults.Repair),
+			backstay.JobRebuild:    runner(e, e.runRebuild),
+			backstay.JobReclaim:    runner(e, e.runReclaim),
+			backstay.JobRedundancy: runner(e, e.redundancy.Run),
+			backstay.JobPut:        runner(e, e.put.Run),
+			backstay.JobIndex:      runner(e, e.runIndex),
 		},
 		Tasks: map[backstay.JobKind][]string{
 			backstay.JobBackup: backup.Tasks, backstay.JobDeploy: restore.DeployTasks,
 			backstay.JobExpire: expire.Tasks, backstay.JobVerify: verify.Tasks,
 			backstay.JobRepair: verify.RepairTasks, backstay.JobRebuild: rebuild.Tasks,
-			backstay.JobReclaim: reclaim.Tasks, backstay.JobPut: sessions.PutTasks, backstay.JobIndex: index.Tasks,
+			backstay.JobRedundancy: redundancy.Tasks,
+			backstay.JobReclaim:    reclaim.Tasks, backstay.JobPut: sessions.PutTasks, backstay.JobIndex: index.Tasks,
 		},
 	}
 }
 
 // taskWeights are how long the long tasks take, where the short ones take 1.
-var taskWeights = map[string]int{"transfer": 20, "validate": 6, "stage": 12, "verify": 6, "copy": 30, "template": 4}
+var taskWeights = map[string]int{"transfer": 20, "validate": 6, "stage": 12, "verify": 6, "copy": 30, "template": 4, "fill": 20, "wait": 4, "compare": 4}
 
 // runner decodes a job's parameters and keeps sweeps off its host while it runs.
 func runner[P any](e *engines, run func(context.Context, backstay.Run, P) error) job.Runner {

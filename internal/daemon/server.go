@@ -285,6 +285,7 @@ func (r *region) startJobs(ctx context.Context) {
 	r.tasks.Go(func() { r.engines.schedule(ctx) })
 	r.tasks.Go(func() { r.scheduleVerify(ctx) })
 	r.tasks.Go(func() { r.scheduleReclaim(ctx) })
+	r.tasks.Go(func() { r.scheduleRedundancy(ctx) })
 	r.tasks.Go(func() { r.scheduleIndexes(ctx) })
 	r.tasks.Go(func() { r.scheduleHeld(ctx) })
 	for name := range r.hosts.movers {

@@ -151,6 +151,15 @@ func (v *vaults) unitsFor(ctx context.Context, r backstay.Redundancy, wanted []a
 		}
 		return backstay.ChooseUnits(r, nil, known)
 	}
+	units, err := complete(wanted, known)
+	if err != nil {
+		return nil, err
+	}
+	return units, backstay.FitUnits(r, units)
+}
+
+// complete adds to what a person says of units what the region knows of them.
+func complete(wanted []api.NewUnit, known []backstay.Unit) ([]backstay.StorageUnit, error) {
 	urls, err := unitURLs(wanted)
 	if err != nil {
 		return nil, err
@@ -177,5 +186,5 @@ func (v *vaults) unitsFor(ctx context.Context, r backstay.Redundancy, wanted []a
 		}
 		units = append(units, u)
 	}
-	return units, backstay.FitUnits(r, units)
+	return units, nil
 }

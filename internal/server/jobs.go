@@ -50,7 +50,7 @@ func (s *server) registerJobs() {
 
 // ownersJobs are what deletes in a vault, takes an older state of one as good, or
 // may remove what a guest wrote.
-var ownersJobs = []backstay.JobKind{backstay.JobExpire, backstay.JobReclaim, backstay.JobRebuild, backstay.JobUndo}
+var ownersJobs = []backstay.JobKind{backstay.JobExpire, backstay.JobReclaim, backstay.JobRebuild, backstay.JobRedundancy, backstay.JobUndo}
 
 // retryJob queues a job again. What only an owner may start, only an owner may
 // start again.

@@ -112,4 +112,13 @@ type Units interface {
 	// ListUnits returns the units of the region with the vaults that are on each, as
 	// last looked at.
 	ListUnits(ctx context.Context) ([]backstay.Unit, error)
+	// SetRedundancy has a vault brought to a redundancy, on the units that are named
+	// and others: its row says which, and a redundancy job does the rest.
+	SetRedundancy(ctx context.Context, vault backstay.VaultName, r backstay.Redundancy, units []api.NewUnit) (backstay.Vault, error)
+	// DrainUnit lets no vault onto a unit any more, and has other units, those named
+	// first, take its place in the vaults that are on it, by redundancy jobs.
+	// CodeUsage if there are none.
+	DrainUnit(ctx context.Context, url string, to []api.NewUnit) (backstay.Unit, error)
+	// RemoveUnit forgets a unit. CodeUnitInUse while a vault is on it.
+	RemoveUnit(ctx context.Context, url string) error
 }

@@ -61,12 +61,15 @@ var routes = []route{
 	{id: "importVault", method: post, path: api.PathVaultImport, need: backstay.Owner, says: "Take in a vault that exists, and fill the catalogue from it", status: http.StatusCreated},
 	{id: "setVaultKeep", method: put, path: api.PathVaultKeep, need: backstay.Owner, says: "How long this region keeps the points of a replica; the vault's own region is not asked, and keeps its own"},
 	{id: "verifyVault", method: post, path: api.PathVaultVerify, need: backstay.Operator, says: "Read and prove every object of a vault in every copy", status: http.StatusAccepted},
+	{id: "setRedundancy", method: put, path: api.PathVaultRedundancy, need: backstay.Owner, says: "Bring a vault to another redundancy, or to other storage units", status: http.StatusAccepted},
 	{id: "repairVault", method: post, path: api.PathVaultRepair, need: backstay.Operator, says: "Mend what verifying a vault found", status: http.StatusAccepted},
 	{id: "reclaimVault", method: post, path: api.PathVaultReclaim, need: backstay.Owner, says: "Give back what no recovery point of a vault needs, or plan it", status: http.StatusAccepted},
 	{id: "rebuildCatalogue", method: post, path: api.PathVaultRebuild, need: backstay.Owner, says: "Make the catalogue agree with a vault; from then on its present state counts, also if it is an older one", status: http.StatusAccepted},
 
 	{id: "listUnits", method: get, path: api.PathUnits, need: backstay.Reader, says: "The storage units of the region, as last looked at"},
 	{id: "addUnit", method: post, path: api.PathUnits, need: backstay.Owner, says: "Make a place known as a storage unit; a folder is made one", status: http.StatusCreated},
+	{id: "drainUnit", method: post, path: api.PathUnitDrain, need: backstay.Owner, says: "Let no vault onto a storage unit any more, and have its copies made elsewhere", status: http.StatusAccepted},
+	{id: "removeUnit", method: del, path: api.PathUnit, need: backstay.Owner, says: "Forget a storage unit that no vault is on", status: http.StatusNoContent},
 	{id: "getUnit", method: get, path: api.PathUnit, need: backstay.Reader, says: "One storage unit, looked at now"},
 
 	{id: "getVaultKeys", method: get, path: api.PathVaultKeys, need: backstay.Reader, says: "Who can open a vault, and what is wrong with its keys on the storage units"},

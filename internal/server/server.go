@@ -95,6 +95,7 @@ func New(o Options) http.Handler {
 	s.registerGroups()
 	s.registerVaults()
 	s.registerUnits()
+	s.registerRedundancy()
 	s.registerKeys()
 	s.registerVaultJobs()
 	s.registerPolicies()

@@ -94,6 +94,32 @@ func (u units) ListUnits(ctx context.Context) ([]backstay.Unit, error) {
 	return all, err
 }
 
+func (u units) SetRedundancy(ctx context.Context, name backstay.VaultName, r backstay.Redundancy, _ []api.NewUnit) (backstay.Vault, error) {
+	vault, err := u.catalog.Vaults.Vault(ctx, name)
+	if err != nil {
+		return vault, err
+	}
+	if vault.Wish = r; r == vault.Redundancy {
+		vault.Wish = ""
+	}
+	return vault, u.catalog.Vaults.UpdateVault(ctx, vault)
+}
+
+func (u units) DrainUnit(ctx context.Context, url string, _ []api.NewUnit) (backstay.Unit, error) {
+	err := u.catalog.Units.ChangeUnit(ctx, url, func(now *backstay.Unit) error {
+		now.Closed = true
+		return nil
+	})
+	if err != nil {
+		return backstay.Unit{}, err
+	}
+	return u.CheckUnit(ctx, url)
+}
+
+func (u units) RemoveUnit(ctx context.Context, url string) error {
+	return u.catalog.Units.DeleteUnit(ctx, url)
+}
+
 // planner plans without a host: a name that is taken is the one thing that its
 // pre-flight list refuses.
 type planner struct{ catalog *catalog.Catalog }
