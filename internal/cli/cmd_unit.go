@@ -15,7 +15,7 @@ import (
 
 func (a *app) unitCommands() *cobra.Command {
 	return a.group("unit", "Storage units: the places that hold a vault's copies",
-		"  backstay unit list\n  backstay unit check /mnt/copy1\n  backstay unit check 's3://backups/site1?endpoint=https://s3.example.org'", a.unitAddCommand(), a.unitListCommand(), a.unitShowCommand(), a.unitCheckCommand(), a.unitInitCommand())
+		"  backstay unit list\n  backstay unit check /mnt/copy1\n  backstay unit check 's3://backups/site1?endpoint=https://s3.example.org'", a.unitAddCommand(), a.unitListCommand(), a.unitShowCommand(), a.unitDrainCommand(), a.unitRemoveCommand(), a.unitCheckCommand(), a.unitInitCommand())
 }
 
 // unitMade is what `unit init` prints.

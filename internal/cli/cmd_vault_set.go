@@ -16,6 +16,7 @@ import (
 
 // vaultSettings are what can be set of a vault, each with what it is.
 var vaultSettings = map[string]string{
+	"redundancy":  "how many copies this region keeps of the vault, and where: LRS or ZRS. It is brought there by a job that copies, checks, then switches",
 	"keep-days":   "for how many days after its instant this region keeps a point of a replica",
 	"keep-points": "how many of the newest points of each VM of a replica this region keeps at any age",
 }
@@ -23,19 +24,34 @@ var vaultSettings = map[string]string{
 func (a *app) vaultSetCommand() *cobra.Command {
 	var settings []string
 	for _, key := range slices.Sorted(maps.Keys(vaultSettings)) {
-		settings = append(settings, "  "+key+"=N\n        "+vaultSettings[key])
+		value := "N"
+		if key == "redundancy" {
+			value = "LRS|ZRS"
+		}
+		settings = append(settings, "  "+key+"="+value+"\n        "+vaultSettings[key])
 	}
-	return &cobra.Command{
-		Use: "set VAULT KEY=VALUE…", Short: "Change how a vault is kept",
+	var units []string
+	c := &cobra.Command{
+		Use: "set VAULT KEY=VALUE… [--unit URL…]", Short: "Change how a vault is kept",
 		Long: "Change how a vault is kept. A replica, VAULT@REGION, is another region's vault that is held here:\n" +
 			"each region keeps its points by its own rule, and neither deletes anything in the other.\n\n" +
 			strings.Join(settings, "\n"),
-		Example: "  backstay vault set default@west keep-days=90 keep-points=14",
-		Args:    cobra.MinimumNArgs(2),
+		Example: "  backstay vault set default redundancy=ZRS\n" +
+			"  backstay vault set default redundancy=ZRS --unit /mnt/b,zone=2 --unit /mnt/c,zone=3\n" +
+			"  backstay vault set default redundancy=LRS --unit s3://backups/site1,redundant\n" +
+			"  backstay vault set default@west keep-days=90 keep-points=14",
+		Args: cobra.MinimumNArgs(2),
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
 			values, err := parseSettings(args[1:])
 			if err != nil {
 				return err
+			}
+			if r, ok := values["redundancy"]; ok || len(units) > 0 {
+				if !ok || len(values) > 1 {
+					return backstay.Errorf(backstay.CodeUsage, "these do not go together").
+						Becausef("redundancy= is set alone, and --unit says on which units").Do("say redundancy= in a command of its own")
+				}
+				return a.setRedundancy(ctx, c, args[0], r, units)
 			}
 			var keep api.SetVaultKeepRequest
 			if keep.Days, err = setting(values, "keep-days"); err != nil {
@@ -51,6 +67,8 @@ func (a *app) vaultSetCommand() *cobra.Command {
 			return a.emit(v, func(w io.Writer) { a.vaultTable(w, v) })
 		}),
 	}
+	c.Flags().StringArrayVar(&units, "unit", nil, "storage unit that is to be the vault's: PATH or URL[,zone=NAME][,redundant]; what lacks is chosen")
+	return a.noWaitFlag(c)
 }
 
 // parseSettings takes KEY=VALUE apart; each key is known and named once.
