@@ -87,6 +87,20 @@ type Replica struct {
 	LagSeconds int64 `json:"lagSeconds"`
 }
 
+// WithLag fills in how long after a point's own time it was available there or, if
+// it is not, how long ago the point's time is. A time of zero is not known.
+func (r Replica) WithLag(taken, now time.Time) Replica {
+	until := now
+	if r.State == ReplicaAvailable || r.State == ReplicaGone {
+		until = r.At
+	}
+	r.LagSeconds = 0
+	if !taken.IsZero() && until.After(taken) {
+		r.LagSeconds = int64(until.Sub(taken) / time.Second)
+	}
+	return r
+}
+
 // Replication is how far a vault is in the paired region.
 type Replication struct {
 	Vault  VaultName  `json:"vault"`

@@ -18,6 +18,8 @@ type Vault struct {
 	KeyID string `json:"keyId,omitempty"`
 	// Origin is where a replica comes from; nil for a vault of this region.
 	Origin *VaultOrigin `json:"origin,omitempty"`
+	// Pair is the region to which a GRS vault is replicated; empty before it was chosen.
+	Pair RegionName `json:"pair,omitempty"`
 	// Keep is how long this region keeps the points of a replica; nil means
 	// DefaultReplicaKeep. A vault of this region has policies for that.
 	Keep *ReplicaKeep `json:"keep,omitempty"`

@@ -2,6 +2,7 @@ package replicate
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -125,6 +126,8 @@ func (m *meter) end(shut, err error) {
 		m.state, m.reason = Waiting, err.Error()
 	case err != nil:
 		m.state, m.reason = Failed, err.Error()
+	case errors.Is(shut, ErrPaused):
+		m.state, m.reason = Paused, shut.Error()
 	case shut != nil:
 		m.state, m.reason = Waiting, shut.Error()
 	}

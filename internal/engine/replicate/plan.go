@@ -94,21 +94,69 @@ func (s Subject) record(id backstay.PointID, r backstay.Replica) catalog.Replica
 		r.At = s.Now
 	}
 	r.At = r.At.UTC()
-	return catalog.ReplicaRecord{Point: id, Vault: s.Vault, Replica: WithLag(r, s.Times[id], s.Now)}
+	return catalog.ReplicaRecord{Point: id, Vault: s.Vault, Replica: r.WithLag(s.Times[id], s.Now)}
 }
 
-// WithLag fills in how long after a point's own time it was available there or, if
-// it is not, how long ago the point's time is. A time of zero is not known.
-func WithLag(r backstay.Replica, taken, now time.Time) backstay.Replica {
-	until := now
-	if r.State == backstay.ReplicaAvailable || r.State == backstay.ReplicaGone {
-		until = r.At
+// Replicated is what is known of a vault's replication when it is decided whether
+// to push.
+type Replicated struct {
+	// Points are those that the catalogue has in the vault tier, Records how far they are.
+	Points  []backstay.RecoveryPoint
+	Records []catalog.ReplicaRecord
+	// Last is the newest job that pushed to the region; nil if there was none.
+	Last *backstay.Job
+	Now  time.Time
+}
+
+const (
+	// askEvery is how often the other region is asked when nothing is known to be
+	// missing: what it let go by itself it does not tell, and records of the chain may
+	// wait.
+	askEvery = time.Hour
+	// pauseAfter is how long nothing is pushed after a job that failed, if nothing is
+	// new. One that found the region away is tried again when that answers.
+	pauseAfter = 5 * time.Minute
+)
+
+// Due tells whether a job is to push to the region.
+func (r Replicated) Due(region backstay.RegionName) bool {
+	if r.Last != nil && !r.Last.State.Ended() {
+		return false
 	}
-	r.LagSeconds = 0
-	if !taken.IsZero() && until.After(taken) {
-		r.LagSeconds = int64(until.Sub(taken) / time.Second)
+	settled := map[backstay.PointID]bool{}
+	for _, rec := range r.Records {
+		if rec.Region == region && (rec.State == backstay.ReplicaAvailable || rec.State == backstay.ReplicaGone) {
+			settled[rec.Point] = true
+		}
 	}
-	return r
+	missing, fresh := false, false
+	for _, p := range r.Points {
+		if settled[p.ID] {
+			continue
+		}
+		missing = true
+		fresh = fresh || r.Last == nil || p.Time.After(r.Last.Created)
+	}
+	switch {
+	case r.Last == nil:
+		return true
+	case fresh:
+		return true
+	case missing:
+		away := r.Last.Error != nil && r.Last.Error.Code == backstay.CodeRegionAway
+		troubled := r.Last.State == backstay.JobFailed || r.Last.State == backstay.JobWarning || r.Last.State == backstay.JobCancelled
+		return !troubled || away || r.since() >= pauseAfter
+	}
+	return r.since() >= askEvery
+}
+
+// since is how long ago the last job ended; a clock that was set back counts as
+// long.
+func (r Replicated) since() time.Duration {
+	if r.Last.Ended == nil || r.Last.Ended.After(r.Now) {
+		return askEvery
+	}
+	return r.Now.Sub(*r.Last.Ended)
 }
 
 // Sum says how far a vault is in a region, from what the catalogue has: its points

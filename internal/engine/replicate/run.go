@@ -38,13 +38,18 @@ type Runner struct {
 	progress board
 }
 
-// Errors that end what is being pushed, and are no failures.
-var (
-	// errLook: the vault has something new, or what was planned is not so any more.
-	errLook = errors.New("look again")
-	// errShut comes with the reason why nothing may be pushed now.
-	errShut = errors.New("nothing may be pushed now")
-)
+// ErrPaused is what a Pace says if somebody paused replication.
+var ErrPaused = errors.New("replication is paused")
+
+// errLook ends what is being pushed, and is no failure: the vault has something
+// new, or what was planned is not so any more.
+var errLook = errors.New("look again")
+
+// shutError ends a job, and is no failure: nothing may be pushed now.
+type shutError struct{ why error }
+
+func (e shutError) Error() string { return e.why.Error() }
+func (e shutError) Unwrap() error { return e.why }
 
 // pushing is one job in one of its lives.
 type pushing struct {
@@ -100,11 +105,11 @@ func (p *pushing) steps(ctx context.Context) error {
 	}{{"push", p.points}, {"chain", p.chain}} {
 		err := p.run.Step(ctx, step.name, func(ctx context.Context) error {
 			if p.shut == nil {
-				if err := step.do(ctx); !errors.Is(err, errShut) {
+				err := step.do(ctx)
+				if shut := (shutError{}); !errors.As(err, &shut) {
 					return err
-				} else {
-					p.shut = err
 				}
+				p.shut = err
 			}
 			return p.run.Note(step.name, p.shut.Error())
 		})
@@ -165,7 +170,7 @@ func (p *pushing) warn() error {
 // catalogue up to date. It returns what is missing, newest first.
 func (p *pushing) look(ctx context.Context) ([]backstay.PointID, error) {
 	if err := p.pace.Open(ctx); err != nil {
-		return nil, fmt.Errorf("%w: %w", errShut, err)
+		return nil, shutError{err}
 	}
 	p.gate.passed(p.Now())
 	offer, err := p.source.Offer(ctx)
@@ -270,7 +275,7 @@ func (p *pushing) goOn(ctx context.Context) error {
 		return nil
 	}
 	if err := p.pace.Open(ctx); err != nil {
-		return fmt.Errorf("%w: %w", errShut, err)
+		return shutError{err}
 	}
 	if p.changed(ctx) {
 		return errLook

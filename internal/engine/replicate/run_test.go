@@ -9,6 +9,7 @@ import (
 	"time"
 
 	backstay "github.com/backstay/backstay"
+	"github.com/backstay/backstay/internal/catalog"
 )
 
 // at returns where in the order of puts something is, or fails.
@@ -303,5 +304,48 @@ func TestAnswersOfTheOtherRegionAreChecked(t *testing.T) {
 	w.pushed()
 	if w.states()[id(1)] != backstay.ReplicaAvailable || len(w.holder.held.Available) != 2 {
 		t.Fatalf("states %v", w.states())
+	}
+}
+
+// A job is due when a point is missing, at once if the point is new; after a
+// failure only in a while, unless it is that the region was away.
+func TestWhenAJobIsDue(t *testing.T) {
+	now := start
+	point := func(n int, taken time.Duration) backstay.RecoveryPoint {
+		return backstay.RecoveryPoint{ID: id(n), Time: now.Add(taken)}
+	}
+	there := []catalog.ReplicaRecord{{Point: id(1), Replica: backstay.Replica{Region: "east", State: backstay.ReplicaAvailable}}}
+	job := func(state backstay.JobState, code backstay.Code, ago time.Duration) *backstay.Job {
+		ended := now.Add(-ago)
+		j := &backstay.Job{State: state, Created: ended.Add(-time.Minute), Ended: &ended}
+		if code != "" {
+			j.Error = backstay.Errorf(code, "why")
+		}
+		if !state.Ended() {
+			j.Ended = nil
+		}
+		return j
+	}
+	old, fresh := point(2, -10*time.Hour), point(3, -time.Second)
+	for _, c := range []struct {
+		name   string
+		points []backstay.RecoveryPoint
+		last   *backstay.Job
+		want   bool
+	}{
+		{"never pushed", nil, nil, true},
+		{"all is there", []backstay.RecoveryPoint{point(1, -time.Hour)}, job(backstay.JobSucceeded, "", time.Minute), false},
+		{"all is there, and it is time to ask", nil, job(backstay.JobSucceeded, "", time.Hour), true},
+		{"a job is at it", []backstay.RecoveryPoint{fresh}, job(backstay.JobRunning, "", 0), false},
+		{"new point", []backstay.RecoveryPoint{fresh}, job(backstay.JobFailed, backstay.CodeRegionQuota, time.Minute), true},
+		{"missing after a window", []backstay.RecoveryPoint{old}, job(backstay.JobSucceeded, "", time.Minute), true},
+		{"missing for want of room", []backstay.RecoveryPoint{old}, job(backstay.JobFailed, backstay.CodeRegionQuota, time.Minute), false},
+		{"missing for want of room, later", []backstay.RecoveryPoint{old}, job(backstay.JobFailed, backstay.CodeRegionQuota, time.Hour), true},
+		{"missing because it was away", []backstay.RecoveryPoint{old}, job(backstay.JobFailed, backstay.CodeRegionAway, time.Minute), true},
+		{"missing because it is damaged", []backstay.RecoveryPoint{old}, job(backstay.JobWarning, "", time.Minute), false},
+	} {
+		if got := (Replicated{Points: c.points, Records: there, Last: c.last, Now: now}).Due("east"); got != c.want {
+			t.Errorf("%s: due is %v", c.name, got)
+		}
 	}
 }
