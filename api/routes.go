@@ -89,6 +89,10 @@ const (
 	PathPairingTokens = "/v1/pairing-tokens"
 	PathPairings      = "/v1/pairings"
 
+	PathReplications      = "/v1/replications"
+	PathReplicationPause  = "/v1/regions/{region}/pause"
+	PathReplicationResume = "/v1/regions/{region}/resume"
+
 	PathAudit  = "/v1/audit"
 	PathTokens = "/v1/tokens"
 	PathToken  = "/v1/tokens/{token}"

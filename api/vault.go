@@ -6,6 +6,9 @@ import backstay "github.com/backstay/backstay"
 type CreateVaultRequest struct {
 	Name       backstay.VaultName  `json:"name" minLength:"1" maxLength:"63" pattern:"^[a-z0-9][a-z0-9._-]*$"`
 	Redundancy backstay.Redundancy `json:"redundancy,omitempty" enum:"LRS,ZRS,GRS" doc:"empty means LRS"`
+	// Pair is the region to which a GRS vault is replicated; empty means the one with
+	// which this region was paired first.
+	Pair backstay.RegionName `json:"pair,omitempty" maxLength:"63" doc:"the paired region of a GRS vault; empty for the first"`
 	// Units are the storage units, one for each copy; without any, free ones of the
 	// region are chosen.
 	Units []NewUnit `json:"units,omitempty" maxItems:"16" nullable:"false"`

@@ -21,9 +21,9 @@ func (a *app) pointCommands() *cobra.Command {
 				return err
 			}
 			return a.emit(points, func(w io.Writer) {
-				row(w, "POINT", "VM", "TIME", "CONSISTENCY", "TIERS", "VAULT", "EXPIRES")
+				row(w, "POINT", "VM", "TIME", "CONSISTENCY", "TIERS", "VAULT", "EXPIRES", "REPLICAS")
 				for _, p := range points {
-					row(w, p.ID, vmLabel(p.VM), a.when(p.Time), p.Consistency, tiers(p), p.Vault, expires(a, p))
+					row(w, p.ID, vmLabel(p.VM), a.when(p.Time), p.Consistency, tiers(p), p.Vault, expires(a, p), replicas(p))
 				}
 			})
 		}),
@@ -162,6 +162,9 @@ func (a *app) pointTable(w io.Writer, p backstay.RecoveryPoint) {
 	row(w, "verified in the vault", a.whenPtr(p.Verified))
 	if p.Damage != "" {
 		row(w, "damage in the vault", p.Damage)
+	}
+	for _, r := range p.Replicas {
+		row(w, "in region "+string(r.Region), because(string(r.State), fmt.Sprintf("lag %s, as of %s", seconds(r.LagSeconds), a.when(r.At))))
 	}
 	row(w, "parent", p.Parent)
 	row(w, "firmware", p.Firmware)

@@ -99,6 +99,9 @@ func (a *app) vaultTable(w io.Writer, v backstay.Vault) {
 	row(w, "id", v.ID)
 	row(w, "redundancy", v.Redundancy)
 	row(w, "created", a.when(v.Created))
+	if v.Pair != "" && v.Redundancy == backstay.GRS {
+		row(w, "replicated to", fmt.Sprintf("region %s: see `backstay replication status`", v.Pair))
+	}
 	if v.Origin != nil {
 		row(w, "replica of", fmt.Sprintf("%s, of region %s", v.Origin.Vault, v.Origin.Region))
 		row(w, "kept here", fmt.Sprintf("%d days, and the newest %d points of each VM", v.Kept().Days, v.Kept().Points))
@@ -124,22 +127,25 @@ func (a *app) vaultTable(w io.Writer, v backstay.Vault) {
 func (a *app) vaultCreateCommand() *cobra.Command {
 	redundancy := backstay.LRS
 	var units []string
+	var pair string
 	var open openers
 	c := &cobra.Command{
 		Use: "create NAME [--unit URL…]", Short: "Make a vault and print its recovery key once",
 		Long: "Make a vault and print its recovery key once.\n\n" +
-			"LRS keeps three copies in one zone, ZRS one copy in each of three zones. Without --unit, free\n" +
+			"LRS keeps three copies in one zone, ZRS one copy in each of three zones, GRS three copies in one\n" +
+			"zone here and as many in the paired region, to which it is pushed. Without --unit, free\n" +
 			"storage units of the region are taken (backstay unit add). A unit that keeps several copies\n" +
 			"by itself, such as a bucket that somebody else replicates, can stand for all: say so with\n" +
 			",redundant. Nothing here can check that, and whatever is said of it says so.",
 		Example: "  backstay vault create second --unit /mnt/a --unit /mnt/b --unit /mnt/c\n" +
 			"  backstay vault create third --unit /mnt/a --unit /mnt/b --unit /mnt/c --recipient age1… --no-recovery-key\n" +
 			"  backstay vault create zoned --redundancy ZRS --unit /mnt/a,zone=1 --unit /mnt/b,zone=2 --unit /mnt/c,zone=3\n" +
+			"  backstay vault create far --redundancy GRS\n" +
 			"  backstay vault create bucket --unit s3://backups/site1,redundant\n" +
 			"  backstay vault create mixed --unit /mnt/a --unit s3://backups/site1?region=eu-central-1 --unit azure://account/container",
 		Args: exactly("NAME"),
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
-			r := api.CreateVaultRequest{Name: backstay.VaultName(args[0]), Redundancy: redundancy}
+			r := api.CreateVaultRequest{Name: backstay.VaultName(args[0]), Redundancy: redundancy, Pair: backstay.RegionName(pair)}
 			for _, u := range units {
 				unit, err := newUnit(u)
 				if err != nil {
@@ -164,7 +170,8 @@ func (a *app) vaultCreateCommand() *cobra.Command {
 			})
 		}),
 	}
-	c.Flags().Var(oneOf(&redundancy, backstay.LRS, backstay.ZRS), "redundancy", "copies in one zone, or in three")
+	c.Flags().Var(oneOf(&redundancy, backstay.LRS, backstay.ZRS, backstay.GRS), "redundancy", "copies in one zone, in three, or in one and in the paired region")
+	c.Flags().StringVar(&pair, "pair", "", "`REGION` to which a GRS vault is replicated; the first that was paired unless told otherwise")
 	c.Flags().StringArrayVar(&units, "unit", nil, "storage unit, a folder on the hosts, a bucket or a container: PATH or URL[,zone=NAME][,redundant]; once for each copy")
 	open.flags(c)
 	return c

@@ -23,6 +23,7 @@ import (
 	"github.com/backstay/backstay/internal/engine/rebuild"
 	"github.com/backstay/backstay/internal/engine/reclaim"
 	"github.com/backstay/backstay/internal/engine/redundancy"
+	"github.com/backstay/backstay/internal/engine/replicate"
 	"github.com/backstay/backstay/internal/engine/restore"
 	"github.com/backstay/backstay/internal/engine/verify"
 	"github.com/backstay/backstay/internal/job"
@@ -87,12 +88,17 @@ func newMAC() string {
 // queueOptions tell the queue what each kind of job runs.
 func (e *engines) queueOptions(r *region) job.Options {
 	host, _ := os.Hostname()
+	observe := newObserver(r.catalog, r.log, r.metrics)
+	changed := func(j backstay.Job) {
+		observe.jobChanged(j)
+		r.replication.jobChanged(j)
+	}
 	return job.Options{
 		Catalog: r.catalog, Region: r.config.Region, Now: time.Now, Log: r.log,
 		Owner: fmt.Sprintf("%s/%d", host, os.Getpid()), Exclusive: true,
 		Limits:  job.Limits{PerHost: r.config.Jobs.PerHost, PerVault: r.config.Jobs.PerVault},
 		OnStep:  r.daemon.Hooks.BeforeStep,
-		OnState: newObserver(r.catalog, r.log, r.metrics).jobChanged,
+		OnState: changed,
 		Weights: taskWeights,
 		Runners: map[backstay.JobKind]job.Runner{
 			backstay.JobBackup:     runner(e, e.runBackup),
@@ -107,13 +113,14 @@ func (e *engines) queueOptions(r *region) job.Options {
 			backstay.JobRedundancy: runner(e, e.redundancy.Run),
 			backstay.JobPut:        runner(e, e.put.Run),
 			backstay.JobIndex:      runner(e, e.runIndex),
+			backstay.JobReplicate:  runner(e, r.replication.run),
 		},
 		Tasks: map[backstay.JobKind][]string{
 			backstay.JobBackup: backup.Tasks, backstay.JobDeploy: restore.DeployTasks,
 			backstay.JobExpire: expire.Tasks, backstay.JobVerify: verify.Tasks,
 			backstay.JobRepair: verify.RepairTasks, backstay.JobRebuild: rebuild.Tasks,
 			backstay.JobRedundancy: redundancy.Tasks,
-			backstay.JobReclaim:    reclaim.Tasks, backstay.JobPut: sessions.PutTasks, backstay.JobIndex: index.Tasks,
+			backstay.JobReclaim:    reclaim.Tasks, backstay.JobPut: sessions.PutTasks, backstay.JobIndex: index.Tasks, backstay.JobReplicate: replicate.Tasks,
 		},
 	}
 }

@@ -36,19 +36,20 @@ const firstContact = 15 * time.Second
 
 // region is a running server.
 type region struct {
-	daemon  *Daemon
-	config  config.Config
-	log     *slog.Logger
-	catalog *catalog.Catalog
-	hosts   *hosts
-	vaults  *vaults
-	queue   *job.Queue
-	engines *engines
-	files   *sessions.Sessions
-	rooms   *rooms
-	held    *hold.Keeper // other regions' vaults
-	regions *regions
-	metrics *prometheus.Registry
+	daemon      *Daemon
+	config      config.Config
+	log         *slog.Logger
+	catalog     *catalog.Catalog
+	hosts       *hosts
+	vaults      *vaults
+	queue       *job.Queue
+	engines     *engines
+	files       *sessions.Sessions
+	rooms       *rooms
+	held        *hold.Keeper // other regions' vaults
+	regions     *regions
+	replication *replication // to the paired region
+	metrics     *prometheus.Registry
 	// owned are closed at the end, the last first.
 	owned []func() error
 	// tasks are the goroutines of the hosts and the schedule.
@@ -139,6 +140,8 @@ func (r *region) open(ctx context.Context) error {
 	r.metrics.MustRegister(r.rooms)
 	r.held = r.keeper()
 	r.regions.hold = r.holder
+	r.replication = newReplication(r)
+	r.metrics.MustRegister(r.replication)
 	r.engines = newEngines(r)
 	r.queue, err = job.New(r.engines.queueOptions(r))
 	return err
@@ -254,7 +257,7 @@ func (r *region) serve(ctx context.Context, listener, others net.Listener) error
 		})
 	}
 	handler := server.New(server.Options{
-		Catalog: r.catalog, Jobs: queueAdapter{r.queue}, Planner: r.engines, Vaults: r.vaults, Units: r.vaults, Keys: r.vaults, Layers: r.rooms, Lives: r.engines, Secrets: r.engines, Files: fileSessions{r.files}, Lists: fileLists{r.engines.index}, Regions: r.regions,
+		Catalog: r.catalog, Jobs: queueAdapter{r.queue}, Planner: r.engines, Vaults: r.vaults, Units: r.vaults, Keys: r.vaults, Layers: r.rooms, Lives: r.engines, Secrets: r.engines, Files: fileSessions{r.files}, Lists: fileLists{r.engines.index}, Regions: r.regions, Replications: r.replication,
 		Region: r.config.Region, Version: Version(), Now: time.Now, Log: r.log, Metrics: r.metrics,
 	})
 	served := make(chan error, 1)
@@ -287,6 +290,7 @@ func (r *region) startJobs(ctx context.Context) {
 	r.tasks.Go(func() { r.scheduleReclaim(ctx) })
 	r.tasks.Go(func() { r.scheduleRedundancy(ctx) })
 	r.tasks.Go(func() { r.scheduleIndexes(ctx) })
+	r.tasks.Go(func() { r.replication.schedule(ctx) })
 	r.tasks.Go(func() { r.scheduleHeld(ctx) })
 	for name := range r.hosts.movers {
 		r.tasks.Go(func() { r.rooms.watch(ctx, name) })

@@ -191,6 +191,14 @@ func (v *vaults) CreateVault(ctx context.Context, r api.CreateVaultRequest) (bac
 		return entry, "", backstay.Errorf(backstay.CodeExists, "a vault %s exists already", r.Name).
 			Becausef("names of vaults are unique in a region")
 	}
+	if entry.Redundancy == backstay.GRS {
+		var err error
+		if entry.Pair = r.Pair; entry.Pair == "" {
+			if entry.Pair, err = firstPaired(ctx, v.catalog); err != nil {
+				return entry, "", err
+			}
+		}
+	}
 	units, err := v.unitsFor(ctx, entry.Redundancy, r.Units)
 	if err != nil {
 		return entry, "", err

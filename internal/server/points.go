@@ -28,6 +28,9 @@ func (s *server) registerPoints() {
 		if err != nil {
 			return nil, err
 		}
+		if err := s.withReplicas(ctx, &p); err != nil {
+			return nil, err
+		}
 		if p.Restores, err = s.possible(ctx, p, ""); err == nil {
 			var short map[backstay.VaultName]int
 			short, err = s.short(ctx)
@@ -75,9 +78,14 @@ func (s *server) listPoints(ctx context.Context, in *listPointsInput) (*answer[[
 	if err != nil {
 		return nil, err
 	}
+	shown := make([]*backstay.RecoveryPoint, len(points))
 	for i := range points {
 		points[i].Restores = m.of(points[i])
 		points[i].ShortCopies = shortOf(points[i], short)
+		shown[i] = &points[i]
+	}
+	if err := s.withReplicas(ctx, shown...); err != nil {
+		return nil, err
 	}
 	slices.SortStableFunc(points, func(a, b backstay.RecoveryPoint) int { return b.Time.Compare(a.Time) })
 	return &answer[[]backstay.RecoveryPoint]{points}, nil

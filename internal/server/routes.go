@@ -127,6 +127,9 @@ var routes = []route{
 	{id: "getRegion", method: get, path: api.PathRegion, need: backstay.Reader, says: "One paired region"},
 	{id: "createPairingToken", method: post, path: api.PathPairingTokens, need: backstay.Owner, says: "Make a token by which another region's server pairs with this one, once; it is in this answer and never again", status: http.StatusCreated},
 	{id: "pairRegion", method: post, path: api.PathPairings, need: backstay.Owner, says: "Pair with the region whose server made the token", status: http.StatusCreated},
+	{id: "listReplications", method: get, path: api.PathReplications, need: backstay.Reader, says: "How far each GRS vault is in the paired region"},
+	{id: "pauseReplication", method: post, path: api.PathReplicationPause, need: backstay.Operator, says: "Push nothing to a region until it is resumed"},
+	{id: "resumeReplication", method: post, path: api.PathReplicationResume, need: backstay.Operator, says: "Go on with pushing to a region"},
 
 	{id: "listAudit", method: get, path: api.PathAudit, need: backstay.Operator, says: "What was asked for, by whom, and what came of it"},
 	{id: "listTokens", method: get, path: api.PathTokens, need: backstay.Owner, says: "All tokens, without their secrets"},

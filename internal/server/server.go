@@ -39,6 +39,8 @@ type Options struct {
 	Regions Regions
 	// Region is the region's name.
 	Region string
+	// Replications are those to other regions; required.
+	Replications Replications
 	// Version is the program's version, for people.
 	Version string
 	// Now is the clock; nil means time.Now.
@@ -107,6 +109,7 @@ func New(o Options) http.Handler {
 	s.registerFiles()
 	s.registerJobs()
 	s.registerRegions()
+	s.registerReplications()
 	s.registerAccess()
 	s.finishOpenAPI()
 	s.mux.Handle("/", s.guard(route{id: "unknown", need: backstay.Reader, plain: true}, http.HandlerFunc(s.unknown)))

@@ -57,6 +57,9 @@ func (s *server) createVault(ctx context.Context, in *createVaultInput) (*answer
 	if err := checkUnits(r); err != nil {
 		return nil, err
 	}
+	if err := s.checkPair(ctx, r); err != nil {
+		return nil, err
+	}
 	if _, err := s.Catalog.Vaults.Vault(ctx, r.Name); err == nil {
 		return nil, backstay.Errorf(backstay.CodeExists, "there is a vault %q already", r.Name).Becausef("names of vaults are unique in a region")
 	}
@@ -67,10 +70,32 @@ func (s *server) createVault(ctx context.Context, in *createVaultInput) (*answer
 	return &answer[api.CreateVaultResponse]{api.CreateVaultResponse{Vault: v, RecoveryKey: key}}, nil
 }
 
-func checkUnits(r api.CreateVaultRequest) error {
-	if r.Redundancy == backstay.GRS {
-		return backstay.Errorf(backstay.CodeUsage, "a GRS vault needs a paired region").Becausef("this region has none").Do("use LRS or ZRS")
+// checkPair demands that there is a region to which a GRS vault can be replicated.
+func (s *server) checkPair(ctx context.Context, r api.CreateVaultRequest) error {
+	if r.Redundancy != backstay.GRS {
+		if r.Pair != "" {
+			return backstay.Errorf(backstay.CodeUsage, "a vault of redundancy %s is not replicated", r.Redundancy).Do("leave the region out, or ask for GRS")
+		}
+		return nil
 	}
+	regions, err := s.Catalog.Regions.ListRegions(ctx)
+	if err != nil {
+		return err
+	}
+	for _, known := range regions {
+		if r.Pair == "" || r.Pair == known.Name {
+			return nil
+		}
+	}
+	e := backstay.Errorf(backstay.CodeUsage, "a GRS vault needs a paired region").Becausef("this region has none").
+		Do("pair them first: `backstay region pair`; or use LRS or ZRS, and change it later")
+	if r.Pair != "" {
+		e = e.Becausef("this region is not paired with %q", r.Pair)
+	}
+	return e
+}
+
+func checkUnits(r api.CreateVaultRequest) error {
 	seen := map[string]bool{}
 	for _, u := range r.Units {
 		if err := checkUnitURL(u.URL); err != nil {
