@@ -80,6 +80,10 @@ func (w *World) makeRegion(ctx context.Context) error {
 	for _, h := range w.Hosts {
 		c.Hosts = append(c.Hosts, config.Host{Name: backstay.HostName(h.Name), Mover: h.MoverAddress()})
 	}
+	if w.wire != nil {
+		c.Pair.Listen = fmt.Sprintf("%s:%d", own(w.wire.Index), wirePort)
+		c.Pair.Address = fmt.Sprintf("%s:%d", far(1-w.wire.Index), wirePort)
+	}
 	if err := os.WriteFile(made.ConfigPath, []byte(config.Sample(c)), 0o600); err != nil {
 		return fmt.Errorf("name the hosts: %w", err)
 	}
