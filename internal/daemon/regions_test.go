@@ -33,15 +33,15 @@ type lone struct {
 	stop   func()
 }
 
-// dying is a catalogue whose process ends before the n-th change.
-type dying struct {
+// endingRegions is a catalogue whose process ends before the n-th change.
+type endingRegions struct {
 	catalog.Regions
 	l *lone
 }
 
 var errDead = errors.New("the process has ended")
 
-func (d dying) ChangeRegions(ctx context.Context, change func(map[backstay.RegionName]catalog.RegionRecord) error) error {
+func (d endingRegions) ChangeRegions(ctx context.Context, change func(map[backstay.RegionName]catalog.RegionRecord) error) error {
 	if d.l.failAt > 0 {
 		if d.l.failAt--; d.l.failAt == 0 {
 			d.l.dead = true
@@ -69,7 +69,7 @@ func loneRegion(t *testing.T, name backstay.RegionName, callable bool) *lone {
 		t.Fatal(err)
 	}
 	l := &lone{fake: &pairtest.Fake{}, stop: func() {}}
-	c.Regions = dying{c.Regions, l}
+	c.Regions = endingRegions{c.Regions, l}
 	now := time.Now().UTC().Truncate(time.Second)
 	l.regions = &regions{
 		config: config.Config{Region: string(name)}, catalog: c, log: slog.New(slog.DiscardHandler), now: func() time.Time { return now }, id: id,
