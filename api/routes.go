@@ -83,6 +83,13 @@ const (
 	PathJobUndo   = "/v1/jobs/{job}/undo"
 	PathJobEvents = "/v1/jobs/{job}/events"
 
+	PathDrills = "/v1/drills"
+	PathDrill  = "/v1/drills/{drill}"
+	// PathDrillPlans are plans of drills.
+	PathDrillPlans    = "/v1/drill-plans"
+	PathDrillPlan     = "/v1/drill-plans/{plan}"
+	PathDrillSchedule = "/v1/drill-plans/{plan}/schedule"
+
 	PathRegions = "/v1/regions"
 	PathRegion  = "/v1/regions/{region}"
 	// PathPairingTokens makes a token, PathPairings uses another region's.

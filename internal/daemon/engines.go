@@ -17,6 +17,7 @@ import (
 	"github.com/backstay/backstay/api"
 	"github.com/backstay/backstay/internal/catalog"
 	"github.com/backstay/backstay/internal/engine/backup"
+	"github.com/backstay/backstay/internal/engine/drill"
 	"github.com/backstay/backstay/internal/engine/expire"
 	sessions "github.com/backstay/backstay/internal/engine/files"
 	"github.com/backstay/backstay/internal/engine/index"
@@ -45,10 +46,11 @@ type engines struct {
 	redundancy *redundancy.Runner
 	put        *sessions.Putter
 	index      *index.Runner
+	drill      *drill.Runner
 }
 
 func newEngines(r *region) *engines {
-	return &engines{
+	e := &engines{
 		region: r,
 		backup: &backup.Runner{
 			Catalog: r.catalog, Mover: r.hosts.mover, Vault: r.vaults.writing, Lost: r.vaults.lostMeanwhile, Saw: r.vaults.saw, Now: utcNow, Keys: r.keyPolicy,
@@ -73,6 +75,8 @@ func newEngines(r *region) *engines {
 		put:    &sessions.Putter{Sessions: func() *sessions.Sessions { return r.files }, Mover: func(name backstay.HostName) (mover.Puts, error) { return r.hosts.mover(name) }},
 		vaults: r.verifyVaults(), rebuild: r.rebuilder(), reclaim: r.reclaimer(), redundancy: r.redundancies(), index: r.indexer(),
 	}
+	e.drill = r.driller(e)
+	return e
 }
 
 func utcNow() time.Time { return time.Now().UTC() }
@@ -114,19 +118,20 @@ func (e *engines) queueOptions(r *region) job.Options {
 			backstay.JobPut:        runner(e, e.put.Run),
 			backstay.JobIndex:      runner(e, e.runIndex),
 			backstay.JobReplicate:  runner(e, r.replication.run),
+			backstay.JobDrill:      runner(e, e.runDrill),
 		},
 		Tasks: map[backstay.JobKind][]string{
 			backstay.JobBackup: backup.Tasks, backstay.JobDeploy: restore.DeployTasks,
 			backstay.JobExpire: expire.Tasks, backstay.JobVerify: verify.Tasks,
 			backstay.JobRepair: verify.RepairTasks, backstay.JobRebuild: rebuild.Tasks,
 			backstay.JobRedundancy: redundancy.Tasks,
-			backstay.JobReclaim:    reclaim.Tasks, backstay.JobPut: sessions.PutTasks, backstay.JobIndex: index.Tasks, backstay.JobReplicate: replicate.Tasks,
+			backstay.JobReclaim:    reclaim.Tasks, backstay.JobPut: sessions.PutTasks, backstay.JobIndex: index.Tasks, backstay.JobReplicate: replicate.Tasks, backstay.JobDrill: drill.Tasks,
 		},
 	}
 }
 
 // taskWeights are how long the long tasks take, where the short ones take 1.
-var taskWeights = map[string]int{"transfer": 20, "validate": 6, "stage": 12, "verify": 6, "copy": 30, "template": 4, "fill": 20, "wait": 4, "compare": 4}
+var taskWeights = map[string]int{"transfer": 20, "validate": 6, "stage": 12, "verify": 6, "copy": 30, "template": 4, "fill": 20, "wait": 4, "compare": 4, "restore": 20}
 
 // runner decodes a job's parameters and keeps sweeps off its host while it runs.
 func runner[P any](e *engines, run func(context.Context, backstay.Run, P) error) job.Runner {

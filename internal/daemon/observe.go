@@ -131,7 +131,7 @@ func (o *observer) collectJobs(ctx context.Context, to chan<- prometheus.Metric)
 	if err != nil {
 		return err
 	}
-	for _, kind := range []backstay.JobKind{backstay.JobBackup, backstay.JobRestore, backstay.JobDeploy, backstay.JobExpire, backstay.JobVerify, backstay.JobRepair, backstay.JobRebuild, backstay.JobReclaim, backstay.JobRedundancy, backstay.JobPut, backstay.JobIndex, backstay.JobReplicate} {
+	for _, kind := range []backstay.JobKind{backstay.JobBackup, backstay.JobRestore, backstay.JobDeploy, backstay.JobExpire, backstay.JobVerify, backstay.JobRepair, backstay.JobRebuild, backstay.JobReclaim, backstay.JobRedundancy, backstay.JobPut, backstay.JobIndex, backstay.JobReplicate, backstay.JobDrill} {
 		for _, state := range states {
 			n := 0
 			for _, rec := range recs {

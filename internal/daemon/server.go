@@ -46,6 +46,7 @@ type region struct {
 	engines     *engines
 	files       *sessions.Sessions
 	rooms       *rooms
+	drills      *drillBoard
 	held        *hold.Keeper // other regions' vaults
 	regions     *regions
 	replication *replication // to the paired region
@@ -142,6 +143,9 @@ func (r *region) open(ctx context.Context) error {
 	r.regions.hold = r.holder
 	r.replication = newReplication(r)
 	r.metrics.MustRegister(r.replication)
+	if r.drills, err = newDrillBoard(ctx, r); err != nil {
+		return err
+	}
 	r.engines = newEngines(r)
 	r.queue, err = job.New(r.engines.queueOptions(r))
 	return err
@@ -257,7 +261,7 @@ func (r *region) serve(ctx context.Context, listener, others net.Listener) error
 		})
 	}
 	handler := server.New(server.Options{
-		Catalog: r.catalog, Jobs: queueAdapter{r.queue}, Planner: r.engines, Vaults: r.vaults, Units: r.vaults, Keys: r.vaults, Layers: r.rooms, Lives: r.engines, Secrets: r.engines, Files: fileSessions{r.files}, Lists: fileLists{r.engines.index}, Regions: r.regions, Replications: r.replication,
+		Catalog: r.catalog, Jobs: queueAdapter{r.queue}, Planner: r.engines, Vaults: r.vaults, Units: r.vaults, Keys: r.vaults, Layers: r.rooms, Lives: r.engines, Secrets: r.engines, Files: fileSessions{r.files}, Lists: fileLists{r.engines.index}, Regions: r.regions, Replications: r.replication, Drills: r.engines,
 		Region: r.config.Region, Version: Version(), Now: time.Now, Log: r.log, Metrics: r.metrics,
 	})
 	served := make(chan error, 1)
@@ -292,6 +296,7 @@ func (r *region) startJobs(ctx context.Context) {
 	r.tasks.Go(func() { r.scheduleIndexes(ctx) })
 	r.tasks.Go(func() { r.replication.schedule(ctx) })
 	r.tasks.Go(func() { r.scheduleHeld(ctx) })
+	r.tasks.Go(func() { r.scheduleDrills(ctx) })
 	for name := range r.hosts.movers {
 		r.tasks.Go(func() { r.rooms.watch(ctx, name) })
 	}

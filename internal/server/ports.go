@@ -68,6 +68,13 @@ type Planner interface {
 	PlanReclaim(ctx context.Context, params backstay.ReclaimParams) (backstay.ReclaimPlan, error)
 }
 
+// Drills plans drills.
+type Drills interface {
+	// PlanDrill decides what a drill would restore now. What stands in the way is the
+	// error.
+	PlanDrill(ctx context.Context, plan backstay.DrillPlan) (backstay.DrillParams, error)
+}
+
 // Layers does what is to be done at once in the snapshot tier of a host.
 type Layers interface {
 	// Pin keeps a point's layers until they are unpinned, also when the catalogue is

@@ -116,6 +116,15 @@ var routes = []route{
 	{id: "findFiles", method: get, path: api.PathFindFiles, need: backstay.Reader, files: true, reads: true, says: "Files over all points of a VM, with their versions", stream: true},
 	{id: "diffPoints", method: get, path: api.PathPointDiff, need: backstay.Reader, files: true, reads: true, says: "What changed between two points of a VM", stream: true},
 
+	{id: "startDrill", method: post, path: api.PathDrills, need: backstay.Operator, says: "Restore VMs into an isolated network, probe them and take them down again, or plan that", status: http.StatusAccepted},
+	{id: "listDrills", method: get, path: api.PathDrills, need: backstay.Reader, says: "What drills found, newest first, and whether the records are as they were written"},
+	{id: "getDrill", method: get, path: api.PathDrill, need: backstay.Reader, says: "The whole record of one drill, with its pictures"},
+	{id: "listDrillPlans", method: get, path: api.PathDrillPlans, need: backstay.Reader, says: "All plans of drills, and what came of each last"},
+	{id: "createDrillPlan", method: post, path: api.PathDrillPlans, need: backstay.Operator, says: "Make a plan of drills", status: http.StatusCreated},
+	{id: "getDrillPlan", method: get, path: api.PathDrillPlan, need: backstay.Reader, says: "One plan of drills"},
+	{id: "scheduleDrill", method: put, path: api.PathDrillSchedule, need: backstay.Operator, says: "Run a plan of drills by itself, or not any more"},
+	{id: "deleteDrillPlan", method: del, path: api.PathDrillPlan, need: backstay.Operator, says: "Forget a plan of drills; its records stay", status: http.StatusNoContent},
+
 	{id: "listJobs", method: get, path: api.PathJobs, need: backstay.Reader, scoped: true, says: "Jobs, newest first"},
 	{id: "getJob", method: get, path: api.PathJob, need: backstay.Reader, scoped: true, says: "One job"},
 	{id: "cancelJob", method: post, path: api.PathJobCancel, need: backstay.Operator, scoped: true, says: "Cancel a job; it undoes what it did"},

@@ -35,6 +35,8 @@ type Options struct {
 	Files FileSessions
 	// Lists are the lists of the files of VMs; required.
 	Lists FileLists
+	// Drills plans drills; required.
+	Drills Drills
 	// Regions are those with which this one is paired; required.
 	Regions Regions
 	// Region is the region's name.
@@ -107,6 +109,7 @@ func New(o Options) http.Handler {
 	s.registerDeploys()
 	s.registerLives()
 	s.registerFiles()
+	s.registerDrills()
 	s.registerJobs()
 	s.registerRegions()
 	s.registerReplications()

@@ -91,7 +91,7 @@ func (w *World) open(ctx context.Context, log *slog.Logger) (err error) {
 	w.openFiles()
 	w.Queue = newQueue()
 	w.Handler = server.New(server.Options{
-		Catalog: w.Catalog, Jobs: w.Queue, Planner: planner{w.Catalog}, Vaults: vaults{w.Catalog}, Units: units{w.Catalog}, Keys: &vaultKeys{}, Layers: &w.Layers, Lives: lives{}, Secrets: pointSecrets{}, Files: fileSessions{w.Sessions}, Lists: w.lists(), Regions: &regions{}, Replications: &replications{},
+		Catalog: w.Catalog, Jobs: w.Queue, Planner: planner{w.Catalog}, Vaults: vaults{w.Catalog}, Units: units{w.Catalog}, Keys: &vaultKeys{}, Layers: &w.Layers, Lives: lives{}, Secrets: pointSecrets{}, Files: fileSessions{w.Sessions}, Lists: w.lists(), Regions: &regions{}, Replications: &replications{}, Drills: drills{w.Catalog},
 		Region: "home", Version: "test", Now: func() time.Time { return Now }, Log: log, Heartbeat: 20 * time.Millisecond,
 	})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
