@@ -81,7 +81,8 @@ internal/recover         -> . internal/durable internal/tier internal/tier/vault
 internal/recover/recovertest -> . internal/tier internal/tier/vault internal/blob internal/blob/replica
 internal/config          -> .
 internal/codespage       -> .
-internal/cli             -> . api client internal/items internal/filemount internal/config internal/recover internal/blob/unit internal/blob/conform
+internal/drillreport     -> .
+internal/cli             -> . api client internal/items internal/filemount internal/config internal/recover internal/drillreport internal/blob/unit internal/blob/conform
 internal/daemon          -> . api client internal/*
 internal/sandbox         -> . internal/config internal/blob internal/sandbox/*
 internal/sandbox/*       -> . internal/sandbox/* internal/debian

@@ -262,6 +262,31 @@ type DrillSetting struct {
 	MaxMemory int64 `json:"maxMemory,omitempty"`
 }
 
+// Due tells whether the plan is to be run at now, and when it is to be run next. last is
+// when it was run last and showed something; nil for never.
+//
+// Due times lie on a grid: the instant at which the schedule was set, and every
+// interval after it; the first is one interval later. So they do not drift, and any
+// number of missed ones is made up for by one.
+func (p *DrillPlan) Due(last *time.Time, now time.Time) (due bool, next time.Time) {
+	every := time.Duration(p.Every)
+	if every <= 0 {
+		return false, time.Time{}
+	}
+	from := p.Since
+	if last != nil && last.After(from) {
+		from = *last
+	}
+	if from.After(now) { // the clock was set back
+		from = now
+	}
+	next = p.Since.Add((from.Sub(p.Since)/every + 1) * every)
+	for !next.After(from) { // the division rounds towards the origin
+		next = next.Add(every)
+	}
+	return !now.Before(next), next
+}
+
 // Check says what is wrong with a plan; nil if nothing is.
 func (p *DrillPlan) Check() error {
 	bad := func(format string, args ...any) error {

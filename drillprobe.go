@@ -64,6 +64,7 @@ func ParseDrillProbe(text string) (DrillProbe, error) {
 	p := DrillProbe{Kind: DrillProbeKind(kind)}
 	switch p.Kind {
 	case DrillAgent:
+		p.Text = rest // which it does not take
 	case DrillTCP:
 		rest, p.Text, _ = strings.Cut(rest, "=")
 		p.Port, _ = strconv.Atoi(rest)
@@ -122,6 +123,9 @@ func (p DrillProbe) Check() error {
 	}
 	switch p.Kind {
 	case DrillAgent:
+		if p.Text != "" {
+			return bad("the agent is asked for a sign of life, and for no text")
+		}
 	case DrillTCP, DrillHTTP:
 		if p.Port < 1 || p.Port > 65535 {
 			return bad("it needs a port from 1 to 65535")

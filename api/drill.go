@@ -1,6 +1,10 @@
 package api
 
-import backstay "github.com/backstay/backstay"
+import (
+	"time"
+
+	backstay "github.com/backstay/backstay"
+)
 
 // DrillWish is what may be said of a drill beside what it is of.
 type DrillWish struct {
@@ -54,6 +58,8 @@ type ScheduleDrillRequest struct {
 // DrillPlanDetail is a plan with what came of it.
 type DrillPlanDetail struct {
 	backstay.DrillPlan
+	// Next is when it is run by itself next; nil if it is not.
+	Next *time.Time `json:"next,omitempty"`
 	// Last is the newest record of it, without pictures; nil before the first.
 	Last *backstay.DrillRecord `json:"last,omitempty"`
 }

@@ -144,7 +144,7 @@ func (a *app) commands() *cobra.Command {
 	root.AddCommand(a.serverCommand(), a.agentCommand(), a.guardCommand(), a.exportCommand(), a.initCommand(), a.doctorCommand(),
 		a.hostCommands(), a.vmCommands(), a.groupCommands(), a.protectCommand(), a.unprotectCommand(),
 		a.vaultCommands(), a.unitCommands(), a.policyCommands(), a.backupCommand(), a.pointCommands(), a.restoreCommands(), a.deployCommand(), a.filesCommands(),
-		a.jobCommands(), a.recoverCommands(), a.regionCommands(), a.replicationCommands(), a.auditCommands(), a.tokenCommands(), a.manCommand())
+		a.drillCommands(), a.jobCommands(), a.recoverCommands(), a.regionCommands(), a.replicationCommands(), a.auditCommands(), a.tokenCommands(), a.manCommand())
 	root.InitDefaultCompletionCmd()
 	root.InitDefaultHelpCmd()
 	for _, c := range root.Commands() {

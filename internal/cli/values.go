@@ -106,3 +106,33 @@ func probe(s string, timeout duration) (backstay.Probe, error) {
 }
 
 func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }
+
+// byteSize is a flag's value: a number of bytes, as 512M or 2G.
+type byteSize int64
+
+// String returns the value for people.
+func (b *byteSize) String() string {
+	if *b == 0 {
+		return "0"
+	}
+	return size(int64(*b))
+}
+
+// Type names the value in a command's help.
+func (b *byteSize) Type() string { return "size" }
+
+// Set reads a value such as 4096, 512M, 2G or 1.5GiB.
+func (b *byteSize) Set(s string) error {
+	number, shift := strings.TrimSuffix(strings.TrimSuffix(s, "iB"), "B"), 0
+	for i, unit := range []string{"K", "M", "G", "T"} {
+		if n, ok := strings.CutSuffix(number, unit); ok {
+			number, shift = n, 10*(i+1)
+		}
+	}
+	n, err := strconv.ParseFloat(number, 64)
+	if err != nil || !(n >= 0 && n*float64(int64(1)<<shift) < float64(1<<62)) { // also for NaN
+		return fmt.Errorf("%q is not a size such as 512M or 2G", s)
+	}
+	*b = byteSize(n * float64(int64(1)<<shift))
+	return nil
+}

@@ -78,7 +78,7 @@ func (r *region) queueDrills(ctx context.Context, tried map[backstay.DrillName]t
 		if plan.Every == 0 {
 			continue
 		}
-		due, _ := drill.Due(plan, r.drills.last(plan.Name), now)
+		due, _ := plan.Due(r.drills.last(plan.Name), now)
 		if last := tried[plan.Name]; !due || now.Sub(last) < drill.Retry(plan.Every) && !last.After(now) {
 			continue
 		}

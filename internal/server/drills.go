@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/api"
@@ -132,16 +133,30 @@ func (s *server) listDrillPlans(ctx context.Context, _ *struct{}) (*answer[[]api
 	}
 	details := []api.DrillPlanDetail{}
 	for _, plan := range plans {
-		details = append(details, planDetail(plan, records))
+		details = append(details, s.planDetail(plan, records))
 	}
 	return &answer[[]api.DrillPlanDetail]{details}, nil
 }
 
-func planDetail(plan backstay.DrillPlan, newestFirst []backstay.DrillRecord) api.DrillPlanDetail {
+// planDetail is a plan with its newest record, and when it is due.
+func (s *server) planDetail(plan backstay.DrillPlan, newestFirst []backstay.DrillRecord) api.DrillPlanDetail {
 	d := api.DrillPlanDetail{DrillPlan: plan}
-	if i := slices.IndexFunc(newestFirst, func(r backstay.DrillRecord) bool { return r.Plan.Name == plan.Name }); i >= 0 {
-		last := withoutPictures(newestFirst[i])
-		d.Last = &last
+	var ran *time.Time
+	for _, r := range newestFirst {
+		if r.Plan.Name != plan.Name {
+			continue
+		}
+		if d.Last == nil {
+			last := withoutPictures(r)
+			d.Last = &last
+		}
+		if r.Verdict != backstay.DrillAborted { // one that was cut off is run again
+			ran = &r.Started
+			break
+		}
+	}
+	if _, next := plan.Due(ran, s.Now()); !next.IsZero() {
+		d.Next = &next
 	}
 	return d
 }
@@ -152,7 +167,7 @@ func (s *server) getDrillPlan(ctx context.Context, in *planInput) (*answer[api.D
 		return nil, err
 	}
 	records, err := s.Catalog.Drills.ListDrills(ctx, 0)
-	return &answer[api.DrillPlanDetail]{planDetail(plan, records)}, err
+	return &answer[api.DrillPlanDetail]{s.planDetail(plan, records)}, err
 }
 
 func (s *server) createDrillPlan(ctx context.Context, in *createPlanInput) (*answer[api.DrillPlanDetail], error) {
@@ -174,7 +189,7 @@ func (s *server) createDrillPlan(ctx context.Context, in *createPlanInput) (*ans
 		return nil, backstay.Errorf(backstay.CodeExists, "there is a plan of drills %q already", plan.Name).Becausef("names of plans are unique in a region").
 			Do("choose another name, or delete it first: `backstay drill plan delete %s`", plan.Name)
 	}
-	return &answer[api.DrillPlanDetail]{api.DrillPlanDetail{DrillPlan: plan}}, err
+	return &answer[api.DrillPlanDetail]{s.planDetail(plan, nil)}, err
 }
 
 func wished(w api.DrillWish) backstay.DrillPlan {
@@ -210,10 +225,12 @@ func (s *server) scheduleDrill(ctx context.Context, in *scheduleDrillInput) (*an
 	}
 	err = s.Catalog.DrillPlans.ChangeDrillPlan(ctx, plan.Name, func(p *backstay.DrillPlan) error {
 		p.Every, p.Since = plan.Every, plan.Since
-		plan = *p
 		return nil
 	})
-	return &answer[api.DrillPlanDetail]{api.DrillPlanDetail{DrillPlan: plan}}, missing(err, backstay.CodeUnknownDrill, "plan of drills", plan.Name)
+	if err != nil {
+		return nil, missing(err, backstay.CodeUnknownDrill, "plan of drills", plan.Name)
+	}
+	return s.getDrillPlan(ctx, &planInput{in.Plan})
 }
 
 // startDrill plans first, and starts nothing that could not be restored.

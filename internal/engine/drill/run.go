@@ -377,6 +377,12 @@ func (r *Runner) Refused(ctx context.Context, id backstay.DrillID, plan backstay
 	return nil
 }
 
+// Retry is how long after a run of a plan that showed nothing the next is tried: a
+// quarter of the interval, at least a minute and at most an hour.
+func Retry(every backstay.Duration) time.Duration {
+	return min(max(time.Duration(every)/4, time.Minute), time.Hour)
+}
+
 // rpo is how much older than the drill the oldest of its points is.
 func rpo(vms []backstay.DrilledVM, began time.Time) *float64 {
 	var most *float64

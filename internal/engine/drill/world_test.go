@@ -194,7 +194,7 @@ func (r *fakeRun) Save(v any) (err error) {
 	r.state, err = json.Marshal(v)
 	return err
 }
-func (r *fakeRun) Warn(string) error                        { return nil }
+func (r *fakeRun) Warn(string) error                       { return nil }
 func (r *fakeRun) Update(change func(*backstay.Job)) error { change(&r.job); return nil }
 
 // fakeHost is what a drill asks of a mover. What it made stays when the process dies.
