@@ -24,8 +24,8 @@ type ServerOptions struct {
 	Identity *Identity
 	// Known returns the region of which the certificate is pinned; "" if there is none.
 	Known func(ctx context.Context, fingerprint string) (backstay.RegionName, error)
-	// Strangers tells whether anybody but known regions may try to call, because a token
-	// may be out. Without one their handshake fails.
+	// Strangers tells whether anybody but known regions may try to join, because a token
+	// may be out.
 	Strangers func() bool
 	// Join pairs with a server that has a token, or refuses.
 	Join func(ctx context.Context, fingerprint string, t Token, g Greeting) (Greeting, error)
@@ -70,7 +70,7 @@ func serve(ctx context.Context, l net.Listener, o ServerOptions, tm timing) erro
 		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
 	}
 	failed := make(chan error, 1)
-	go func() { failed <- srv.Serve(tls.NewListener(newBounded(l, maxConnections), s.tls(ctx))) }()
+	go func() { failed <- srv.Serve(tls.NewListener(newBounded(l, maxConnections), s.tls())) }()
 	select {
 	case err := <-failed:
 		return err
@@ -89,17 +89,12 @@ func serve(ctx context.Context, l net.Listener, o ServerOptions, tm timing) erro
 	return err
 }
 
-func (s *server) tls(ctx context.Context) *tls.Config {
+func (s *server) tls() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{s.Identity.certificate},
 		ClientAuth: tls.RequireAnyClientCert, SessionTicketsDisabled: true,
-		VerifyConnection: func(state tls.ConnectionState) error {
-			region, err := s.Known(ctx, peerOf(state))
-			if err != nil || region == "" && !s.Strangers() {
-				return errors.Join(errors.New("no region has this certificate"), err)
-			}
-			return nil
-		},
+		// Whose it is, each call asks anew: a handshake that failed for that would often
+		// reach the other side as a broken connection only.
 	}
 }
 
@@ -124,6 +119,9 @@ func (s *server) handle(w http.ResponseWriter, r *http.Request) {
 	}
 	r.Body = body
 	w.Header().Set("Content-Type", "application/octet-stream")
+	if err := c.rc.EnableFullDuplex(); err != nil { // else a sign of life would close the request's body
+		panic(http.ErrAbortHandler)
+	}
 	done := make(chan struct{})
 	var signs sync.WaitGroup
 	signs.Go(func() { c.signs(body.ended, done) })
@@ -133,7 +131,12 @@ func (s *server) handle(w http.ResponseWriter, r *http.Request) {
 	}
 	// An answer before the end of the request would be lost; objects are bounded, so
 	// the rest of one that is refused can be taken.
-	if _, drained := io.Copy(io.Discard, http.MaxBytesReader(nil, r.Body, pair.MaxObject)); drained != nil {
+	most := int64(pair.MaxObject)
+	if c.region == "" {
+		most = maxRequest
+		w.Header().Set("Connection", "close")
+	}
+	if _, drained := io.Copy(io.Discard, http.MaxBytesReader(nil, r.Body, most)); drained != nil {
 		close(done)
 		signs.Wait()
 		panic(http.ErrAbortHandler)
@@ -152,7 +155,7 @@ func (c *call) guarded() (result any, err error) {
 		}
 	}()
 	fingerprint := peerOf(*c.r.TLS)
-	if c.r.URL.Path == pathJoin {
+	if c.r.URL.Path == pathJoin && c.s.Strangers() {
 		var q joinRequest
 		if err := c.read(&q); err != nil {
 			return nil, err
