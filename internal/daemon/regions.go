@@ -35,6 +35,8 @@ type regions struct {
 	recipient func(ctx context.Context) (string, error)
 	// hold returns what holds the vaults of a region. It is set before serve.
 	hold func(region backstay.RegionName) pair.Holder
+	// reached is called when a region answers that did not; set before serve, may be nil.
+	reached func()
 	// limiter is on all that is pushed, to whatever region.
 	limiter *pair.Limiter
 
@@ -216,6 +218,9 @@ func (g *regions) saw(name backstay.RegionName, fingerprint string, err error) {
 		g.log.Warn("paired region is not reached", "region", name, "error", err)
 	case err == nil && (!known || before.reason != ""):
 		g.log.Info("paired region is reached", "region", name)
+		if g.reached != nil {
+			g.reached()
+		}
 	}
 }
 

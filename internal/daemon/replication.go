@@ -182,9 +182,13 @@ func (o outgoing) Close() error { return o.opened.Close() }
 
 // jobChanged looks for something to push after a job that wrote to a vault.
 func (p *replication) jobChanged(j backstay.Job) {
-	if j.Kind != backstay.JobBackup || !j.State.Ended() {
-		return
+	if j.Kind == backstay.JobBackup && j.State.Ended() || j.Kind == backstay.JobReplicate && j.State == backstay.JobSucceeded {
+		p.poke()
 	}
+}
+
+// poke has the next look at what is to be pushed taken at once.
+func (p *replication) poke() {
 	select {
 	case p.wake <- struct{}{}:
 	default:
@@ -358,10 +362,7 @@ func (p *replication) PauseReplication(ctx context.Context, name backstay.Region
 		return backstay.Region{}, err
 	}
 	if !paused {
-		select {
-		case p.wake <- struct{}{}:
-		default:
-		}
+		p.poke()
 	}
 	return p.regions.Region(ctx, name)
 }

@@ -143,6 +143,7 @@ func (r *region) open(ctx context.Context) error {
 	r.regions.hold = r.holder
 	r.replication = newReplication(r)
 	r.metrics.MustRegister(r.replication)
+	r.regions.reached = r.replication.poke
 	if r.drills, err = newDrillBoard(ctx, r); err != nil {
 		return err
 	}

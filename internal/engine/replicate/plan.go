@@ -116,6 +116,9 @@ const (
 	// pauseAfter is how long nothing is pushed after a job that failed, if nothing is
 	// new. One that found the region away is tried again when that answers.
 	pauseAfter = 5 * time.Minute
+	// pauseBetween is how long nothing is pushed after a job that left something out
+	// and did not fail, if nothing is new.
+	pauseBetween = time.Minute
 )
 
 // Due tells whether a job is to push to the region.
@@ -135,7 +138,7 @@ func (r Replicated) Due(region backstay.RegionName) bool {
 			continue
 		}
 		missing = true
-		fresh = fresh || r.Last == nil || p.Time.After(r.Last.Created)
+		fresh = fresh || r.Last == nil || p.Time.After(r.Last.Created) && !p.Time.After(r.Now)
 	}
 	switch {
 	case r.Last == nil:
@@ -145,7 +148,7 @@ func (r Replicated) Due(region backstay.RegionName) bool {
 	case missing:
 		away := r.Last.Error != nil && r.Last.Error.Code == backstay.CodeRegionAway
 		troubled := r.Last.State == backstay.JobFailed || r.Last.State == backstay.JobWarning || r.Last.State == backstay.JobCancelled
-		return !troubled || away || r.since() >= pauseAfter
+		return away || r.since() >= pauseAfter || !troubled && r.since() >= pauseBetween
 	}
 	return r.since() >= askEvery
 }

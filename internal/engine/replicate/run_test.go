@@ -339,6 +339,8 @@ func TestWhenAJobIsDue(t *testing.T) {
 		{"a job is at it", []backstay.RecoveryPoint{fresh}, job(backstay.JobRunning, "", 0), false},
 		{"new point", []backstay.RecoveryPoint{fresh}, job(backstay.JobFailed, backstay.CodeRegionQuota, time.Minute), true},
 		{"missing after a window", []backstay.RecoveryPoint{old}, job(backstay.JobSucceeded, "", time.Minute), true},
+		{"missing after a job that has just ended", []backstay.RecoveryPoint{old}, job(backstay.JobSucceeded, "", time.Second), false},
+		{"a point of a clock that is ahead", []backstay.RecoveryPoint{point(3, time.Hour)}, job(backstay.JobWarning, "", time.Second), false},
 		{"missing for want of room", []backstay.RecoveryPoint{old}, job(backstay.JobFailed, backstay.CodeRegionQuota, time.Minute), false},
 		{"missing for want of room, later", []backstay.RecoveryPoint{old}, job(backstay.JobFailed, backstay.CodeRegionQuota, time.Hour), true},
 		{"missing because it was away", []backstay.RecoveryPoint{old}, job(backstay.JobFailed, backstay.CodeRegionAway, time.Minute), true},
