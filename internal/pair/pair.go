@@ -49,7 +49,8 @@ type Held struct {
 
 // Holder holds the vaults of one other region. Methods may be called concurrently.
 // Errors are coded: CodeRegionQuota where there is no room, CodeReplicaRefused where
-// what came is not what it should be, CodeVaultRolledBack where the vault is older
+// what came is not what it should be, CodeUnknownVault for a vault that was never
+// offered, CodeVaultRolledBack where the vault is older
 // than what was seen of it, CodeRegionAway where the region cannot be reached.
 type Holder interface {
 	// Offer begins or goes on with a vault. It may be called at any time.
@@ -70,7 +71,7 @@ type Holder interface {
 	// need not be there for points that were whole before it.
 	Complete(ctx context.Context, vault string, point backstay.PointID, manifest []byte) error
 	// List calls fn for each object that is held of the vault, for a region that
-	// rejoins. Get reads one.
+	// rejoins. A sum is zero where it is not known without reading the object. Get reads one.
 	List(ctx context.Context, vault string, fn func(Object) error) error
 	Get(ctx context.Context, vault string, name string) (io.ReadCloser, error)
 	// Vaults are those of the asking region that are held, by id.

@@ -58,7 +58,7 @@ func (f *Fake) before(ctx context.Context, call, about string) error {
 func (f *Fake) vault(id string) (*fakeVault, error) {
 	v := f.vaults[id]
 	if v == nil {
-		return nil, backstay.Errorf(backstay.CodeReplicaRefused, "the vault %s was never offered", id)
+		return nil, backstay.Errorf(backstay.CodeUnknownVault, "the vault %s was never offered", id)
 	}
 	return v, nil
 }
