@@ -73,6 +73,8 @@ func (e *definitionEditor) confineLine(devices, d *etree.Element) {
 // others, and consoles of other kinds, become terminals that nobody reads.
 func (e *definitionEditor) writeConsole(devices *etree.Element) {
 	path := filepath.Join(consoleFolder, e.plan.Name+"-console.log")
+	// libvirt's own log of the VM goes as well: no other will ever have its name.
+	e.out.Outputs = append(e.out.Outputs, filepath.Join(consoleFolder, e.plan.Name+".log"))
 	written := false
 	for _, d := range devices.ChildElements() {
 		if d.Tag != "serial" && d.Tag != "console" {
