@@ -48,6 +48,8 @@ type doctor struct {
 	data    string
 	command func(ctx context.Context, name string, args ...string) (string, error)
 	server  func(ctx context.Context) error
+	// regions are those with which the server's is paired.
+	regions func(ctx context.Context) ([]backstay.Region, error)
 	// boot starts a small machine and says how long that took.
 	boot func(ctx context.Context) (string, error)
 }
@@ -58,7 +60,7 @@ func (a *app) doctorCommand() *cobra.Command {
 		Use: "doctor", Short: "Check this host: libvirt, QEMU, AppArmor, space, clock, server; say what to do",
 		Example: "  backstay doctor\n  backstay doctor --data /srv/backstay -o json", Args: exactly(),
 		RunE: a.run(func(ctx context.Context, _ []string) error {
-			d := doctor{data: first(data, config.DefaultData), command: output, server: a.reachable, boot: func(ctx context.Context) (string, error) { return a.daemons.SmallMachine(ctx, machine) }}
+			d := doctor{data: first(data, config.DefaultData), command: output, server: a.reachable, regions: a.paired, boot: func(ctx context.Context) (string, error) { return a.daemons.SmallMachine(ctx, machine) }}
 			r := d.examine(ctx)
 			err := a.emit(r, func(w io.Writer) {
 				for _, f := range r.Findings {
@@ -109,12 +111,25 @@ func (a *app) reachable(ctx context.Context) error {
 	return err
 }
 
+// paired asks the server for the regions with which its own is paired.
+func (a *app) paired(ctx context.Context) ([]backstay.Region, error) {
+	c, err := a.client()
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	return c.Regions(ctx)
+}
+
 // examine looks at everything, whatever it finds.
 func (d doctor) examine(ctx context.Context) report {
 	r := report{OK: true}
 	r.Findings = append(r.Findings, d.user(), d.libvirt(), d.kvm())
 	r.Findings = append(r.Findings, d.programs(ctx)...)
 	r.Findings = append(r.Findings, d.firmware(), d.smallMachine(ctx), d.appArmor(), d.space(), d.clock(), d.reach(ctx))
+	r.Findings = append(r.Findings, d.pairs(ctx)...)
 	for _, f := range r.Findings {
 		r.OK = r.OK && f.State != "fail"
 	}
@@ -257,4 +272,25 @@ func (d doctor) reach(ctx context.Context) finding {
 		return ok("server", "%s: %s", oneLine(e.Message), oneLine(e.Cause)).warn(oneLine(e.Action))
 	}
 	return ok("server", "answers, and knows the token")
+}
+
+// pairs says which paired regions the server reaches. A server that does not answer is
+// a finding already.
+func (d doctor) pairs(ctx context.Context) []finding {
+	regions, err := d.regions(ctx)
+	if err != nil {
+		return nil
+	}
+	var out []finding
+	for _, r := range regions {
+		f := ok("region "+string(r.Name), "%s", r.State)
+		switch {
+		case r.State != "connected":
+			f = ok("region "+string(r.Name), "%s: %s", r.State, oneLine(r.Reason)).warn("see that its server runs and that this one reaches " + first(r.Address, "it: it has no address"))
+		case r.Recipient == "":
+			f = f.warn("it can hold vaults of this region and restore none of them; pair anew to let it")
+		}
+		out = append(out, f)
+	}
+	return out
 }

@@ -133,7 +133,10 @@ func machine(t *testing.T) doctor {
 			return name + " version 7.2.22", nil
 		},
 		server: func(context.Context) error { return nil },
-		boot:   func(context.Context) (string, error) { return "starts in 2.1 s", nil },
+		regions: func(context.Context) ([]backstay.Region, error) {
+			return []backstay.Region{{Name: "east", State: "connected", Recipient: "age1x"}}, nil
+		},
+		boot: func(context.Context) (string, error) { return "starts in 2.1 s", nil },
 	}
 }
 
@@ -159,6 +162,9 @@ func TestDoctorSaysWhatIsMissingAndWhatToDo(t *testing.T) {
 	d.boot = func(context.Context) (string, error) {
 		return "", backstay.Errorf(backstay.CodeMachineFailed, "its parts are not on this host")
 	}
+	d.regions = func(context.Context) ([]backstay.Region, error) {
+		return []backstay.Region{{Name: "east", State: "unreachable", Reason: "no route"}, {Name: "north", State: "connected"}}, nil
+	}
 	for _, gone := range []string{"/dev/kvm", "/run/libvirt/libvirt-sock", "/usr/share/OVMF/OVMF_CODE_4M.fd", appArmorTemplate} {
 		if err := os.Remove(d.root + gone); err != nil {
 			t.Fatal(err)
@@ -168,6 +174,7 @@ func TestDoctorSaysWhatIsMissingAndWhatToDo(t *testing.T) {
 	got := states(r)
 	for name, want := range map[string]string{
 		"libvirt": "fail", "qemu-img": "fail", "qemu-nbd": "fail", "swtpm": "warn", "kvm": "warn", "uefi firmware": "warn", "apparmor": "warn", "server": "warn", "small machine": "warn",
+		"region east": "warn", "region north": "warn",
 	} {
 		if f := got[name]; f.State != want || f.Action == "" || f.Detail == "" {
 			t.Errorf("%s: %+v, want %s", name, f, want)

@@ -62,6 +62,7 @@ func TestTheSampleThatInitWritesReadsBackAsItself(t *testing.T) {
 	odd.Hosts = append(odd.Hosts, Host{Name: "east", Mover: "unix:///run/backstay/east.sock", Layers: Layers{Floor: "12.5%"}})
 	odd.Hosts[0].Layers.Dir = "/srv/layers"
 	odd.Files = Files{Machine: "/srv/machine", Memory: 1024, Sessions: 9, Warm: "off", Index: "off"}
+	odd.Pair = Pair{Listen: "0.0.0.0:7071", Address: "[::1]:7071", Server: "https://on.example", Rate: "20MiB", Windows: []string{"mon-fri 22:00-06:00"}, Quota: "2TiB"}
 	for _, want := range []Config{Default(), odd} {
 		got, err := Parse("sample", []byte(Sample(want)))
 		if err != nil {
@@ -143,6 +144,17 @@ func TestClientPathFollowsTheEnvironment(t *testing.T) {
 	} {
 		if got := ClientPath(func(k string) string { return c.env[k] }); got != c.want {
 			t.Errorf("%v: got %q, want %q", c.env, got, c.want)
+		}
+	}
+}
+
+func TestWhereOthersReachTheLinkIsNotGuessed(t *testing.T) {
+	for _, c := range []struct{ listen, address, want string }{
+		{"", "", ""}, {"10.0.0.1:7071", "", "10.0.0.1:7071"}, {"west:7071", "", "west:7071"}, {"0.0.0.0:7071", "", ""}, {"[::]:7071", "", ""}, {":7071", "", ""},
+		{"10.0.0.1:0", "", ""}, {"0.0.0.0:7071", "west.example:443", "west.example:443"},
+	} {
+		if got := (Pair{Listen: c.listen, Address: c.address}).Reached(); got != c.want {
+			t.Errorf("%+v: %q", c, got)
 		}
 	}
 }

@@ -6,11 +6,15 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/api"
@@ -306,12 +310,28 @@ func TestAnAddressThatChangedIsLearnt(t *testing.T) {
 	if err != nil || got.State != "connected" || got.Server != "https://east.example" || got.Fingerprint != east.id.Fingerprint() || got.LastSeen == nil {
 		t.Errorf("%+v, %v", got, err)
 	}
+	if text := metricsOf(t, west); !strings.Contains(text, `backstay_region_connected{region="east"} 1`) || !strings.Contains(text, "backstay_region_seen_timestamp_seconds") {
+		t.Errorf("metrics: %s", text)
+	}
 	east.stop()
 	east.stop = func() {}
 	west.look(t.Context(), rec)
+	if text := metricsOf(t, west); !strings.Contains(text, `backstay_region_connected{region="east"} 0`) {
+		t.Errorf("metrics: %s", text)
+	}
 	if got, err = west.Region(t.Context(), "east"); err != nil || got.State != "unreachable" || got.Reason == "" || got.LastSeen == nil {
 		t.Errorf("%+v, %v", got, err)
 	}
+}
+
+// metricsOf is what /metrics says of other regions.
+func metricsOf(t *testing.T, l *lone) string {
+	t.Helper()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(l.regions)
+	out := httptest.NewRecorder()
+	promhttp.HandlerFor(registry, promhttp.HandlerOpts{}).ServeHTTP(out, httptest.NewRequest("GET", "/metrics", nil))
+	return out.Body.String()
 }
 
 // pairable makes the region of newRegion one that can be called.

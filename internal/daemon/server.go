@@ -137,6 +137,7 @@ func (r *region) open(ctx context.Context) error {
 	if r.regions, err = newRegions(ctx, r, keys); err != nil {
 		return err
 	}
+	r.metrics.MustRegister(r.regions)
 	r.rooms = newRooms(r)
 	r.metrics.MustRegister(r.rooms)
 	r.held = r.keeper()
