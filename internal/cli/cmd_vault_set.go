@@ -16,7 +16,7 @@ import (
 
 // vaultSettings are what can be set of a vault, each with what it is.
 var vaultSettings = map[string]string{
-	"redundancy":  "how many copies this region keeps of the vault, and where: LRS or ZRS. It is brought there by a job that copies, checks, then switches",
+	"redundancy":  "how many copies this region keeps of the vault, and where: LRS, ZRS or GRS. It is brought there by a job that copies, checks, then switches",
 	"keep-days":   "for how many days after its instant this region keeps a point of a replica",
 	"keep-points": "how many of the newest points of each VM of a replica this region keeps at any age",
 }
@@ -26,7 +26,7 @@ func (a *app) vaultSetCommand() *cobra.Command {
 	for _, key := range slices.Sorted(maps.Keys(vaultSettings)) {
 		value := "N"
 		if key == "redundancy" {
-			value = "LRS|ZRS"
+			value = "LRS|ZRS|GRS"
 		}
 		settings = append(settings, "  "+key+"="+value+"\n        "+vaultSettings[key])
 	}

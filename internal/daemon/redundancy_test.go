@@ -189,6 +189,10 @@ func TestAVaultIsBroughtToAnotherRedundancyAndBack(t *testing.T) {
 	}
 	w.must(opened.Close())
 
+	if v := set(backstay.ZRS); len(v.Units) != 3 || v.Wish != "" {
+		t.Fatalf("what it is already: %+v", v)
+	}
+
 	one := set(backstay.LRS, fresh("", true))
 	if len(one.Units) != 1 || one.Short() != 0 || !strings.Contains(one.Note, "declared") {
 		t.Fatalf("%+v", one)
@@ -203,6 +207,10 @@ func TestAVaultIsBroughtToAnotherRedundancyAndBack(t *testing.T) {
 		t.Fatalf("%+v", v)
 	}
 	w.demandPoints(2)
+	// GRS keeps the same copies here; the pair gets the rest.
+	if v := set(backstay.GRS); v.Redundancy != backstay.GRS || len(v.Units) != 3 || !slices.Equal(v.Whole(), v.Written()) {
+		t.Fatalf("%+v", v)
+	}
 	if a, b := w.files(w.units[0]), w.files(w.units[2]); len(a) != len(b) {
 		t.Errorf("%d objects on one unit, %d on another", len(a), len(b))
 	}

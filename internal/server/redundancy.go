@@ -35,11 +35,20 @@ func (s *server) registerRedundancy() {
 func (s *server) setRedundancy(ctx context.Context, in *setRedundancyInput) (*answer[api.SetRedundancyResponse], error) {
 	name := backstay.VaultName(in.Vault)
 	callOf(ctx).target = in.Vault
-	if err := checkUnits(api.CreateVaultRequest{Redundancy: in.Body.Redundancy, Units: in.Body.Units}); err != nil {
+	asked := api.CreateVaultRequest{Redundancy: in.Body.Redundancy, Units: in.Body.Units}
+	if err := checkUnits(asked); err != nil {
 		return nil, err
 	}
-	if _, err := s.Catalog.Vaults.Vault(ctx, name); err != nil {
+	before, err := s.Catalog.Vaults.Vault(ctx, name)
+	if err != nil {
 		return nil, missing(err, backstay.CodeUnknownVault, "vault", name)
+	}
+	if before.Origin != nil && in.Body.Redundancy != backstay.LRS {
+		return nil, backstay.Errorf(backstay.CodeUsage, "the replica %s cannot be %s", name, in.Body.Redundancy).
+			Becausef("a region holds the vaults of another one as LRS").Do("say redundancy=LRS, and on which units")
+	}
+	if err := s.checkPair(ctx, asked); err != nil {
+		return nil, err
 	}
 	if job, err := s.redundancyJob(ctx, name); err != nil {
 		return nil, err
