@@ -29,6 +29,9 @@ func (r *region) reclaimer() *reclaim.Runner {
 	return &reclaim.Runner{
 		Catalog: r.catalog, Now: utcNow, Trash: r.config.Reclaim.Trash,
 		Open: func(ctx context.Context, name backstay.VaultName, o reclaim.OpenOptions) (reclaim.Vault, error) {
+			if err := r.vaults.allWhole(ctx, name); err != nil {
+				return nil, err
+			}
 			v, err := r.vaults.openToWrite(ctx, name)
 			if err != nil {
 				return nil, err
@@ -164,7 +167,7 @@ func (r *region) queueReclaims(ctx context.Context, now time.Time) error {
 	}
 	for _, v := range vaults {
 		var last *time.Time
-		pending := false
+		pending := len(v.Standing(backstay.Joining)) > 0 // it would be stopped: a needed pack is not in every copy
 		for _, j := range jobs { // newest first
 			if j.Kind != backstay.JobReclaim || j.Target != string(v.Name) {
 				continue

@@ -343,3 +343,18 @@ func (v *vaults) RemoveUnit(ctx context.Context, url string) error {
 	}
 	return nil
 }
+
+// allWhole refuses to take room back in a vault while one of its copies is being
+// filled: what every copy must list, that one may lack (I6).
+func (v *vaults) allWhole(ctx context.Context, name backstay.VaultName) error {
+	entry, err := v.entry(ctx, name)
+	if err != nil {
+		return err
+	}
+	if joining := entry.Standing(backstay.Joining); len(joining) > 0 {
+		return backstay.Errorf(backstay.CodeReclaimStopped, "nothing is taken back in the vault %s now", name).
+			Becausef("%s is being filled, and lacks objects that the others have", joining[0]).
+			Do("reclaim when it has everything: see `backstay vault show %s`", name)
+	}
+	return nil
+}

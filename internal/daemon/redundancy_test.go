@@ -14,6 +14,7 @@ import (
 
 	backstay "github.com/backstay/backstay"
 	"github.com/backstay/backstay/api"
+	"github.com/backstay/backstay/internal/engine/reclaim"
 	"github.com/backstay/backstay/internal/job"
 )
 
@@ -265,5 +266,19 @@ func TestAnOlderStateOfTheOthersIsNotSpread(t *testing.T) {
 	w.must(w.region().redundancies().Run(ctx, run, backstay.RedundancyParams{Vault: "main"}))
 	if len(run.warnings) != 1 || len(w.files(w.units[2])) != len(before) {
 		t.Errorf("%q: %d objects, %d before", run.warnings, len(w.files(w.units[2])), len(before))
+	}
+}
+
+func TestNothingIsTakenBackWhileACopyIsBeingFilled(t *testing.T) {
+	w := newWitnessed(t)
+	ctx := t.Context()
+	w.must(w.backup(firstPoint))
+	_, err := w.changeUnits(ctx, "main", func(v *backstay.Vault) error {
+		v.Units[1].Standing = backstay.Joining
+		return nil
+	})
+	w.must(err)
+	if _, err := w.region().reclaimer().Open(ctx, "main", reclaim.OpenOptions{}); !backstay.IsCode(err, backstay.CodeReclaimStopped) || !strings.Contains(err.Error(), "being filled") {
+		t.Errorf("it is opened: %v", err)
 	}
 }
