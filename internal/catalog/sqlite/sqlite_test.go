@@ -106,6 +106,19 @@ func TestTheAuditLogIsAppendOnly(t *testing.T) {
 	}
 }
 
+func TestRecordsOfDrillsAreAppendOnly(t *testing.T) {
+	c := open(t, filepath.Join(t.TempDir(), "catalogue.db"))
+	defer func() { _ = c.Close() }()
+	if _, err := c.Drills.AppendDrill(t.Context(), backstay.DrillRecord{ID: "01A"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, statement := range []string{`UPDATE drills SET body = '{}'`, `DELETE FROM drills`} {
+		if _, err := c.Jobs.(*store).writer.ExecContext(t.Context(), statement); err == nil || !strings.Contains(err.Error(), "only ever added") {
+			t.Errorf("%s: error %v", statement, err)
+		}
+	}
+}
+
 func TestANewerCatalogueIsRefusedAndNotTouched(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "catalogue.db")
 	c := open(t, path)
