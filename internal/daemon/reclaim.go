@@ -168,7 +168,7 @@ func (r *region) queueReclaims(ctx context.Context, now time.Time) error {
 	for _, v := range vaults {
 		var last *time.Time
 		pending := len(v.Standing(backstay.Joining)) > 0 // it would be stopped: a needed pack is not in every copy
-		for _, j := range jobs { // newest first
+		for _, j := range jobs {                         // newest first
 			if j.Kind != backstay.JobReclaim || j.Target != string(v.Name) {
 				continue
 			}
