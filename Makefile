@@ -5,11 +5,12 @@
 #         bench-sweep tries chunk sizes, framings and levels of compression
 # bench-snapshot  measure what points, merges and transfers cost a guest (root; BENCH="flags", see test/benchsnap)
 # bench-restore  measure the ways back beside what one would do by hand (root; BENCH="flags", see test/benchrestore)
+# bench-replication  measure what is pushed to a paired region, over a link of a known speed (root; BENCH="flags", see test/benchreplication)
 # bench-files  measure files out of points beside libguestfs (root; BENCH="flags", see test/benchfiles)
 # soak    all cases of the kill matrices and other long tests with real guests, of which `make test` runs a sample (root, long;
 #         BACKSTAY_SEED=N repeats a run)
 # check   what a change must pass besides: format, vet, staticcheck, modules, generated files
-.PHONY: build demo test soak bench bench-sweep bench-snapshot bench-restore bench-files check deps root
+.PHONY: build demo test soak bench bench-sweep bench-snapshot bench-restore bench-files bench-replication check deps root
 .DEFAULT_GOAL := build
 
 # A root who came by `su` has no sbin in the PATH.
@@ -75,6 +76,10 @@ bench-files: deps root build
 	@scripts/install-peers files
 	@$(GOBUILD) -o bin/ ./test/benchfiles
 	@bin/benchfiles $(BENCH)
+
+bench-replication: deps root build
+	@$(GOBUILD) -o bin/ ./test/benchreplication
+	@bin/benchreplication $(BENCH)
 
 check:
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt these:"; echo "$$unformatted"; exit 1; }

@@ -78,7 +78,8 @@ type Task struct {
 	Detail  string     `json:"detail"`
 }
 
-// JobStats are the figures of a job. Requests are those that a backup made to
+// JobStats are the figures of a job. Requests of a replication are its calls of the
+// other region; else they are those that a backup made to
 // the storage units of its vault, over all copies. FreezeMs is an upper bound of the time for
 // which the guest's file systems were frozen.
 type JobStats struct {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	backstay "github.com/backstay/backstay"
@@ -71,6 +72,8 @@ type pushing struct {
 	// stale counts how often a point's needs were not what they were said to be.
 	stale                     map[backstay.PointID]int
 	framed, vouched, surveyed bool
+	// calls are those of the other region, as many as were tried.
+	calls atomic.Int64
 	// shut says why the job ends before all is pushed.
 	shut error
 }
@@ -84,6 +87,7 @@ func (r *Runner) Run(ctx context.Context, run backstay.LongRun, params backstay.
 	p := &pushing{Runner: r, run: run, params: params, pace: r.Pace(params.Region), meter: r.progress.of(params, r.Now)}
 	p.meter.begin(run.Job().ID)
 	defer func() { p.meter.end(p.shut, err) }()
+	defer func() { err = errors.Join(err, p.count()) }()
 	if p.source, err = r.Open(ctx, params.Vault); err != nil {
 		return err
 	}
@@ -118,6 +122,18 @@ func (p *pushing) steps(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// count shows what the job sent, and with how many calls of the other region.
+func (p *pushing) count() error {
+	if p.id == "" {
+		return nil // nothing was looked at
+	}
+	sent := p.meter.backlog(p.stock.sum())
+	return p.run.Update(func(j *backstay.Job) {
+		j.Stats.BytesNew += sent
+		j.Stats.Requests += p.calls.Load()
+	})
 }
 
 // points pushes points, newest first, until a look finds none that is missing.
@@ -287,6 +303,7 @@ func (p *pushing) goOn(ctx context.Context) error {
 // with CodeReplicaRefused for or, because what came there was not what was sent.
 func (p *pushing) patiently(ctx context.Context, or backstay.Code, try func() error) error {
 	for i := 0; ; i++ {
+		p.calls.Add(1)
 		err := try()
 		if err == nil {
 			p.meter.waits("")
