@@ -107,6 +107,7 @@ type fakeHolder struct {
 	objects map[string][]byte
 	puts    []string // in the order in which they were durable
 	calls   int
+	ctx     context.Context // of the last put
 	before  func(call int, what string) error // may fail a call
 	clock   func() time.Time
 }
@@ -149,9 +150,15 @@ func (h *fakeHolder) Lacks(_ context.Context, _ string, objects []pair.Object) (
 	return lacks, nil
 }
 
-func (h *fakeHolder) Put(_ context.Context, _ string, o pair.Object, content io.Reader) error {
+func (h *fakeHolder) Put(ctx context.Context, _ string, o pair.Object, content io.Reader) error {
+	h.mu.Lock()
+	h.ctx = ctx
+	h.mu.Unlock()
 	if err := h.call("put " + o.Name); err != nil {
 		return err
+	}
+	if ctx.Err() != nil {
+		return backstay.Errorf(backstay.CodeRegionAway, "the call was given up")
 	}
 	data, err := io.ReadAll(content)
 	if err != nil {
@@ -261,7 +268,7 @@ func newWorld(t *testing.T) *world {
 	w.source = &fakeSource{objects: map[string][]byte{"keys/a": []byte("key"), "vault.json": []byte("header")},
 		points: map[backstay.PointID]Needs{}, damaged: map[string]bool{}}
 	w.forgetRegion()
-	w.Runner = &Runner{Catalog: c, Now: w.clock, AtOnce: 1, Patience: []time.Duration{0, 0},
+	w.Runner = &Runner{Catalog: c, Now: w.clock, AtOnce: 1, Patience: []time.Duration{0, 0}, Nudge: make(chan struct{}),
 		Open:   func(context.Context, backstay.VaultName) (Source, error) { return w.source, nil },
 		Holder: func(context.Context, backstay.RegionName) (pair.Holder, error) { return w.holder, nil },
 		Pace:   func(backstay.RegionName) Pace { return w.pace },

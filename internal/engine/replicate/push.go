@@ -168,7 +168,7 @@ func (p *pushing) survey(ctx context.Context, missing []backstay.PointID) error 
 // point makes one point available there. A failure of its own leaves it out and
 // is no error: the other points do not need it (I3).
 func (p *pushing) point(ctx context.Context, id backstay.PointID) error {
-	err := p.pushPoint(ctx, id)
+	err := p.giveWay(ctx, id, func(ctx context.Context) error { return p.pushPoint(ctx, id) })
 	switch {
 	case errors.Is(err, ErrGone):
 		// Dropped, or moved by a repack, since it was planned; or lost.
@@ -246,9 +246,7 @@ func (p *pushing) chain(ctx context.Context) error {
 		return err
 	}
 	for _, name := range p.stock.lacking(names) {
-		if err := p.goOn(ctx); errors.Is(err, errLook) {
-			return nil // there is more: the next job has it
-		} else if err != nil {
+		if err := p.goOn(ctx); err != nil {
 			return err
 		}
 		err := p.put(ctx, name)

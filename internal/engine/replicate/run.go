@@ -19,7 +19,7 @@ const (
 	atOnce = 6
 	// lookEvery is how often it is looked whether there is a newer point, or somebody
 	// paused replication.
-	lookEvery = 2 * time.Second
+	lookEvery = time.Second
 )
 
 // Runner runs replicate jobs.
@@ -33,6 +33,8 @@ type Runner struct {
 	// Patience are the pauses after which what failed on the way is tried again; then
 	// the job fails.
 	Patience []time.Duration
+	// Nudge has giveWay look at once: for tests; nil else.
+	Nudge chan struct{}
 	// AtOnce is how many objects are on their way at a time; 0 for the default.
 	AtOnce int
 
@@ -64,7 +66,12 @@ type pushing struct {
 
 	id    string             // of the vault
 	head  backstay.VaultHead // of its chain when it was last looked
+	// backlog are the points that were missing when the job began. What comes later goes
+	// ahead of them at once, and is itself not interrupted: so each that was begun last
+	// arrives, however many come.
+	backlog map[backstay.PointID]bool
 	times map[backstay.PointID]time.Time
+	asked uint64 // the chain's newest record when it was last looked for a newer point
 	gate  gate // when it was last asked whether to go on
 	stock stock
 	// failed are the points that this job leaves out, and why.
@@ -214,6 +221,12 @@ func (p *pushing) look(ctx context.Context) ([]backstay.PointID, error) {
 	}
 	p.vouch(ctx, points, held)
 	missing := slices.DeleteFunc(Missing(points, held), func(id backstay.PointID) bool { return p.failed[id] != nil })
+	if p.backlog == nil {
+		p.backlog = map[backstay.PointID]bool{}
+		for _, id := range missing {
+			p.backlog[id] = true
+		}
+	}
 	return missing, nil
 }
 
@@ -293,10 +306,59 @@ func (p *pushing) goOn(ctx context.Context) error {
 	if err := p.pace.Open(ctx); err != nil {
 		return shutError{err}
 	}
-	if p.changed(ctx) {
-		return errLook
-	}
 	return nil
+}
+
+// newer tells whether the vault has a newer point than this one, as the catalogue
+// knows it; that is only looked up after something was appended to the chain.
+func (p *pushing) newer(ctx context.Context, id backstay.PointID) bool {
+	v, err := p.Catalog.Vaults.Vault(ctx, p.params.Vault)
+	if err != nil || v.Head == nil || v.Head.Seq <= p.asked {
+		return false
+	}
+	points, err := p.Catalog.Points.ListPoints(ctx, "")
+	if err != nil {
+		return false
+	}
+	p.asked = v.Head.Seq
+	return slices.ContainsFunc(points, func(o backstay.RecoveryPoint) bool {
+		return o.ID > id && o.Vault == p.params.Vault && o.Has(backstay.VaultTier) && !p.backlog[o.ID]
+	})
+}
+
+// giveWay ends fn with errLook as soon as there is a newer point than that of the
+// backlog which fn pushes. What is on its way is given up: the line is the newer
+// point's.
+func (p *pushing) giveWay(ctx context.Context, id backstay.PointID, fn func(context.Context) error) error {
+	if !p.backlog[id] {
+		return fn(ctx)
+	}
+	p.asked = p.head.Seq
+	ctx, stop := context.WithCancelCause(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		tick := time.NewTicker(lookEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			case <-p.Nudge:
+			}
+			if p.newer(ctx, id) {
+				stop(errLook)
+			}
+		}
+	}()
+	err := fn(ctx)
+	if cause := context.Cause(ctx); err != nil && errors.Is(cause, errLook) {
+		err = errLook
+	}
+	stop(nil)
+	<-watched
+	return err
 }
 
 // patiently tries again what fails because the other region cannot be reached or,
