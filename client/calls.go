@@ -372,3 +372,8 @@ func (c *Client) PairRegion(ctx context.Context, r api.PairRequest) (backstay.Re
 	err := c.do(ctx, http.MethodPost, api.PathPairings, r, &out)
 	return out, err
 }
+
+// RemoveRegion ends the pairing with a region on the server's side.
+func (c *Client) RemoveRegion(ctx context.Context, name backstay.RegionName) error {
+	return c.do(ctx, http.MethodDelete, api.Path(api.PathRegion, string(name)), nil, nil)
+}

@@ -319,6 +319,9 @@ type RegionRecord struct {
 	// Tokens are those by which regions of this name were paired and that have not
 	// expired yet: none of them pairs another server.
 	Tokens []UsedToken `json:"tokens"`
+	// Removed: it is paired no more, and is kept for its tokens alone. Only ChangeRegions
+	// shows it.
+	Removed bool `json:"removed,omitempty"`
 }
 
 // UsedToken is a token of pairing that was used.

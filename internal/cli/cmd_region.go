@@ -39,7 +39,7 @@ func (a *app) regionCommands() *cobra.Command {
 			return a.emit(r, func(w io.Writer) { a.printRegion(w, r) })
 		}),
 	}
-	return a.group("region", "Regions with which this one is paired", "  backstay region pair\n  backstay region list", list, show, a.regionPairCommand())
+	return a.group("region", "Regions with which this one is paired", "  backstay region pair\n  backstay region list", list, show, a.regionPairCommand(), a.regionRemoveCommand())
 }
 
 func regionState(r backstay.Region) string {
@@ -107,6 +107,24 @@ func (a *app) regionPairCommand() *cobra.Command {
 	}
 	c.Flags().StringVar(&replace, "replace", "", "the `REGION` that is known already and gets another server by this")
 	return c
+}
+
+func (a *app) regionRemoveCommand() *cobra.Command {
+	return a.yesFlag(&cobra.Command{
+		Use: "remove REGION", Short: "End the pairing with a region, on this side",
+		Long:    "End the pairing with a region: its server is not answered any more, at once, and\nnot called. What is held of it here stays, and so does what it holds. It is\nrefused while a vault of this region is replicated to it.",
+		Example: "  backstay region remove east --yes", Args: exactly("REGION"), ValidArgsFunction: a.completeRegions(),
+		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
+			if err := a.confirm("end the pairing with region %s; its server is shut out at once", args[0]); err != nil {
+				return err
+			}
+			if err := c.RemoveRegion(ctx, backstay.RegionName(args[0])); err != nil {
+				return err
+			}
+			a.note("region %s is not paired with this one any more", args[0])
+			return nil
+		}),
+	})
 }
 
 func (a *app) newPairingToken(ctx context.Context, c *client.Client, replace backstay.RegionName) error {

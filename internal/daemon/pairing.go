@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"maps"
 	"net"
 	"regexp"
 	"slices"
@@ -99,6 +100,40 @@ func (g *regions) join(ctx context.Context, fingerprint string, t link.Token, ot
 	return g.greeting(ctx)
 }
 
+// RemoveRegion implements server.Regions. The row stays until the tokens by which the
+// region was paired have expired: none of them pairs anybody else.
+func (g *regions) RemoveRegion(ctx context.Context, name backstay.RegionName) error {
+	vaults, err := g.catalog.Vaults.ListVaults(ctx)
+	if err != nil {
+		return err
+	}
+	for _, v := range vaults {
+		if v.Pair == name {
+			return backstay.Errorf(backstay.CodeConflict, "region %s is needed", name).Becausef("the vault %s is replicated to it", v.Name).
+				Do("give the vault another redundancy first: `backstay vault set %s redundancy=LRS`", v.Name)
+		}
+	}
+	err = g.catalog.Regions.ChangeRegions(ctx, func(known map[backstay.RegionName]catalog.RegionRecord) error {
+		rec, ok := known[name]
+		if !ok || rec.Removed {
+			return unknownRegion(name)
+		}
+		known[name] = catalog.RegionRecord{Region: backstay.Region{Name: name}, Tokens: rec.Tokens, Removed: true}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if d, ok := g.clients[name]; ok {
+		d.client.Close()
+		delete(g.clients, name)
+	}
+	delete(g.sights, name)
+	return nil
+}
+
 // newcomer is a server that is to be paired.
 type newcomer struct {
 	name        backstay.RegionName
@@ -113,12 +148,15 @@ func (g *regions) admit(known map[backstay.RegionName]catalog.RegionRecord, n ne
 			Becausef("two regions have two names and two servers").Do("give one of them another name: `region:` in its configuration")
 	}
 	for name, rec := range known {
+		if rec.Removed {
+			continue
+		}
 		if rec.Fingerprint == n.fingerprint && name != n.name {
 			return backstay.Errorf(backstay.CodeExists, "the server of region %s is paired already", n.name).Becausef("it is known as region %s", name).
 				Do("give the region its old name again")
 		}
 	}
-	if rec, ok := known[n.name]; ok && rec.Fingerprint != n.fingerprint && n.replace != n.name {
+	if rec, ok := known[n.name]; ok && !rec.Removed && rec.Fingerprint != n.fingerprint && n.replace != n.name {
 		return backstay.Errorf(backstay.CodeExists, "region %s is paired already, with another server", n.name).Becausef("the fingerprint of that one is %s", rec.Fingerprint).
 			Do("if it has a new server, say --replace %s in the region that knows the old one: to the command that makes the token, or to the one that uses it", n.name)
 	}
@@ -141,10 +179,14 @@ func (g *regions) enter(ctx context.Context, n newcomer, other link.Greeting, us
 		if err := g.admit(known, n); err != nil {
 			return err
 		}
+		maps.DeleteFunc(known, func(_ backstay.RegionName, rec catalog.RegionRecord) bool {
+			return rec.Removed && !slices.ContainsFunc(rec.Tokens, func(t catalog.UsedToken) bool { return t.Expires.After(now) })
+		})
 		rec, was := known[n.name]
 		if !was || rec.Fingerprint != n.fingerprint {
 			rec.Paired = now
 		}
+		rec.Removed = false
 		rec.Name, rec.Fingerprint, rec.Address, rec.Server, rec.Recipient = n.name, n.fingerprint, other.Address, other.Server, other.Recipient
 		rec.Tokens = slices.DeleteFunc(rec.Tokens, func(t catalog.UsedToken) bool { return !t.Expires.After(now) })
 		if used.ID != "" && !usedBy(rec, used.ID) {

@@ -109,9 +109,13 @@ func (g *regions) client(rec catalog.RegionRecord) *link.Client {
 func (g *regions) record(ctx context.Context, name backstay.RegionName) (catalog.RegionRecord, error) {
 	rec, err := g.catalog.Regions.Region(ctx, name)
 	if errors.Is(err, catalog.ErrNotFound) {
-		return rec, backstay.Errorf(backstay.CodeUnknownRegion, "there is no region %q", name).Becausef("this one is not paired with it")
+		return rec, unknownRegion(name)
 	}
 	return rec, err
+}
+
+func unknownRegion(name backstay.RegionName) error {
+	return backstay.Errorf(backstay.CodeUnknownRegion, "there is no region %q", name).Becausef("this one is not paired with it")
 }
 
 // Regions implements server.Regions.

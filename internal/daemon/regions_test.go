@@ -234,6 +234,38 @@ func TestANewServerOfARegionReplacesTheOldOneByConsentOnly(t *testing.T) {
 	}
 }
 
+// A region that is removed is out at once, its tokens pair nobody else, and it may be
+// paired again.
+func TestARegionThatIsRemovedIsOutAtOnce(t *testing.T) {
+	west, east := loneRegion(t, "west", true), loneRegion(t, "east", true)
+	token := west.token(t, "")
+	if err := errors.Join(east.pairWith(t, token, ""), east.greets(t, "west")); err != nil {
+		t.Fatal(err)
+	}
+	if err := west.catalog.Vaults.CreateVault(t.Context(), backstay.Vault{Name: "main", Pair: "east"}); err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, west.RemoveRegion(t.Context(), "east"), backstay.CodeConflict)
+	if err := west.catalog.Vaults.UpdateVault(t.Context(), backstay.Vault{Name: "main"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := west.RemoveRegion(t.Context(), "east"); err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, west.RemoveRegion(t.Context(), "east"), backstay.CodeUnknownRegion)
+	wantCode(t, east.greets(t, "west"), backstay.CodePairing)
+	wantCode(t, west.greets(t, "east"), backstay.CodeUnknownRegion)
+	if all, err := west.Regions(t.Context()); err != nil || len(all) > 0 {
+		t.Errorf("%+v, %v", all, err)
+	}
+	wantCode(t, loneRegion(t, "north", false).pairWith(t, token, ""), backstay.CodePairing)
+	other := loneRegion(t, "east", false)
+	if err := errors.Join(other.pairWith(t, west.token(t, ""), ""), other.greets(t, "west")); err != nil {
+		t.Errorf("another server of that name, with a token of its own: %v", err)
+	}
+	wantCode(t, loneRegion(t, "north", false).pairWith(t, token, ""), backstay.CodePairing)
+}
+
 func TestARegionIsNotPairedWithItselfOrTwice(t *testing.T) {
 	west := loneRegion(t, "west", true)
 	wantCode(t, west.pairWith(t, west.token(t, ""), ""), backstay.CodeExists)

@@ -18,6 +18,9 @@ type Regions interface {
 	// Pair pairs with the server that made the token. Doing so again with the same one
 	// is no error.
 	Pair(ctx context.Context, r api.PairRequest) (backstay.Region, error)
+	// RemoveRegion forgets a region: its server is not answered any more. CodeConflict
+	// while a vault is replicated to it.
+	RemoveRegion(ctx context.Context, name backstay.RegionName) error
 }
 
 func (s *server) registerRegions() {
@@ -30,6 +33,12 @@ func (s *server) registerRegions() {
 	}) (*answer[backstay.Region], error) {
 		region, err := s.Regions.Region(ctx, backstay.RegionName(in.Region))
 		return &answer[backstay.Region]{region}, err
+	})
+	add(s, "removeRegion", func(ctx context.Context, in *struct {
+		Region string `path:"region"`
+	}) (*struct{}, error) {
+		callOf(ctx).target = in.Region
+		return nil, s.Regions.RemoveRegion(ctx, backstay.RegionName(in.Region))
 	})
 	add(s, "createPairingToken", func(ctx context.Context, in *struct{ Body api.PairingTokenRequest }) (*answer[api.PairingToken], error) {
 		callOf(ctx).target = "replace " + string(in.Body.Replace)

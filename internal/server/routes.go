@@ -134,6 +134,7 @@ var routes = []route{
 
 	{id: "listRegions", method: get, path: api.PathRegions, need: backstay.Reader, says: "The regions with which this one is paired"},
 	{id: "getRegion", method: get, path: api.PathRegion, need: backstay.Reader, says: "One paired region"},
+	{id: "removeRegion", method: del, path: api.PathRegion, need: backstay.Owner, says: "End the pairing with a region on this side; refused while a vault is replicated to it", status: http.StatusNoContent},
 	{id: "createPairingToken", method: post, path: api.PathPairingTokens, need: backstay.Owner, says: "Make a token by which another region's server pairs with this one, once; it is in this answer and never again", status: http.StatusCreated},
 	{id: "pairRegion", method: post, path: api.PathPairings, need: backstay.Owner, says: "Pair with the region whose server made the token", status: http.StatusCreated},
 	{id: "listReplications", method: get, path: api.PathReplications, need: backstay.Reader, says: "How far each GRS vault is in the paired region"},

@@ -50,6 +50,22 @@ func regions(t *testing.T, c *catalog.Catalog) {
 	all, err = c.Regions.ListRegions(ctx)
 	must(t, err)
 	same(t, all, []catalog.RegionRecord{east})
+	// One that is removed is seen by changes alone.
+	must(t, c.Regions.ChangeRegions(ctx, func(known regionsByName) error {
+		known["east"] = catalog.RegionRecord{Tokens: east.Tokens, Removed: true}
+		return nil
+	}))
+	_, err = c.Regions.Region(ctx, "east")
+	wantErr(t, err, catalog.ErrNotFound)
+	all, err = c.Regions.ListRegions(ctx)
+	must(t, err)
+	same(t, all, []catalog.RegionRecord{})
+	must(t, c.Regions.ChangeRegions(ctx, func(known regionsByName) error {
+		if r := known["east"]; !r.Removed || len(r.Tokens) != 1 {
+			t.Errorf("changes see %+v", known)
+		}
+		return nil
+	}))
 }
 
 func pausedEast(r catalog.RegionRecord) backstay.Region {

@@ -13,12 +13,16 @@ import (
 // Region implements catalog.Regions.
 func (s *store) Region(ctx context.Context, name backstay.RegionName) (catalog.RegionRecord, error) {
 	r, err := one[catalog.RegionRecord](ctx, s.reader, `SELECT body FROM regions WHERE name = $1`, string(name))
+	if err == nil && r.Removed {
+		r, err = catalog.RegionRecord{}, catalog.ErrNotFound
+	}
 	return r, during("read", "region", name, err)
 }
 
 // ListRegions implements catalog.Regions.
 func (s *store) ListRegions(ctx context.Context) ([]catalog.RegionRecord, error) {
 	list, err := all[catalog.RegionRecord](ctx, s.reader, `SELECT body FROM regions ORDER BY name`)
+	list = slices.DeleteFunc(list, func(r catalog.RegionRecord) bool { return r.Removed })
 	return list, during("list", "regions", "", err)
 }
 

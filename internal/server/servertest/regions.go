@@ -55,3 +55,13 @@ func (r *regions) Pair(_ context.Context, q api.PairRequest) (backstay.Region, e
 	r.all = []backstay.Region{region}
 	return region, nil
 }
+
+func (r *regions) RemoveRegion(ctx context.Context, name backstay.RegionName) error {
+	_, err := r.Region(ctx, name)
+	if err == nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.all = nil
+	}
+	return err
+}
