@@ -383,7 +383,7 @@ func (c *redundancyRun) change(ctx context.Context) error {
 		}
 	}
 	for _, url := range NewPlan(v).Leave {
-		v, err = c.Units.Change(ctx, c.vault, func(now *backstay.Vault) error {
+		_, err = c.Units.Change(ctx, c.vault, func(now *backstay.Vault) error {
 			if !slices.Contains(now.Standing(backstay.Leaving), url) {
 				return nil // it was asked to stay
 			}
