@@ -64,16 +64,16 @@ type pushing struct {
 	pace   Pace
 	meter  *meter
 
-	id    string             // of the vault
-	head  backstay.VaultHead // of its chain when it was last looked
+	id   string             // of the vault
+	head backstay.VaultHead // of its chain when it was last looked
 	// backlog are the points that were missing when the job began. What comes later goes
 	// ahead of them at once, and is itself not interrupted: so each that was begun last
 	// arrives, however many come.
 	backlog map[backstay.PointID]bool
-	times map[backstay.PointID]time.Time
-	asked uint64 // the chain's newest record when it was last looked for a newer point
-	gate  gate // when it was last asked whether to go on
-	stock stock
+	times   map[backstay.PointID]time.Time
+	asked   uint64 // the chain's newest record when it was last looked for a newer point
+	gate    gate   // when it was last asked whether to go on
+	stock   stock
 	// failed are the points that this job leaves out, and why.
 	failed map[backstay.PointID]error
 	// stale counts how often a point's needs were not what they were said to be.
