@@ -20,7 +20,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false
 STATICCHECK = go tool -modfile=tools/go.mod staticcheck
 SOAK = $$(grep -rlE '^//go:build .*soak' --include='*_test.go' . | xargs -n1 dirname | sort -u)
-INTEGRATION = $$(grep -rl '^//go:build integration' --include='*_test.go' . | xargs -n1 dirname | sort -u | grep -vx -e ./test -e ./test/soak)
+INTEGRATION = $$(grep -rl '^//go:build integration' --include='*_test.go' . | xargs -n1 dirname | sort -u)
 
 build:
 	$(GOBUILD) -o bin/ ./cmd/...
@@ -37,16 +37,12 @@ demo: deps root build
 
 # The fast tests need neither root nor packages, so they come first for a user who
 # has not; what is missing for the rest is said then.
-#
-# The stories take turns on two guests at a time. What else runs guests has one, so
-# two packages at a time; the longest goes first.
 test:
 	@[ "$$(id -u)" != 0 ] || scripts/install-deps
 	scripts/go-test ./...
 	@$(MAKE) --no-print-directory deps root
 	@scripts/test-servers >/dev/null
-	@scripts/go-test -tags integration -p 1 -timeout 40m ./test
-	@scripts/go-test -tags integration -p 2 -timeout 40m ./test/soak $(INTEGRATION)
+	@scripts/go-test -tags integration -p 1 -timeout 40m $(INTEGRATION)
 
 soak: deps root
 	@scripts/test-servers >/dev/null
