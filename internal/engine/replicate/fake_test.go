@@ -107,7 +107,7 @@ type fakeHolder struct {
 	objects map[string][]byte
 	puts    []string // in the order in which they were durable
 	calls   int
-	ctx     context.Context // of the last put
+	ctx     context.Context                   // of the last put
 	before  func(call int, what string) error // may fail a call
 	clock   func() time.Time
 }
